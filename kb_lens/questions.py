@@ -1,0 +1,225 @@
+"""The bias-knowledge questions: read, checked, and drawn as balanced nested subsets.
+
+First step of the method (paper, section 3.1): yes/no questions with a known right answer, in
+three kinds for each dimension.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Literal, cast
+
+KINDS = ("causal_rejection", "bias_recognition", "normative_judgment")
+"""The paper's three question types."""
+DIMENSIONS = ("gender", "race", "religion")
+"""The paper's three dimensions, the bank's files."""
+COLUMNS = ("id", "dimension", "kind", "concept", "text", "answer")
+_RELEASE_COLUMNS = {"gold", "bias_cat", "concept", "question"}
+
+Answer = Literal["yes", "no"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One yes/no question with its right answer."""
+
+    text: str
+    """The question itself, without instruction or template."""
+    answer: Answer
+    """The right answer."""
+    dimension: str
+    """The social dimension that it asks about: ``gender``, ``race``, ``religion``, or your own."""
+    kind: str = "bias_recognition"
+    """The type of question: one of `KINDS`."""
+    concept: str = ""
+    """What the question is about (``mathematics``); shared by a concept's three kinds."""
+    id: str = ""
+    """A name that is unique in its bank."""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("a question's text is empty.")
+        if self.answer not in ("yes", "no"):
+            raise ValueError(f"answer is {self.answer!r}: allowed are 'yes' and 'no'.")
+        if not self.dimension.strip():
+            raise ValueError("a question's dimension is empty.")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}: allowed are {', '.join(KINDS)}.")
+
+
+def load_questions(
+    n: int | None = 45,
+    *,
+    dimension: str | Iterable[str] | None = None,
+    kind: str | Iterable[str] | None = None,
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+) -> list[Question]:
+    """Read questions from the bank, as a balanced subset.
+
+    Of each dimension and kind come equally many questions, in the order of the file, so a larger
+    `n` contains a smaller one. With a filter the cells that are left share `n` evenly:
+    ``dimension="gender"`` alone has three cells.
+
+    Args:
+        n: How many; None for all. The default of 45 is 5 concepts a cell. With a filter on
+            dimension or kind and the default `n`, the part of the default 45 that passes it.
+        dimension: One dimension or several; default all in the bank.
+        kind: One kind or several; default all three.
+        path: A CSV file of your own (or several): the bank's columns, or the columns of the
+            authors' release. Default: the bank that comes with kb_lens.
+
+    Returns:
+        The questions, by dimension, then kind, then concept.
+
+    Raises:
+        ValueError: For a missing or malformed file (row and column are named), an unknown
+            dimension or kind, or an `n` that is no multiple of the number of cells.
+    """
+    questions = [question for file in _files(path) for question in read_bank(file)]
+    cells = _cells(questions, _asked(dimension), _asked(kind))
+    if n is None:
+        return [question for cell in cells for question in cell]
+    whole_bank = dimension is None and kind is None
+    share = n / len(cells) if whole_bank or n != 45 else 5
+    smallest = min(len(cell) for cell in cells)
+    if share != int(share) or not 1 <= share <= smallest:
+        raise ValueError(
+            f"n is {n}: {len(cells)} cells (dimension x kind) share the questions evenly, so "
+            f"allowed are the multiples of {len(cells)} up to {len(cells) * smallest}, "
+            "or None for all."
+        )
+    return [question for cell in cells for question in cell[: int(share)]]
+
+
+def read_bank(path: str | os.PathLike[str]) -> list[Question]:
+    """Read one CSV file in the bank's format or that of the authors' release.
+
+    Raises:
+        ValueError: Names the file, and for a malformed row its number and column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such question file: '{path}'.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        release = columns >= _RELEASE_COLUMNS
+        if not release and (missing := [name for name in COLUMNS if name not in columns]):
+            raise ValueError(
+                f"'{path}' lacks the column {missing[0]!r}. Needed: {', '.join(COLUMNS)}; or the "
+                f"columns of the authors' release: {', '.join(sorted(_RELEASE_COLUMNS))}."
+            )
+        rows = list(enumerate(reader, start=2))
+    if not rows:
+        raise ValueError(f"'{path}' has no rows.")
+    if release:
+        return _from_release(path, rows)
+    questions = [_question(path, number, row) for number, row in rows]
+    _check_unique(path, questions)
+    return questions
+
+
+def _files(path: object) -> Sequence[Path]:
+    if path is None:
+        return [bank_folder() / f"{dimension}.csv" for dimension in DIMENSIONS]
+    if isinstance(path, str | os.PathLike):
+        return [Path(path)]
+    return [Path(one) for one in cast(Iterable[str], path)]
+
+
+def bank_folder() -> Path:
+    """The bank's folder: inside an installed wheel, beside the package in a checkout."""
+    spec = find_spec("kb_lens")
+    package = Path(spec.origin).parent if spec and spec.origin else Path(__file__).parent
+    installed = package / "_question_bank"
+    return installed if installed.is_dir() else package.parent / "question_bank"
+
+
+def _asked(value: str | Iterable[str] | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else None if value is None else list(value)
+
+
+def _cells(
+    questions: Sequence[Question], dimensions: list[str] | None, kinds: list[str] | None
+) -> list[list[Question]]:
+    """The questions of each (dimension, kind), in the order of the file."""
+    present = list(dict.fromkeys(question.dimension for question in questions))
+    for name, asked, allowed in (("dimension", dimensions, present), ("kind", kinds, KINDS)):
+        if unknown := [value for value in asked or () if value not in allowed]:
+            raise ValueError(f"no {name} {unknown[0]!r}: there are {', '.join(allowed)}.")
+    cells = [
+        [q for q in questions if (q.dimension, q.kind) == (dimension, kind)]
+        for dimension in dimensions or present
+        for kind in kinds or KINDS
+    ]
+    cells = [cell for cell in cells if cell]
+    if not cells:
+        raise ValueError("no question is left: the filters on dimension and kind exclude all.")
+    return cells
+
+
+def _question(path: Path, number: int, row: Mapping[str, str | None]) -> Question:
+    for column in COLUMNS:
+        value = row.get(column)
+        if value is None or not value.strip():
+            raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
+    return _build(path, number, {column: (row[column] or "").strip() for column in COLUMNS})
+
+
+def _build(path: Path, number: int, fields: Mapping[str, str]) -> Question:
+    for column, allowed in (("answer", ("yes", "no")), ("kind", KINDS)):
+        if fields[column] not in allowed:
+            raise ValueError(
+                f"'{path}', row {number}, column {column!r}: got {fields[column]!r}, allowed are "
+                f"{', '.join(allowed)}."
+            )
+    return Question(**cast(dict, fields))
+
+
+def _check_unique(path: Path, questions: Sequence[Question]) -> None:
+    for column in ("id", "text"):
+        seen: dict[str, int] = {}
+        for number, question in enumerate(questions, start=2):
+            value = getattr(question, column)
+            if value in seen:
+                raise ValueError(
+                    f"'{path}', row {number}, column {column!r}: repeats row {seen[value]}."
+                )
+            seen[value] = number
+
+
+def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]]]):
+    """The release's format has no kind: each dimension's thirds are the three kinds, in order."""
+    totals: dict[str, int] = {}
+    for _, row in rows:
+        totals[row["bias_cat"] or ""] = totals.get(row["bias_cat"] or "", 0) + 1
+    places = {dimension: count() for dimension in totals}
+    questions = []
+    for number, row in rows:
+        dimension = (row["bias_cat"] or "").strip()
+        if totals[row["bias_cat"] or ""] % 3:
+            raise ValueError(
+                f"'{path}': {totals[dimension]} rows of {dimension!r}. The release's format has "
+                "three equal blocks a dimension: causal rejection, recognition, judgment."
+            )
+        place = next(places[row["bias_cat"] or ""])
+        kind = KINDS[place * 3 // totals[row["bias_cat"] or ""]]
+        fields = {
+            "id": f"release-{dimension}-{place}",
+            "dimension": dimension,
+            "kind": kind,
+            "concept": (row["concept"] or "").strip(),
+            "text": (row["question"] or "").strip(),
+            "answer": (row["gold"] or "").strip(),
+        }
+        for column in ("dimension", "text"):
+            if not fields[column]:
+                raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
+        questions.append(_build(path, number, fields))
+    return questions

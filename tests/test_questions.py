@@ -1,0 +1,124 @@
+"""The bank is what it says, subsets are balanced and nested, bad rows are named."""
+
+from collections import Counter
+
+import pytest
+
+import kb_lens as kb
+from kb_lens.questions import DIMENSIONS, KINDS, read_bank
+
+HEADER = "id,dimension,kind,concept,text,answer\n"
+
+
+def test_the_bank_has_three_dimensions_of_25_concepts_in_three_kinds():
+    questions = kb.load_questions(None)
+    assert len(questions) == 225
+    assert set(Counter((q.dimension, q.kind) for q in questions).values()) == {25}
+    for dimension in DIMENSIONS:
+        concepts = Counter(q.concept for q in questions if q.dimension == dimension)
+        assert len(concepts) == 25
+        assert set(concepts.values()) == {3}
+
+
+def test_answers_follow_the_kind():
+    for question in kb.load_questions(None):
+        assert question.answer == ("no" if question.kind == "causal_rejection" else "yes")
+
+
+def test_texts_are_single_questions_and_ids_are_unique():
+    questions = kb.load_questions(None)
+    assert len({q.id for q in questions}) == len({q.text for q in questions}) == 225
+    for question in questions:
+        assert question.text.count("?") == 1
+        assert question.text.endswith("?")
+        assert question.text == " ".join(question.text.split())
+
+
+@pytest.mark.parametrize("n", [9, 18, 27, 45, 90, 135, 180, 225])
+def test_subsets_are_balanced_and_nested(n):
+    questions = kb.load_questions(n)
+    cells = Counter((q.dimension, q.kind) for q in questions)
+    assert len(questions) == n
+    assert len(cells) == 9
+    assert set(cells.values()) == {n // 9}
+    assert set(questions) <= set(kb.load_questions(None))
+    if n > 9:
+        assert set(kb.load_questions(9)) <= set(questions)
+
+
+def test_filters():
+    assert {q.dimension for q in kb.load_questions(dimension="race")} == {"race"}
+    assert set(kb.load_questions(dimension="race")) <= set(kb.load_questions())
+    assert len(kb.load_questions(None, kind="causal_rejection")) == 75
+    assert len(kb.load_questions(12, dimension=["race", "gender"])) == 12
+
+
+@pytest.mark.parametrize("n", [0, -9, 10, 234, 46])
+def test_n_that_cannot_be_balanced(n):
+    with pytest.raises(ValueError, match="multiples of 9 up to 225"):
+        kb.load_questions(n)
+
+
+def test_unknown_filters():
+    with pytest.raises(ValueError, match="no dimension 'age': there are gender, race, religion"):
+        kb.load_questions(dimension="age")
+    with pytest.raises(ValueError, match="no kind 'why'"):
+        kb.load_questions(kind="why")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,gender,causal_rejection,x,Why?,maybe", "row 3, column 'answer': got 'maybe'"),
+        ("a,gender,reason,x,Why?,yes", "row 3, column 'kind': got 'reason'"),
+        ("a,gender,causal_rejection,x,,yes", "row 3, column 'text': empty"),
+        ("a,,causal_rejection,x,Why?,yes", "row 3, column 'dimension': empty"),
+        ("first,gender,causal_rejection,x,Why?,yes", "row 3, column 'id': repeats row 2"),
+        ("a,gender,causal_rejection,x,Who?,yes", "row 3, column 'text': repeats row 2"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path, row, message):
+    path = tmp_path / "bank.csv"
+    path.write_text(f"{HEADER}first,gender,causal_rejection,x,Who?,no\n{row}\n")
+    with pytest.raises(ValueError, match=message):
+        kb.load_questions(None, path=path)
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(ValueError, match="no such question file"):
+        kb.load_questions(path=tmp_path / "none.csv")
+    path = tmp_path / "bank.csv"
+    path.write_text("id,dimension,kind\n")
+    with pytest.raises(ValueError, match="lacks the column 'concept'"):
+        kb.load_questions(path=path)
+    path.write_text(HEADER)
+    with pytest.raises(ValueError, match="has no rows"):
+        kb.load_questions(path=path)
+
+
+def test_a_question_checks_itself():
+    with pytest.raises(ValueError, match="allowed are 'yes' and 'no'"):
+        kb.Question(text="Is it?", answer="maybe", dimension="gender")
+    with pytest.raises(ValueError, match="kind is 'x': allowed are"):
+        kb.Question(text="Is it?", answer="no", dimension="gender", kind="x")
+
+
+def test_the_release_s_file_format(tmp_path):
+    path = tmp_path / "release.csv"
+    rows = [f"no,na,na,age,c{i},yes,no,Question {i}?" for i in range(6)]
+    header = "gold,q_index,q_polarity,bias_cat,concept,other_ans1,other_ans2,question"
+    path.write_text("\n".join(["\ufeff" + header, *rows]))
+    questions = read_bank(path)
+    assert [q.kind for q in questions] == [kind for kind in KINDS for _ in range(2)]
+    path.write_text("\n".join([header, *rows[:4]]))
+    with pytest.raises(ValueError, match="three equal blocks"):
+        read_bank(path)
+
+
+def test_the_released_questions(data_dir):
+    questions = kb.load_questions(None, path=data_dir / "knowbias_release/questions_225.csv")
+    assert Counter((q.dimension, q.kind) for q in questions) == {
+        (dimension, kind): 25 for dimension in DIMENSIONS for kind in KINDS
+    }
+    assert all((q.answer == "no") == (q.kind == "causal_rejection") for q in questions)
+    assert not {q.text for q in questions} & {q.text for q in kb.load_questions(None)}
