@@ -1,0 +1,395 @@
+"""Integrated gradients over MLP neurons: how much each one adds to the right answer.
+
+Second step of the method (paper, section 3.2). For each question, layer and neuron
+
+    Attr(h_i) = h_i * integral over gamma from 0 to 1 of dF(gamma * h) / dh_i
+
+where h are the layer's activations at the last prompt position, the baseline is 0, the other
+layers compute freely, and F is the probability of the right answer's token. Summed over a layer's
+neurons that is F(h) - F(0): the completeness gap tells how far the numbers are from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any, Literal, cast, get_args
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kb_lens import quadrature
+from kb_lens.knowledge import AnswerStyle, Knowledge, Spelling, check_knowledge
+from kb_lens.models import PromptTemplate, Site, fingerprint, model_name, site_hooks
+from kb_lens.path_gradients import (
+    JoinedPath,
+    Objective,
+    ObjectiveKind,
+    Path,
+    PerLayerPath,
+    UncoveredError,
+)
+from kb_lens.questions import Question
+
+Rule = Literal["adaptive", "gauss-legendre", "riemann"]
+Engine = Literal["auto", "joined", "per-layer"]
+_TENSORS = ("scores", "answer_prob", "output_change", "completeness_gap", "error", "nodes")
+_FORMAT = "kb_lens attributions 1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the scores depend on, beside the questions."""
+
+    model: str
+    """The model's name."""
+    fingerprint: str
+    """The model's weights (`kb_lens.models.fingerprint`)."""
+    site: Site
+    """Where the neurons are read: ``post`` or ``pre``."""
+    rule: Rule
+    """The quadrature rule."""
+    n_steps: int | None
+    """Nodes of a fixed rule."""
+    tol: float | None
+    """Tolerance of the adaptive rule."""
+    objective: ObjectiveKind
+    """What was differentiated."""
+    engine: str
+    """The routine that ran: ``joined`` or ``per-layer``."""
+    spelling: Spelling
+    """How yes and no are spelled."""
+    template: PromptTemplate
+    """The words around each question."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attributions:
+    """Scores of every MLP neuron for every question, with their error."""
+
+    scores: Float[Tensor, "question layer d_mlp"]
+    """Attr(h_i), float32, in units of the objective (probability by default)."""
+    answer_prob: Float[Tensor, " question"]
+    """The objective of the unchanged model: P(right answer) by default."""
+    output_change: Float[Tensor, "question layer"]
+    """F(h) - F(0): what the layer's scores should sum to."""
+    completeness_gap: Float[Tensor, "question layer"]
+    """The sum of the layer's scores minus `output_change`."""
+    error: Float[Tensor, "question layer"]
+    """Estimated relative L2 error of the layer's scores; NaN for the fixed rules."""
+    nodes: Float[Tensor, "question layer"]
+    """Quadrature nodes spent."""
+    questions: tuple[Question, ...]
+    """The questions, in order."""
+    settings: Settings
+    """How the scores were computed."""
+
+    def __post_init__(self) -> None:
+        n_questions, n_layers, _ = self.scores.shape
+        if n_questions != len(self.questions):
+            raise ValueError(f"{n_questions} rows of scores for {len(self.questions)} questions.")
+        for name in _TENSORS[1:]:
+            shape = tuple(getattr(self, name).shape)
+            if shape not in ((n_questions,), (n_questions, n_layers)):
+                raise ValueError(f"{name} has shape {shape}: expected question or question, layer.")
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @property
+    def relative_gap(self) -> Float[Tensor, " question"]:
+        """Each question's worst completeness gap over its largest |F(h) - F(0)|."""
+        largest = self.output_change.abs().amax(1)
+        return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)
+
+    def subset(self, indices: Iterable[int]) -> Attributions:
+        """The attributions of some questions, by their place."""
+        rows = list(indices)
+        tensors = {name: getattr(self, name)[rows] for name in _TENSORS}
+        return replace(self, questions=tuple(self.questions[row] for row in rows), **tensors)
+
+    def by_dimension(self) -> dict[str, Attributions]:
+        """The attributions of each dimension's questions, in the order of their appearance."""
+        dimensions = dict.fromkeys(question.dimension for question in self.questions)
+        return {
+            dimension: self.subset(
+                i for i, question in enumerate(self.questions) if question.dimension == dimension
+            )
+            for dimension in dimensions
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with questions and settings as JSON in its header."""
+        path = FilePath(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": _FORMAT,
+            "settings": json.dumps(asdict(self.settings)),
+            "questions": json.dumps([asdict(question) for question in self.questions]),
+        }
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, part, header)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attributions:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged or something else.
+        """
+        if not FilePath(path).is_file():
+            raise ValueError(f"no such attributions file: '{path}'.")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
+        if header.get("format") != _FORMAT:
+            raise ValueError(
+                f"'{path}' holds no attributions: its format is {header.get('format')!r}."
+            )
+        settings = json.loads(header["settings"])
+        settings["spelling"] = Spelling(**settings["spelling"])
+        settings["template"] = PromptTemplate(**settings["template"])
+        questions = tuple(Question(**question) for question in json.loads(header["questions"]))
+        return cls(**tensors, questions=questions, settings=Settings(**settings))
+
+
+def attribute(
+    model: Any,
+    questions: Sequence[Question],
+    *,
+    site: Site = "post",
+    rule: Rule = "adaptive",
+    n_steps: int | None = None,
+    tol: float = 1e-3,
+    objective: ObjectiveKind = "probability",
+    template: PromptTemplate | None = None,
+    answer_style: AnswerStyle = "model",
+    knowledge: Knowledge | None = None,
+    engine: Engine = "auto",
+    batch_size: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Attributions:
+    """Attribute the right answer to every MLP neuron, for every question.
+
+    ``rule="riemann", n_steps=20, answer_style="release", site="pre"`` is what the authors' release
+    computes.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        questions: The bias-knowledge questions.
+        site: ``post`` (input of the down projection) or ``pre`` (input of the activation).
+        rule: ``adaptive`` spends nodes until each layer's error is below `tol`;
+            ``gauss-legendre`` and ``riemann`` use `n_steps` nodes everywhere.
+        n_steps: Nodes of a fixed rule; default 20.
+        tol: Relative L2 error allowed in each layer by the adaptive rule.
+        objective: ``probability`` (the paper's), ``log_probability``, or ``logit_difference`` of
+            the right and the wrong answer.
+        template: The words around each question; default the paper's.
+        answer_style: ``model`` takes the spelling of yes and no that this model prefers over these
+            questions, ``release`` lower-case ``yes`` and ``no``.
+        knowledge: What `check_knowledge` found for these questions with this template and style;
+            asked here if not given.
+        engine: ``joined`` (all layers in one pass), ``per-layer`` (the slow reference), or
+            ``auto``: joined where the model allows it.
+        batch_size: Most rows in one forward pass, which bounds the memory; default by model size.
+        cache_dir: Where finished questions are kept; the same call continues from there.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: For settings that are not allowed, a model without MLP neurons (mixture of
+            experts), or answers that are not single tokens.
+    """
+    _check(site, rule, n_steps, tol, objective, engine, batch_size)
+    template = template or PromptTemplate()
+    asked = knowledge or check_knowledge(
+        model, questions, template=template, answer_style=answer_style, progress=progress
+    )
+    chosen = _choose_engine(model, questions[0], template, asked.spelling, site, engine)
+    settings = Settings(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        site=site,
+        rule=rule,
+        n_steps=None if rule == "adaptive" else n_steps or 20,
+        tol=tol if rule == "adaptive" else None,
+        objective=objective,
+        engine=chosen,
+        spelling=asked.spelling,
+        template=template,
+    )
+    rows = batch_size or _default_rows(model, chosen)
+    store = _Store(cache_dir)
+    results = []
+    for question in tqdm(questions, desc="attributing", unit="question", disable=not progress):
+        found = store.read(settings, question)
+        if found is None:
+            found = _attribute_one(model, question, settings, rows)
+            store.write(settings, question, found)
+        results.append(found)
+    stacked = {name: torch.stack([result[name] for result in results]) for name in _TENSORS}
+    attributions = Attributions(**stacked, questions=tuple(questions), settings=settings)
+    _warn_if_rough(attributions)
+    return attributions
+
+
+def _check(
+    site: str,
+    rule: str,
+    n_steps: int | None,
+    tol: float,
+    objective: str,
+    engine: str,
+    batch_size: int | None,
+) -> None:
+    for name, value, allowed in (
+        ("site", site, get_args(Site)),
+        ("rule", rule, get_args(Rule)),
+        ("objective", objective, get_args(ObjectiveKind)),
+        ("engine", engine, get_args(Engine)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
+    if rule == "adaptive" and n_steps is not None:
+        raise ValueError("the adaptive rule takes tol, not n_steps: give a fixed rule or drop it.")
+    for name, count in (("n_steps", n_steps), ("batch_size", batch_size)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name} is {count!r}: allowed are integers from 1.")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol is {tol}: allowed is 0 < tol < 1.")
+
+
+def _attribute_one(
+    model: Any, question: Question, settings: Settings, rows: int
+) -> dict[str, Tensor]:
+    path = _path(
+        model,
+        question,
+        settings.template,
+        settings.spelling,
+        settings.site,
+        settings.engine,
+        settings.objective,
+        rows,
+    )
+    if settings.rule == "adaptive":
+        integral = quadrature.adaptive(path, cast(float, settings.tol))
+    else:
+        integral = quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
+    scores = path.activations * integral.gradients
+    change = path.value - integral.at_zero
+    return {
+        "scores": scores.cpu(),
+        "answer_prob": torch.tensor(path.value),
+        "output_change": change,
+        "completeness_gap": scores.sum(-1) - change,
+        "error": integral.error,
+        "nodes": integral.nodes,
+    }
+
+
+def _path(
+    model: Any,
+    question: Question,
+    template: PromptTemplate,
+    spelling: Spelling,
+    site: Site,
+    engine: str,
+    kind: ObjectiveKind,
+    rows: int,
+) -> Path:
+    right, wrong = spelling.tokens(question.answer)
+    tokens = template.tokens(model, question.text)
+    way = JoinedPath if engine == "joined" else PerLayerPath
+    return way(model, tokens, Objective(right, wrong, kind), site=site, max_rows=rows)
+
+
+def _choose_engine(
+    model: Any,
+    question: Question,
+    template: PromptTemplate,
+    spelling: Spelling,
+    site: Site,
+    engine: Engine,
+) -> str:
+    """Try the joined pass once; it checks itself against the model's own logits."""
+    if engine == "per-layer":
+        return engine
+    names = site_hooks(model, site)
+    try:
+        path = _path(model, question, template, spelling, site, "joined", "probability", 64)
+        path([torch.ones(1)] + [torch.empty(0)] * (len(names) - 1))
+    except torch.OutOfMemoryError:
+        raise
+    except (UncoveredError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        reason = f"{model_name(model)} is not covered by the joined pass: {error}."
+        if engine == "joined":
+            raise ValueError(f"{reason} Use engine='auto'.") from error
+        warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=3)
+        return "per-layer"
+    return "joined"
+
+
+def _default_rows(model: Any, engine: str) -> int:
+    """As many rows as fit in about 2 GB of saved activations."""
+    if engine == "per-layer":
+        return 32
+    config = model.cfg
+    numbers = config.n_layers * (16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)) / 2
+    return int(min(4096, max(32, 2e9 / (4 * (numbers + 3 * config.d_vocab)))))
+
+
+def _warn_if_rough(attributions: Attributions) -> None:
+    tol = attributions.settings.tol
+    if tol is None or not (rough := int((attributions.error > tol).sum())):
+        return
+    warnings.warn(
+        f"{rough} of {attributions.error.numel()} layer integrals did not reach tol={tol:g} (worst "
+        f"error {float(attributions.error.max()):.1e}); see Attributions.error.",
+        stacklevel=3,
+    )
+
+
+class _Store:
+    """Finished questions on disk, one file each, named by all that the numbers depend on."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self._folder = FilePath(folder) if folder is not None else None
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _file(self, settings: Settings, question: Question) -> FilePath:
+        assert self._folder is not None
+        key = json.dumps([_FORMAT, asdict(settings), question.text, question.answer])
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def read(self, settings: Settings, question: Question) -> dict[str, Tensor] | None:
+        """The stored tensors, or None where there are none or the file is damaged."""
+        if self._folder is None or not (file := self._file(settings, question)).is_file():
+            return None
+        try:
+            with safe_open(file, "pt") as stored:
+                return {name: stored.get_tensor(name) for name in _TENSORS}
+        except SafetensorError:
+            return None
+
+    def write(self, settings: Settings, question: Question, tensors: dict[str, Tensor]) -> None:
+        if self._folder is None:
+            return
+        file = self._file(settings, question)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        part.replace(file)

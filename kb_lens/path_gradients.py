@@ -1,0 +1,364 @@
+"""Gradients of the answer along the path from 0 to a layer's activations.
+
+Second step of the method (METHOD: Attribution). One layer's activations at the last position are
+replaced by gamma * h, the other layers compute freely, and the objective is differentiated with
+respect to the replaced activations. Two ways to the same numbers:
+
+`PerLayerPath` is the plain one: for each layer a batch of whole prompts, one row a gamma. It runs
+on every model with TransformerLens hooks and is what the other is tested against.
+
+`JoinedPath` serves all layers with one forward pass of single tokens. Only the last position
+changes, so the keys and values of the positions before it are computed once and every row reads
+them. The pass starts with one clean row; at the entrance of each block, copies of the clean row
+join the batch, and at the block's MLP site they are replaced by gamma * h. Older rows flow on.
+One backward pass from all rows gives every gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache
+
+from kb_lens.models import Site, site_hooks
+
+ObjectiveKind = Literal["probability", "log_probability", "logit_difference"]
+Nodes = Sequence[Float[Tensor, "_"]]
+"""For each layer, the gammas at which its activations are scaled; may be empty."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is differentiated: a number read off the logits of the last position."""
+
+    right: int
+    """Token id of the right answer."""
+    wrong: int
+    """Token id of the wrong answer; used by the logit difference alone."""
+    kind: ObjectiveKind = "probability"
+    """``probability`` P(right) (the paper's), ``log_probability`` or ``logit_difference``
+    (right minus wrong)."""
+
+    def value(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+        """The objective of each row, differentiable."""
+        if self.kind == "logit_difference":
+            return logits[:, self.right] - logits[:, self.wrong]
+        log_probability = logits.log_softmax(-1)[:, self.right]
+        return log_probability.exp() if self.kind == "probability" else log_probability
+
+    def gradient(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
+        """The derivative of `value` in closed form, without autograd over the vocabulary."""
+        if self.kind == "logit_difference":
+            gradient = torch.zeros_like(logits)
+            gradient[:, self.right], gradient[:, self.wrong] = 1.0, -1.0
+            return gradient
+        gradient = logits.softmax(-1)
+        scale = gradient[:, self.right].clone() if self.kind == "probability" else 1.0
+        gradient *= -scale[:, None] if isinstance(scale, Tensor) else -scale
+        gradient[:, self.right] += scale
+        return gradient
+
+
+@runtime_checkable
+class Path(Protocol):
+    """Values and gradients of the objective at gamma * h, for one prompt."""
+
+    activations: Float[Tensor, "layer d_mlp"]
+    """The clean activations h at the last position, float32."""
+    value: float
+    """The objective of the unchanged model."""
+
+    def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
+        """For each layer the values [step] and gradients [step, d_mlp] at its nodes."""
+        ...
+
+
+class PerLayerPath:
+    """The reference: one batched forward and backward pass over the whole prompt for each layer."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Int[Tensor, "1 pos"],
+        objective: Objective,
+        *,
+        site: Site = "post",
+        max_rows: int = 64,
+    ) -> None:
+        self._model, self._tokens, self._objective = model, tokens, objective
+        self._names, self._max_rows = site_hooks(model, site), max_rows
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(
+                tokens, names_filter=lambda name: name in self._names
+            )
+        self._h = [cache[name].reshape(-1, cache[name].shape[-1])[-1] for name in self._names]
+        self.activations = torch.stack(self._h).float()
+        self.value = float(objective.value(logits[:, -1].float()))
+
+    def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
+        """See `Path`."""
+        results = [self._layer(layer, steps) for layer, steps in enumerate(nodes)]
+        return [values for values, _ in results], [gradients for _, gradients in results]
+
+    def _layer(self, layer: int, steps: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [self._rows(layer, part) for part in steps.split(self._max_rows) if len(part)]
+        if not parts:
+            return torch.empty(0), torch.empty(0, self.activations.shape[1])
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
+
+    def _rows(self, layer: int, steps: Tensor) -> tuple[Tensor, Tensor]:
+        h = self._h[layer]
+        leaf = (steps.to(h)[:, None] * h).requires_grad_()
+
+        def replace(activation: Tensor, hook: Any) -> Tensor:
+            rows = activation.reshape(len(leaf), -1, leaf.shape[-1])
+            return torch.cat([rows[:, :-1], leaf[:, None]], dim=1).view(activation.shape)
+
+        logits = self._model.run_with_hooks(
+            self._tokens.expand(len(leaf), -1), fwd_hooks=[(self._names[layer], replace)]
+        )
+        values = self._objective.value(logits[:, -1].float())
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        return values.detach().cpu(), gradient.float().cpu()
+
+
+class UncoveredError(Exception):
+    """The joined pass does not compute what the model computes; use the reference."""
+
+
+class JoinedPath:
+    """All layers and gammas in one forward pass of single tokens over a shared prefix."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Int[Tensor, "1 pos"],
+        objective: Objective,
+        *,
+        site: Site = "post",
+        max_rows: int = 1024,
+    ) -> None:
+        self._model, self._tokens, self._objective = model, tokens, objective
+        self._names, self._max_rows = site_hooks(model, site), max_rows
+        check_covered(model)
+        self._clean_pass()
+
+    def _clean_pass(self) -> None:
+        """One pass over the prompt: clean activations, logits, and the prefix's keys, values."""
+        cache, seen = DynamicCache(), {}
+
+        def keep(activation: Tensor, hook: Any, name: str) -> None:
+            seen[name] = activation.reshape(-1, activation.shape[-1])[-1].clone()
+
+        hooks = [(name, partial(keep, name=name)) for name in self._names]
+        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+        with torch.no_grad(), self._model.hooks(fwd_hooks=hooks):
+            output = self._model.original_model(self._tokens, past_key_values=cache, use_cache=True)
+        self._prefix = _SharedPrefix(cache, self._tokens.shape[1] - 1)
+        self._clean_logits = output.logits[:, -1].float()
+        self.activations = torch.stack([seen[name] for name in self._names]).float()
+        self.value = float(self._objective.value(self._clean_logits))
+
+    def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
+        """See `Path`."""
+        values = [torch.empty(len(steps)) for steps in nodes]
+        gradients = [torch.empty(len(steps), self.activations.shape[1]) for steps in nodes]
+        for chunk in _chunks([len(steps) for steps in nodes], self._max_rows):
+            part = {layer: nodes[layer][rows] for layer, rows in chunk.items()}
+            for layer, (value, gradient) in self._pass(part).items():
+                values[layer][chunk[layer]] = value
+                gradients[layer][chunk[layer]] = gradient
+        return values, gradients
+
+    def _pass(self, nodes: dict[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+        """One forward and one backward pass for the rows of `nodes`."""
+        leaves: dict[int, Tensor] = {}
+        residual = self._forward(nodes, leaves)
+        values, gradient = self._unembed(residual.detach().view(-1, residual.shape[-1]))
+        gradients = torch.autograd.grad(residual, list(leaves.values()), gradient.view_as(residual))
+        split = values[1:].split([len(leaf) for leaf in leaves.values()])
+        return {
+            layer: (value.cpu(), gradient.float().cpu())
+            for layer, value, gradient in zip(leaves, split, gradients, strict=True)
+        }
+
+    def _forward(self, nodes: dict[int, Tensor], leaves: dict[int, Tensor]) -> Tensor:
+        """The joined forward pass; fills `leaves`, returns the input of the unembedding."""
+        final: list[Tensor] = []
+
+        def join(residual: Tensor, hook: Any, rows: int) -> Tensor:
+            copies = residual[:1].detach().expand(rows, *residual.shape[1:])
+            return torch.cat([residual, copies])
+
+        def replace(activation: Tensor, hook: Any, layer: int) -> Tensor:
+            h = activation.reshape(-1, activation.shape[-1])[0].detach()
+            leaf = leaves[layer] = (nodes[layer].to(h)[:, None] * h).requires_grad_()
+            older = activation[: len(activation) - len(leaf)]
+            return torch.cat([older, leaf.view(len(leaf), *activation.shape[1:])])
+
+        def stop(residual: Tensor, hook: Any) -> Tensor:
+            final.append(residual)
+            return residual[:1]
+
+        hooks: list[tuple[str, Callable]] = [("unembed.hook_in", stop)]
+        for layer, steps in nodes.items():
+            hooks.append((f"blocks.{layer}.hook_in", partial(join, rows=len(steps))))
+            hooks.append((self._names[layer], partial(replace, layer=layer)))
+        position = torch.tensor([[self._prefix.length]], device=self._tokens.device)
+        with self._prefix.attended_by(self._model), self._model.hooks(fwd_hooks=hooks):
+            self._model.original_model(
+                self._tokens[:, -1:],
+                past_key_values=self._prefix,
+                position_ids=position,
+                use_cache=True,
+            )
+        return final[0]
+
+    def _unembed(
+        self, residual: Float[Tensor, "row d_model"]
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row d_model"]]:
+        """Each row's objective and its gradient at the input of the unembedding."""
+        unembed = self._model.original_model.get_output_embeddings()
+        config = self._model.original_model.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None)
+        values, gradients = [], []
+        with torch.no_grad():
+            for rows in residual.split(_UNEMBED_ROWS):
+                logits = F.linear(rows, unembed.weight, getattr(unembed, "bias", None)).float()
+                if cap:
+                    logits = cap * torch.tanh(logits / cap)
+                if not values:
+                    self._check(logits[:1])
+                values.append(self._objective.value(logits))
+                gradient = self._objective.gradient(logits)
+                if cap:
+                    gradient *= 1 - (logits / cap).square()
+                gradients.append(gradient.to(unembed.weight.dtype) @ unembed.weight)
+        return torch.cat(values), torch.cat(gradients)
+
+    def _check(self, logits: Float[Tensor, "1 d_vocab"]) -> None:
+        """The clean row must end in the logits of the whole forward pass."""
+        difference = float((logits - self._clean_logits).abs().max())
+        spread = float(self._clean_logits.max() - self._clean_logits.min())
+        allowed = 1e-4 if self._model.cfg.dtype == torch.float32 else 0.05
+        if not difference <= allowed * spread:
+            raise UncoveredError(
+                f"its one-token pass is off by {difference:.1e} in the logits (spread {spread:.0f})"
+            )
+
+
+_UNEMBED_ROWS = 1024
+_ATTENTION = "kb_lens_shared_prefix"
+
+
+def check_covered(model: Any) -> None:
+    """Raise `UncoveredError` where the joined pass is known not to apply."""
+    if not hasattr(model, "original_model"):
+        raise UncoveredError("it is no TransformerBridge")
+    for block in model.blocks:
+        attention = getattr(getattr(block, "attn", None), "original_component", None)
+        if not (hasattr(attention, "layer_idx") and hasattr(attention, "config")):
+            raise UncoveredError("its attention is not one module a block with its layer's index")
+    for name, point in model.hook_dict.items():
+        if ".attn" in name and point.fwd_hooks:
+            raise UncoveredError(f"a hook is set inside its attention ({name})")
+
+
+class _SharedPrefix(DynamicCache):
+    """Keys and values of the prefix, read by every row and written by none."""
+
+    def __init__(self, cache: DynamicCache, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self._prefix = [
+            (layer.keys[0, :, :length], layer.values[0, :, :length]) for layer in cache.layers
+        ]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Hand a row's own key and value on; the prefix is joined in `attend`."""
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """The prefix's length in tokens."""
+        return self.length
+
+    def attend(
+        self,
+        module: Any,
+        query: Float[Tensor, "row head 1 d_head"],
+        key: Float[Tensor, "row kv_head 1 d_head"],
+        value: Float[Tensor, "row kv_head 1 d_head"],
+        attention_mask: Tensor | None = None,
+        *,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        sliding_window: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Float[Tensor, "row 1 head d_head"], None]:
+        """Attention of every row over the shared prefix and its own key and value."""
+        keys, values = self._prefix[module.layer_idx]
+        if sliding_window:
+            start = max(0, self.length + 1 - sliding_window)
+            keys, values = keys[:, start:], values[:, start:]
+        n_rows, n_heads, _, d_head = query.shape
+        n_kv = key.shape[1]
+        grouped = query.reshape(n_rows, n_kv, n_heads // n_kv, d_head).transpose(0, 1)
+        flat = grouped.reshape(n_kv, -1, d_head)
+        shared = (flat @ keys.mT).view(n_kv, n_rows, n_heads // n_kv, -1)
+        own = (grouped * key.transpose(0, 1)).sum(-1, keepdim=True)
+        scores = torch.cat([shared, own], -1) * (d_head**-0.5 if scaling is None else scaling)
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        mixed = pattern[..., :-1].reshape(n_kv, -1, keys.shape[1]) @ values
+        mixed = mixed.view(n_kv, n_rows, -1, d_head) + pattern[..., -1:] * value.transpose(0, 1)
+        return mixed.transpose(0, 1).reshape(n_rows, 1, n_heads, d_head), None
+
+    @contextmanager
+    def attended_by(self, model: Any) -> Iterator[None]:
+        """Let the model's own attention modules read this prefix."""
+        attentions = [block.attn for block in model.blocks]
+        found = [attention.original_component.config for attention in attentions]
+        configs = {id(config): config for config in found}
+        before = {key: config._attn_implementation for key, config in configs.items()}
+        AttentionInterface.register(_ATTENTION, self.attend)
+        try:
+            for attention in attentions:  # past the bridge's own eager attention
+                attention.__dict__["forward"] = attention.original_component.forward
+            for config in configs.values():
+                config._attn_implementation = _ATTENTION
+            yield
+        finally:
+            for attention in attentions:
+                attention.__dict__.pop("forward", None)
+            for key, config in configs.items():
+                config._attn_implementation = before[key]
+
+
+def _chunks(counts: Sequence[int], max_rows: int) -> Iterator[dict[int, slice]]:
+    """Cut `counts[layer]` rows a layer into passes of at most `max_rows` rows."""
+    chunk: dict[int, slice] = {}
+    room = max_rows
+    for layer, count in enumerate(counts):
+        start = 0
+        while start < count:
+            stop = min(count, start + room)
+            chunk[layer] = slice(start, stop)
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield chunk
+                chunk, room = {}, max_rows
+    if chunk:
+        yield chunk
