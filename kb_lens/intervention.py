@@ -1,0 +1,92 @@
+"""Enhancement: multiply the selected neurons' activations by lambda.
+
+Last step of the method (paper, section 3.5). The hooks live in a ``with`` block, so whatever runs
+inside, a forward pass, generation or an evaluation, runs on the changed model, and the model is
+itself again afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kb_lens.models import site_hooks
+from kb_lens.neurons import NeuronSet
+
+Positions = Literal["all", "last"]
+
+
+@contextmanager
+def scale_neurons(
+    model: Any, neurons: NeuronSet, *, lam: float, positions: Positions = "all"
+) -> Iterator[Any]:
+    """Multiply the neurons' activations by `lam` inside a ``with`` block.
+
+    ``lam=1`` changes nothing, ``lam=0`` ablates. Nested blocks multiply.
+
+    Args:
+        model: The model that the neurons were found on.
+        neurons: What is scaled, at the site of the set.
+        lam: The factor.
+        positions: ``all`` positions of every forward pass, or only the ``last`` of each, as in the
+            authors' release: in generation with a key/value cache that is the last prompt token
+            and every generated one. Log-likelihoods of given text are read at earlier positions,
+            and the last position of a padded batch is padding: use ``all`` there.
+
+    Yields:
+        The model.
+
+    Raises:
+        ValueError: If the set is empty or belongs to another model, `lam` is not finite, or
+            `positions` is unknown.
+    """
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions is {positions!r}: allowed are 'all' and 'last'.")
+    check_factor(lam)
+    if not len(neurons):
+        raise ValueError(
+            "the neuron set is empty: nothing would be scaled. Lower tau or beta, or join sets."
+        )
+    neurons.check_model(model)
+    names, last = site_hooks(model, neurons.site), positions == "last"
+    fired: set[str] = set()
+    hooks = []
+    for layer, indices in neurons.by_layer().items():
+        factor = torch.ones(neurons.d_mlp)
+        factor[indices] = lam
+        factor = factor.to(model.cfg.device, model.cfg.dtype)
+        name = names[layer]
+        hooks.append(
+            (name, partial(_scale, factor=factor, last=last, note=partial(fired.add, name)))
+        )
+    with model.hooks(fwd_hooks=hooks):
+        yield model
+    if fired and (silent := [name for name, _ in hooks if name not in fired]):
+        raise RuntimeError(f"the hook {silent[0]!r} never fired: its neurons were not scaled.")
+
+
+def check_factor(lam: float) -> None:
+    """Raise `ValueError` unless `lam` is finite."""
+    if not math.isfinite(lam):
+        raise ValueError(f"lam is {lam}: allowed is any finite number.")
+
+
+def _scale(
+    activation: Float[Tensor, "batch pos d_mlp"],
+    hook: Any,
+    *,
+    factor: Float[Tensor, " d_mlp"],
+    last: bool,
+    note: Callable[[], None],
+) -> Float[Tensor, "batch pos d_mlp"]:
+    note()
+    if not last:
+        return activation * factor
+    return torch.cat([activation[..., :-1, :], activation[..., -1:, :] * factor], dim=-2)

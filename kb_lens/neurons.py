@@ -1,0 +1,293 @@
+"""Neuron sets: which neurons are salient and consistent, and the algebra of such sets.
+
+Third step of the method (paper, sections 3.3 and 3.4): per dimension keep the neurons whose score
+passes tau in more than a share beta of the questions, then join the dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kb_lens.attribution import Attributions
+from kb_lens.models import Site, fingerprint, model_name
+
+_FORMAT = "kb_lens neurons 1"
+
+
+class Neuron(NamedTuple):
+    """One MLP neuron."""
+
+    layer: int
+    """The block, from 0."""
+    index: int
+    """The place in the layer's d_mlp activations, from 0."""
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """A sorted set of neurons of one model at one site. Combine with ``|``, ``&`` and ``-``."""
+
+    neurons: tuple[Neuron, ...]
+    """The members, sorted by layer and index."""
+    model: str = field(compare=False)
+    """The name of the model that they belong to."""
+    fingerprint: str
+    """That model's weights (`kb_lens.models.fingerprint`)."""
+    site: Site
+    """``post`` or ``pre``: the activations that they index."""
+    n_layers: int
+    """The model's number of layers."""
+    d_mlp: int
+    """Neurons a layer."""
+    tau: float | None = field(default=None, compare=False)
+    """The saliency threshold that they passed."""
+    beta: float | None = field(default=None, compare=False)
+    """The consistency threshold that they passed."""
+    origin: str = field(default="", compare=False)
+    """How the set came about, in words."""
+
+    def __post_init__(self) -> None:
+        members = tuple(sorted({Neuron(*neuron) for neuron in self.neurons}))
+        object.__setattr__(self, "neurons", members)
+        for neuron in members:
+            if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.d_mlp):
+                raise ValueError(
+                    f"{neuron} is out of range: {self.model} has layers 0 to {self.n_layers - 1} "
+                    f"and neurons 0 to {self.d_mlp - 1}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return iter(self.neurons)
+
+    def __contains__(self, neuron: object) -> bool:
+        return neuron in set(self.neurons)
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return self._joined(other, set(self) | set(other), "|")
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return self._joined(other, set(self) & set(other), "&")
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return self._joined(other, set(self) - set(other), "-")
+
+    def _joined(self, other: NeuronSet, members: Iterable[Neuron], sign: str) -> NeuronSet:
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        mine, theirs = (
+            (one.fingerprint, one.site, one.n_layers, one.d_mlp) for one in (self, other)
+        )
+        if mine != theirs:
+            raise ValueError(
+                f"cannot combine neurons of {self.model} ({self.site}) with neurons of "
+                f"{other.model} ({other.site}): another model or site."
+            )
+        return replace(
+            self,
+            neurons=tuple(members),
+            tau=self.tau if self.tau == other.tau else None,
+            beta=self.beta if self.beta == other.beta else None,
+            origin=f"({self.origin}) {sign} ({other.origin})",
+        )
+
+    @staticmethod
+    def union(sets: Iterable[NeuronSet]) -> NeuronSet:
+        """The neurons of any set: the paper's aggregation over dimensions."""
+        return NeuronSet.at_least(sets, 1)
+
+    @staticmethod
+    def intersection(sets: Iterable[NeuronSet]) -> NeuronSet:
+        """The neurons that all sets share."""
+        sets = list(sets)
+        return NeuronSet.at_least(sets, len(sets))
+
+    @staticmethod
+    def at_least(sets: Iterable[NeuronSet], k: int) -> NeuronSet:
+        """The neurons that are in at least `k` of the sets.
+
+        Raises:
+            ValueError: For no sets, sets of different models or sites, or a `k` out of range.
+        """
+        sets = list(sets)
+        if not sets or not 1 <= k <= len(sets):
+            raise ValueError(f"cannot take neurons of at least {k} of {len(sets)} sets.")
+        counts = Counter(neuron for one in sets for neuron in one)
+        joined = sets[0]
+        for one in sets[1:]:
+            joined = joined | one  # checks that they belong together
+        name = {1: "union", len(sets): "intersection"}.get(k, f"at least {k}")
+        return replace(
+            joined,
+            neurons=tuple(neuron for neuron, count in counts.items() if count >= k),
+            origin=f"{name} of [{'; '.join(one.origin for one in sets)}]",
+        )
+
+    def jaccard(self, other: NeuronSet) -> float:
+        """Size of the intersection over size of the union; NaN for two empty sets."""
+        union = len(self | other)
+        return len(self & other) / union if union else float("nan")
+
+    def by_layer(self) -> dict[int, list[int]]:
+        """The neuron indices in each layer that has any."""
+        layers: dict[int, list[int]] = {}
+        for layer, index in self.neurons:
+            layers.setdefault(layer, []).append(index)
+        return layers
+
+    def mask(self) -> Bool[Tensor, "layer d_mlp"]:
+        """True at the members."""
+        mask = torch.zeros(self.n_layers, self.d_mlp, dtype=torch.bool)
+        for layer, indices in self.by_layer().items():
+            mask[layer, indices] = True
+        return mask
+
+    def check_model(self, model: Any) -> None:
+        """Raise `ValueError` unless the set was found on this model's weights."""
+        found = fingerprint(model)
+        if found != self.fingerprint:
+            raise ValueError(
+                f"these neurons belong to {self.model} (weights {self.fingerprint}), not to "
+                f"{model_name(model)} (weights {found}). Find the neurons of this model first."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the set as JSON."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps({"format": _FORMAT, **fields}) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NeuronSet:
+        """Read a set that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged or something else.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no such neurons file: '{path}'.")
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            if fields.pop("format") != _FORMAT:
+                raise KeyError("format")
+            fields["neurons"] = tuple(Neuron(*map(int, pair)) for pair in fields["neurons"])
+            return cls(**fields)
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise ValueError(f"'{path}' is no neurons file of kb_lens: {error!r}.") from error
+
+
+def select_neurons(attributions: Attributions, tau: float = 0.10, beta: float = 0.10) -> NeuronSet:
+    """The neurons that are salient in enough of the questions.
+
+    A neuron is salient for a question when its score is above tau times the largest score over all
+    layers and neurons for that question, and selected when it is salient in more than beta times
+    the number of questions; both strictly (paper, equations 4 and 5). A question whose largest
+    score is not positive has no salient neurons.
+
+    Args:
+        attributions: The scores of one dimension's questions, or of all (pooled).
+        tau: Saliency threshold, 0 <= tau < 1.
+        beta: Consistency threshold, 0 <= beta < 1.
+
+    Raises:
+        ValueError: For a threshold out of range or scores that are not finite.
+    """
+    check_thresholds(tau, beta)
+    counts = saliency_counts(attributions, tau)
+    needed = Fraction(str(beta)) * len(attributions)  # exact, so that "more than" is strict
+    chosen = (counts > float(needed)).nonzero().tolist()
+    dimensions = ", ".join(dict.fromkeys(q.dimension for q in attributions.questions))
+    return NeuronSet(
+        neurons=tuple(Neuron(*pair) for pair in chosen),
+        model=attributions.settings.model,
+        fingerprint=attributions.settings.fingerprint,
+        site=attributions.settings.site,
+        n_layers=attributions.scores.shape[1],
+        d_mlp=attributions.scores.shape[2],
+        tau=tau,
+        beta=beta,
+        origin=f"{len(attributions)} questions on {dimensions}",
+    )
+
+
+def check_thresholds(tau: float, beta: float) -> None:
+    """Raise `ValueError` unless both are shares, 0 <= threshold < 1."""
+    for name, value in (("tau", tau), ("beta", beta)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}: allowed is 0 <= {name} < 1 (0.10 is 10 %).")
+
+
+def saliency_counts(attributions: Attributions, tau: float) -> Float[Tensor, "layer d_mlp"]:
+    """In how many questions each neuron's score is above tau times the question's largest."""
+    scores = attributions.scores
+    if not bool(scores.isfinite().all()):
+        raise ValueError("the scores are not finite: the model overflowed. Load it in float32.")
+    largest = scores.amax(dim=(1, 2), keepdim=True)
+    return ((scores > tau * largest) & (largest > 0)).sum(0).to(torch.float32)
+
+
+def random_neurons(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
+    """As many other neurons in every layer, drawn at random: the control of an ablation study.
+
+    The members themselves are not drawn, except in a layer that has too few others.
+    """
+    generator = np.random.default_rng(seed)
+    drawn: list[Neuron] = []
+    for layer, indices in neurons.by_layer().items():
+        others = np.setdiff1d(np.arange(neurons.d_mlp), indices)
+        pool = others if len(others) >= len(indices) else np.arange(neurons.d_mlp)
+        picked = generator.choice(pool, size=len(indices), replace=False)
+        drawn += [Neuron(layer, int(index)) for index in picked]
+    origin = f"random, layer-matched (seed {seed}), for [{neurons.origin}]"
+    return replace(neurons, neurons=tuple(drawn), tau=None, beta=None, origin=origin)
+
+
+def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
+    """How much each pair of named sets shares.
+
+    Returns:
+        One row a pair: a, b, size_a, size_b, shared, jaccard, share_of_a and share_of_b (the part
+        of each set that lies in the other).
+    """
+    rows = []
+    for (name_a, a), (name_b, b) in combinations(sets.items(), 2):
+        shared = len(a & b)
+        rows.append(
+            {
+                "a": name_a,
+                "b": name_b,
+                "size_a": len(a),
+                "size_b": len(b),
+                "shared": shared,
+                "jaccard": a.jaccard(b),
+                "share_of_a": shared / len(a) if len(a) else float("nan"),
+                "share_of_b": shared / len(b) if len(b) else float("nan"),
+            }
+        )
+    columns = ["a", "b", "size_a", "size_b", "shared", "jaccard", "share_of_a", "share_of_b"]
+    return pd.DataFrame(rows, columns=columns)

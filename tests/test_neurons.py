@@ -1,0 +1,183 @@
+"""Selection does what equations 4 and 5 say, and sets behave like sets."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kb_lens as kb
+from kb_lens.attribution import Settings
+from kb_lens.knowledge import Spelling
+from kb_lens.neurons import saliency_counts
+
+SETTINGS = Settings(
+    model="made",
+    fingerprint="f",
+    site="post",
+    rule="adaptive",
+    n_steps=None,
+    tol=1e-3,
+    objective="probability",
+    engine="joined",
+    spelling=Spelling("Yes", "No", 0, 1),
+    template=kb.PromptTemplate(),
+)
+
+
+def made(scores, dimension="gender"):
+    """Attributions with these scores, [question, layer, d_mlp]."""
+    scores = torch.as_tensor(scores, dtype=torch.float32)
+    n, layers, _ = scores.shape
+    question = kb.Question(text="Is it?", answer="yes", dimension=dimension)
+    zeros = torch.zeros(n, layers)
+    return kb.Attributions(
+        scores=scores,
+        answer_prob=torch.zeros(n),
+        output_change=zeros,
+        completeness_gap=zeros,
+        error=zeros,
+        nodes=zeros,
+        questions=(question,) * n,
+        settings=SETTINGS,
+    )
+
+
+def chosen(*pairs, **changes):
+    fields = {"model": "made", "fingerprint": "f", "site": "post", "n_layers": 4, "d_mlp": 8}
+    return kb.NeuronSet(neurons=tuple(kb.Neuron(*pair) for pair in pairs), **(fields | changes))
+
+
+members = st.sets(st.tuples(st.integers(0, 3), st.integers(0, 7)))
+
+
+def test_both_thresholds_are_strict():
+    scores = [[[10.0, 1.0, 1.001, -10.0]]] * 9 + [[[10.0, 0.0, 0.0, 5.0]]]
+    attributions = made(scores)
+    assert saliency_counts(attributions, 0.1).tolist() == [[10, 0, 9, 1]]
+    assert set(kb.select_neurons(attributions, tau=0.1, beta=0.1)) == {(0, 0), (0, 2)}
+    assert set(kb.select_neurons(attributions, tau=0.1, beta=0.09)) == {(0, 0), (0, 2), (0, 3)}
+
+
+def test_beta_is_exact_in_decimals():
+    """29 of 100 questions are not more than 29 %, though 0.29 * 100 is 28.999999999999996."""
+    scores = torch.zeros(100, 1, 2)
+    scores[:, 0, 0] = 1
+    scores[:29, 0, 1] = 1
+    assert set(kb.select_neurons(made(scores), beta=0.29)) == {(0, 0)}
+    assert len(kb.select_neurons(made(scores), beta=0.28)) == 2
+
+
+def test_the_maximum_is_taken_over_all_layers():
+    assert set(kb.select_neurons(made([[[100.0, 0.0], [9.0, 11.0]]]))) == {(0, 0), (1, 1)}
+
+
+def test_a_question_without_a_positive_score_selects_nothing():
+    assert len(kb.select_neurons(made([[[-1.0, -2.0, 0.0]]]), tau=0, beta=0)) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_more_of_a_threshold_never_adds_neurons(seed):
+    generator = torch.Generator().manual_seed(seed)
+    attributions = made(torch.randn(12, 3, 40, generator=generator))
+    grid = (0.0, 0.05, 0.1, 0.3, 0.6, 0.9)
+    for low, high in pairwise(grid):
+        for other in grid:
+            loose = kb.select_neurons(attributions, tau=low, beta=other)
+            assert set(kb.select_neurons(attributions, tau=high, beta=other)) <= set(loose)
+            loose = kb.select_neurons(attributions, tau=other, beta=low)
+            assert set(kb.select_neurons(attributions, tau=other, beta=high)) <= set(loose)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, 10, float("nan")])
+def test_thresholds_out_of_range(bad):
+    attributions = made([[[1.0, 2.0]]])
+    with pytest.raises(ValueError, match="tau is"):
+        kb.select_neurons(attributions, tau=float(bad))
+    with pytest.raises(ValueError, match="beta is"):
+        kb.select_neurons(attributions, beta=float(bad))
+
+
+def test_scores_that_are_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        kb.select_neurons(made([[[1.0, float("nan")]]]))
+
+
+@given(members, members)
+def test_the_algebra_is_that_of_sets(a, b):
+    first, second = chosen(*a), chosen(*b)
+    assert set(first | second) == a | b
+    assert set(first & second) == a & b
+    assert set(first - second) == a - b
+    assert list(first) == sorted(a)
+    assert len(first) == len(a)
+    assert all(neuron in first for neuron in a)
+    assert kb.NeuronSet.union([first, second]) == first | second
+    assert kb.NeuronSet.intersection([first, second]) == first & second
+    assert {tuple(pair) for pair in first.mask().nonzero().tolist()} == a
+
+
+@given(st.lists(members, min_size=1, max_size=4), st.integers(1, 4))
+def test_at_least_k(sets, k):
+    if k > len(sets):
+        with pytest.raises(ValueError, match="cannot take"):
+            kb.NeuronSet.at_least([chosen(*s) for s in sets], k)
+        return
+    found = kb.NeuronSet.at_least([chosen(*s) for s in sets], k)
+    everything = set().union(*sets)
+    assert set(found) == {neuron for neuron in everything if sum(neuron in s for s in sets) >= k}
+
+
+def test_sets_of_different_models_or_sites_do_not_mix():
+    with pytest.raises(ValueError, match="another model or site"):
+        chosen((0, 0)) | chosen((0, 1), fingerprint="g")
+    with pytest.raises(ValueError, match="another model or site"):
+        chosen((0, 0)) & chosen((0, 1), site="pre")
+
+
+def test_neurons_out_of_range():
+    with pytest.raises(ValueError, match="has layers 0 to 3 and neurons 0 to 7"):
+        chosen((4, 0))
+
+
+@given(members)
+def test_save_and_load(tmp_path_factory, a):
+    path = tmp_path_factory.mktemp("sets") / "set.json"
+    first = chosen(*a, tau=0.1, beta=0.2, origin="made by hand")
+    first.save(path)
+    again = kb.NeuronSet.load(path)
+    assert dataclasses.asdict(again) == dataclasses.asdict(first)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"format": "kb_lens neurons 1"}'])
+def test_files_that_are_no_neurons(tmp_path, text):
+    path = tmp_path / "set.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is no neurons file"):
+        kb.NeuronSet.load(path)
+    with pytest.raises(ValueError, match="no such neurons file"):
+        kb.NeuronSet.load(tmp_path / "none.json")
+
+
+@given(members, st.integers(0, 3))
+def test_random_neurons_are_layer_matched_others(a, seed):
+    first = chosen(*a)
+    drawn = kb.random_neurons(first, seed=seed)
+    count = {layer: len(indices) for layer, indices in first.by_layer().items()}
+    assert {layer: len(indices) for layer, indices in drawn.by_layer().items()} == count
+    for layer, indices in drawn.by_layer().items():
+        if count[layer] <= 4:
+            assert not set(indices) & set(first.by_layer()[layer])
+    assert drawn == kb.random_neurons(first, seed=seed)
+
+
+def test_overlap():
+    sets = {"a": chosen((0, 0), (0, 1), (1, 2)), "b": chosen((0, 1), (1, 2), (3, 3), (3, 4))}
+    row = kb.overlap(sets).iloc[0]
+    assert (row["shared"], row["size_a"], row["size_b"]) == (2, 3, 4)
+    assert row["jaccard"] == pytest.approx(2 / 5)
+    assert row["share_of_a"] == pytest.approx(2 / 3)
+    assert row["share_of_b"] == pytest.approx(1 / 2)
+    assert kb.overlap({"a": sets["a"]}).empty
