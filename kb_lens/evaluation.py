@@ -1,0 +1,308 @@
+"""Measure a model on a benchmark, keep every item, and compare two measurements.
+
+This is the last step of the method: the same call before and inside an intervention's ``with``
+block. Nothing here knows about interventions, so the base and the enhanced model take the same
+path, and what is compared differs in nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kb_lens.benchmarks import Benchmark, formulas
+from kb_lens.scoring import option_logprobs
+from kb_lens.statistics import (
+    DEFAULT_RESAMPLES,
+    Formulas,
+    Metric,
+    bootstrap,
+    flips,
+    paired_bootstrap,
+)
+
+RESULTS_FILE, ITEMS_FOLDER = "results.json", "items"
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """What a model scored on a benchmark, down to the items."""
+
+    benchmark: str
+    """Name of the benchmark."""
+
+    protocol: str
+    """How its items were scored."""
+
+    source: str
+    """Where its items came from."""
+
+    model: str
+    """Name of the model."""
+
+    metrics: Mapping[str, Metric]
+    """Every metric with its 95 % bootstrap interval; in percent where the field uses percent."""
+
+    items: pd.DataFrame
+    """One row an item. The metrics are functions of this table alone, see `recompute`."""
+
+    n_bootstrap: int
+    """Resamples behind the intervals."""
+
+    seed: int
+    """Of the resampling."""
+
+    seconds: float
+    """Time that the scoring took."""
+
+    def to_json(self) -> dict[str, dict[str, float | int]]:
+        """The metrics as plain numbers: name -> value, low, high, n."""
+        return {name: asdict(metric) for name, metric in self.metrics.items()}
+
+    def save(self, folder: str | os.PathLike[str], *, intervention: Any = None) -> Path:
+        """Write ``results.json`` and ``items/<benchmark>.parquet``; see `save_results`."""
+        return save_results(folder, [self], intervention=intervention)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], benchmark: str | None = None) -> EvaluationResult:
+        """Read the result of a benchmark back; it need not be named if it is the only one."""
+        results = load_results(folder)
+        if benchmark is None and len(results) == 1:
+            return next(iter(results.values()))
+        if benchmark not in results:
+            raise ValueError(
+                f"benchmark {benchmark!r} is not one of the results in '{os.fspath(folder)}': "
+                f"{', '.join(results)}. Name one of these."
+            )
+        return results[benchmark]
+
+
+def evaluate(
+    model: Any,
+    benchmark: Benchmark,
+    *,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+    seed: int = 0,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+) -> EvaluationResult:
+    """Score a benchmark's items with a model and compute its metrics.
+
+    Args:
+        model: A ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks are attached.
+        benchmark: What `load_benchmark` returned.
+        batch_tokens: At most this many tokens in one forward pass; default by device.
+        progress: Whether to show a progress bar.
+        seed: Of the bootstrap.
+        n_bootstrap: Resamples for the confidence intervals.
+
+    Returns:
+        Metrics with intervals, and the item table.
+
+    Raises:
+        ValueError: If an item does not fit the model's context or a score is not finite.
+    """
+    start = time.perf_counter()
+    scores = option_logprobs(
+        model, benchmark.requests, batch_tokens=batch_tokens, progress=progress
+    )
+    seconds = time.perf_counter() - start
+    table = benchmark.tabulate(benchmark.items, scores)
+    return EvaluationResult(
+        benchmark=benchmark.name,
+        protocol=benchmark.protocol,
+        source=benchmark.source,
+        model=str(getattr(model.cfg, "model_name", "unknown")),
+        metrics=_metrics(benchmark.formulas, table, n_bootstrap, seed),
+        items=table,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        seconds=seconds,
+    )
+
+
+def recompute(result: EvaluationResult) -> dict[str, Metric]:
+    """The metrics from the item table alone; equal to ``result.metrics``."""
+    definition = formulas(result.benchmark, result.protocol)
+    return _metrics(definition, result.items, result.n_bootstrap, result.seed)
+
+
+def _metrics(
+    definition: Formulas, table: pd.DataFrame, n_bootstrap: int, seed: int
+) -> dict[str, Metric]:
+    statistics = definition.statistics(table)
+    return bootstrap(statistics, definition.metrics, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def compare(
+    base: EvaluationResult,
+    other: EvaluationResult,
+    *,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much every metric changed from one result to another on the same items.
+
+    The interval of a difference is a paired one: each resample draws the same items for both. The
+    last two rows say how the items moved, in percent of the items: those whose preference went
+    to the stereotype and to the anti-stereotype (``to_stereotype``, ``to_anti_stereotype``), or
+    whose answer became right and wrong (``gained``, ``lost``). They tell a real shift from noise
+    that flips items both ways; the first minus the second is the difference of ss,
+    stereotype_share or acc.
+
+    Args:
+        base: The result before.
+        other: The result after, on the same items in any order.
+        n_bootstrap: Resamples for the intervals.
+        seed: Of the resampling.
+
+    Returns:
+        One row a metric: metric, base, other, difference (other - base), low, high, n.
+
+    Raises:
+        ValueError: If the two are of different benchmarks, protocols or items.
+    """
+    table = _aligned(base, other)
+    definition = formulas(base.benchmark, base.protocol)
+    before, after = definition.statistics(base.items), definition.statistics(table)
+    options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
+    changed = paired_bootstrap(before, after, definition.metrics, **options)
+    moved = flips(before, after, definition, **options)
+    return pd.concat([changed, moved], ignore_index=True)
+
+
+def _aligned(base: EvaluationResult, other: EvaluationResult) -> pd.DataFrame:
+    """The other result's item table in the order of the base's."""
+    for name in ("benchmark", "protocol"):
+        if getattr(base, name) != getattr(other, name):
+            raise ValueError(
+                f"only results of one {name} can be compared; got {getattr(base, name)!r} and "
+                f"{getattr(other, name)!r}."
+            )
+    keys, others = set(base.items["item"]), set(other.items["item"])
+    if keys != others:
+        raise ValueError(
+            f"only results on the same items can be compared: {len(keys - others)} of {len(keys)} "
+            f"items are only in the first, {len(others - keys)} of {len(others)} only in the "
+            "second. Evaluate both with the same limit and seed."
+        )
+    return other.items.set_index("item").loc[base.items["item"]].reset_index()
+
+
+def save_results(
+    folder: str | os.PathLike[str],
+    results: Iterable[EvaluationResult],
+    *,
+    intervention: Any = None,
+) -> Path:
+    """Write ``results.json`` and one ``items/<benchmark>.parquet`` a result.
+
+    A folder holds one model under one intervention. Results of further benchmarks are added to
+    those that are there; a benchmark that is there already is replaced.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        results: One a benchmark, all of the same model.
+        intervention: What was done to the model, as JSON data; None for the base model.
+
+    Returns:
+        The path of ``results.json``.
+
+    Raises:
+        ValueError: If the results, or those in the folder, are of another model or intervention.
+    """
+    results, path = list(results), Path(folder) / RESULTS_FILE
+    content = results_json(results, intervention=intervention)
+    if path.is_file():
+        content = _merged(_read_json(path), content, path)
+    (path.parent / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for result in results:
+        result.items.to_parquet(_items_path(path.parent, result.benchmark), index=False)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def results_json(results: Iterable[EvaluationResult], *, intervention: Any = None) -> dict:
+    """The content of ``results.json``: model, intervention, benchmarks and details.
+
+    ``benchmarks`` is {name: {metric: {value, low, high, n}}}; ``details`` is {name: {protocol,
+    source, seconds, n_bootstrap, seed}}.
+    """
+    results = list(results)
+    models = sorted({result.model for result in results})
+    if len(models) != 1:
+        raise ValueError(
+            f"results.json describes one model, got results of {len(models)}: {models}. "
+            "Save each model's results into a folder of its own."
+        )
+    return {
+        "model": models[0],
+        "intervention": intervention,
+        "benchmarks": {result.benchmark: result.to_json() for result in results},
+        "details": {
+            result.benchmark: {name: getattr(result, name) for name in _DETAILS}
+            for result in results
+        },
+    }
+
+
+_DETAILS = ("protocol", "source", "seconds", "n_bootstrap", "seed")
+
+
+def _merged(old: dict, new: dict, path: Path) -> dict:
+    for key in ("model", "intervention"):
+        if json.dumps(old.get(key), sort_keys=True) != json.dumps(new[key], sort_keys=True):
+            raise ValueError(
+                f"'{path}' is of another {key}: it has {old.get(key)!r}, these results are of "
+                f"{new[key]!r}. Save them into another folder."
+            )
+    return {**new, **{k: {**old.get(k, {}), **new[k]} for k in ("benchmarks", "details")}}
+
+
+def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
+    """Every result that `save_results` wrote into a folder, by benchmark.
+
+    Raises:
+        ValueError: If the folder has no ``results.json``, or a file is missing or damaged.
+    """
+    path = Path(folder) / RESULTS_FILE
+    content = _read_json(path)
+    try:
+        return {name: _result(path.parent, name, content) for name in content["benchmarks"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is not what kb_lens writes: no {error}.") from error
+
+
+def _result(folder: Path, benchmark: str, content: dict) -> EvaluationResult:
+    items = _items_path(folder, benchmark)
+    if not items.is_file():
+        raise ValueError(f"'{items}' is missing; the results of {benchmark!r} are not complete.")
+    details = {name: content["details"][benchmark][name] for name in _DETAILS}
+    metrics = {name: Metric(**m) for name, m in content["benchmarks"][benchmark].items()}
+    return EvaluationResult(
+        benchmark=benchmark,
+        model=content["model"],
+        metrics=metrics,
+        items=pd.read_parquet(items),
+        **details,
+    )
+
+
+def _items_path(folder: Path, benchmark: str) -> Path:
+    return folder / ITEMS_FOLDER / f"{benchmark}.parquet"
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"'{path.parent}' has no {path.name}; is it a folder of results?")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}).") from error

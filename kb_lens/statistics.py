@@ -1,0 +1,260 @@
+"""How sure a metric is: percentile bootstrap over the items of a benchmark.
+
+Every metric here is a formula on sums over items (an accuracy is correct answers over items, a
+macro average is a mean of such ratios, one a target). Drawing items again with replacement changes
+only how often each item counts, so all resamples of all metrics are one matrix product: counts
+[resample, item] times per-item quantities [item, quantity]. Two results on the same items are
+compared with the same counts, which is what makes their difference's interval a paired one.
+
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+DEFAULT_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+"""Share of the resamples between `low` and `high`."""
+
+_CHUNK_NUMBERS = 4_000_000
+"""Counts that are held at once (32 MB)."""
+
+Sums = Mapping[str, Mapping[str, np.ndarray]]
+"""group -> quantity -> that quantity summed over the group's items, [resample]."""
+
+
+class Measure(NamedTuple):
+    """A metric's value in every resample, and how many items it rests on."""
+
+    value: np.ndarray
+    n: np.ndarray
+
+
+Formula = Callable[[Sums], dict[str, Measure]]
+"""Metric name -> its value in every resample. Must work on arrays of resamples elementwise."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with its confidence interval."""
+
+    value: float
+    """The metric on the items as they are."""
+
+    low: float
+    """Lower end of the 95 % percentile bootstrap interval."""
+
+    high: float
+    """Upper end of it."""
+
+    n: int
+    """Items that the metric is computed from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What the formulas sum over: numbers of each item, and the groups it belongs to."""
+
+    quantities: pd.DataFrame
+    """[item, quantity] numbers; formulas expect a quantity `n` that is 1 everywhere."""
+
+    groups: pd.DataFrame
+    """[item, group] True where the item belongs to the group. Groups may overlap."""
+
+    def __post_init__(self) -> None:
+        if len(self.quantities) == 0:
+            raise ValueError("statistics need at least one item, got none.")
+        if len(self.quantities) != len(self.groups):
+            raise ValueError(
+                f"quantities has {len(self.quantities)} items and groups {len(self.groups)}; "
+                "they must describe the same items in the same order."
+            )
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """What a benchmark measures: from its item table to sums, and from sums to metrics."""
+
+    statistics: Callable[[pd.DataFrame], Statistics]
+    """Item table -> quantities and groups."""
+
+    metrics: Formula
+    """Sums -> every metric of the benchmark."""
+
+    flips: tuple[str, str, str]
+    """A quantity between 0 and 1, and what its change is called upwards and downwards."""
+
+
+def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:
+    """Every metric on the items as they are; `value` and `n` have one entry."""
+    return formula(_sums(np.ones((1, len(statistics.quantities))), statistics))
+
+
+def bootstrap(
+    statistics: Statistics,
+    formula: Formula,
+    *,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Every metric with its percentile bootstrap interval over items.
+
+    In a resample that leaves a metric's group empty the metric does not exist; the interval is
+    that of the resamples in which it does.
+
+    Args:
+        statistics: Quantities and groups of the items.
+        formula: From sums to metrics.
+        n_bootstrap: Number of resamples.
+        seed: Of the resampling. The same seed gives the same interval.
+
+    Returns:
+        Metric name -> value, low, high and n, in the unit of the formula.
+
+    Raises:
+        ValueError: If `n_bootstrap` is below 1 or a metric does not exist on the items.
+    """
+    (resampled,) = _resample([statistics], formula, n_bootstrap, seed)
+    return {
+        name: Metric(_exists(name, measure), *interval(resampled[name]), int(measure.n[0]))
+        for name, measure in point(statistics, formula).items()
+    }
+
+
+def paired_bootstrap(
+    base: Statistics,
+    other: Statistics,
+    formula: Formula,
+    *,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The difference other - base of every metric, with a paired bootstrap interval.
+
+    Args:
+        base: Quantities and groups of the items before.
+        other: The same items in the same order, after.
+        formula: From sums to metrics.
+        n_bootstrap: Number of resamples; each draws the same items for both.
+        seed: Of the resampling.
+
+    Returns:
+        One row a metric: metric, base, other, difference, low, high (of the difference) and n.
+
+    Raises:
+        ValueError: If the two have different numbers of items or different groups.
+    """
+    if not base.groups.reset_index(drop=True).equals(other.groups.reset_index(drop=True)):
+        raise ValueError(
+            "a paired comparison needs the same items in the same groups and order; got "
+            f"{base.groups.shape} and {other.groups.shape} (items, groups) that differ."
+        )
+    before, after = point(base, formula), point(other, formula)
+    resampled = _resample([base, other], formula, n_bootstrap, seed)
+    rows = []
+    for name, measure in before.items():
+        values = _exists(name, measure), _exists(name, after[name])
+        low, high = interval(resampled[1][name] - resampled[0][name])
+        rows.append([name, *values, values[1] - values[0], low, high, int(measure.n[0])])
+    columns = ["metric", "base", "other", "difference", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def flips(
+    base: Statistics,
+    other: Statistics,
+    formulas: Formulas,
+    *,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How the items moved, each way by itself, in percent of the items.
+
+    Args and errors are those of `paired_bootstrap`.
+
+    Returns:
+        Two rows with its columns, named as in ``formulas.flips``; `base` is 0 (no item moves
+        from where it is). The first minus the second is 100 times the quantity's mean change.
+    """
+    quantity, *names = formulas.flips
+    before, after = (s.quantities[quantity].to_numpy(np.float64) for s in (base, other))
+    change = after - before
+    ways = dict(zip(names, (change.clip(min=0), (-change).clip(min=0)), strict=True))
+    every = pd.DataFrame({"all": np.ones(len(change), dtype=bool)})
+    moved = Statistics(pd.DataFrame({"n": 1.0, **ways}), every)
+    still = Statistics(moved.quantities.assign(**dict.fromkeys(names, 0.0)), every)
+    return paired_bootstrap(still, moved, _shares, n_bootstrap=n_bootstrap, seed=seed)
+
+
+def _shares(sums: Sums) -> dict[str, Measure]:
+    s = sums["all"]
+    return {name: Measure(100 * ratio(s[name], s["n"]), s["n"]) for name in s if name != "n"}
+
+
+def interval(values: Float[np.ndarray, " resample"]) -> tuple[float, float]:
+    """The middle 95 % of the resamples in which the metric exists (is not NaN)."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide, with NaN where the denominator is 0 (an empty group)."""
+    empty = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    return np.divide(numerator, denominator, out=empty, where=denominator != 0)
+
+
+def _exists(name: str, measure: Measure) -> float:
+    value = float(measure.value[0])
+    if not np.isfinite(value):
+        raise ValueError(f"the metric {name!r} is {value} on these items; their numbers are bad.")
+    return value
+
+
+def _resample(
+    statistics: Sequence[Statistics], formula: Formula, n_bootstrap: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Every metric of each of `statistics`, [resample], under the same resampled items."""
+    if n_bootstrap < 1:
+        raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
+    parts: list[list[dict[str, Measure]]] = [[] for _ in statistics]
+    for counts in _counts(len(statistics[0].quantities), n_bootstrap, seed):
+        for part, one in zip(parts, statistics, strict=True):
+            part.append(formula(_sums(counts, one)))
+    return [
+        {name: np.concatenate([chunk[name].value for chunk in part]) for name in part[0]}
+        for part in parts
+    ]
+
+
+def _counts(
+    n_items: int, n_bootstrap: int, seed: int
+) -> Iterator[Float[np.ndarray, "resample item"]]:
+    """How often each resample draws each item, in chunks of bounded size."""
+    generator = np.random.default_rng(seed)
+    size = max(1, _CHUNK_NUMBERS // n_items)
+    for start in range(0, n_bootstrap, size):
+        rows = min(size, n_bootstrap - start)
+        drawn = generator.integers(n_items, size=(rows, n_items))
+        drawn += n_items * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n_items)
+        yield counts.reshape(rows, n_items).astype(np.float64)
+
+
+def _sums(counts: Float[np.ndarray, "resample item"], statistics: Statistics) -> Sums:
+    """Every quantity summed over every group, weighted by the counts."""
+    quantities = statistics.quantities.to_numpy(np.float64)
+    groups = statistics.groups.to_numpy(np.float64)
+    weights = (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
+    sums = (counts @ weights).reshape(len(counts), groups.shape[1], quantities.shape[1])
+    return {
+        group: {q: sums[:, g, k] for k, q in enumerate(statistics.quantities.columns)}
+        for g, group in enumerate(statistics.groups.columns)
+    }
