@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -46,8 +47,9 @@ class Spelling:
 
     def tokens(self, answer: str) -> tuple[int, int]:
         """The ids of the right and of the wrong answer."""
-        ids = (self.yes_token, self.no_token)
-        return ids if answer == "yes" else ids[::-1]
+        if answer == "yes":
+            return self.yes_token, self.no_token
+        return self.no_token, self.yes_token
 
 
 def spellings(tokenizer: Any) -> list[Spelling]:
@@ -199,10 +201,10 @@ def check_knowledge(
         else _release_spelling(model.tokenizer)
     )
     table = pd.DataFrame([vars(question) for question in questions])
-    table["p_yes"] = probabilities[:, chosen.yes_token].numpy()
-    table["p_no"] = probabilities[:, chosen.no_token].numpy()
-    table["mass"] = probabilities[:, pairs.unique()].sum(-1).numpy()
-    table["said"] = (table["p_yes"] > table["p_no"]).map({True: "yes", False: "no"})
+    table["p_yes"] = probabilities[:, chosen.yes_token].double().numpy()
+    table["p_no"] = probabilities[:, chosen.no_token].double().numpy()
+    table["mass"] = probabilities[:, pairs.unique()].sum(-1).double().numpy()
+    table["said"] = np.where(table["p_yes"] > table["p_no"], "yes", "no")
     table["right"] = table["said"] == table["answer"]
     return Knowledge(model_name(model), chosen, table)
 
@@ -218,7 +220,7 @@ def _next_token_probabilities(
     prompts = [template.tokens(model, question.text)[0] for question in questions]
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
     rows = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in tqdm(batches, desc="asking the questions", disable=not progress):
             logits = model(_right_padded(batch), return_type="logits")
             last = torch.tensor([len(prompt) - 1 for prompt in batch], device=logits.device)
@@ -232,24 +234,26 @@ def _right_padded(prompts: Sequence[Int[Tensor, " pos"]]) -> Int[Tensor, "batch 
 
 
 def _summarize(group: pd.DataFrame) -> dict[str, float]:
-    by_answer = group.groupby("answer")["right"].mean()
-    both = len(by_answer) == 2
-    p_right = group["p_yes"].where(group["answer"] == "yes", group["p_no"])
+    p_yes, p_no = group["p_yes"].to_numpy(), group["p_no"].to_numpy()
+    is_yes = group["answer"].eq("yes").to_numpy()
+    said_yes = group["said"].eq("yes").to_numpy()
+    right = said_yes == is_yes
+    both = bool(is_yes.any() and not is_yes.all())
+    balanced = 50 * (right[is_yes].mean() + right[~is_yes].mean()) if both else np.nan
     return {
         "n": len(group),
-        "right": int(group["right"].sum()),
-        "balanced_accuracy": 100 * by_answer.mean() if both else float("nan"),
-        "auc": _auc(group) if both else float("nan"),
-        "said_yes": 100 * (group["said"] == "yes").mean(),
-        "said_no": 100 * (group["said"] == "no").mean(),
-        "p_right": p_right.mean(),
-        "mass": group["mass"].mean(),
+        "right": int(right.sum()),
+        "balanced_accuracy": float(balanced),
+        "auc": _auc(p_yes / (p_yes + p_no), is_yes) if both else np.nan,
+        "said_yes": 100 * float(said_yes.mean()),
+        "said_no": 100 * float((~said_yes).mean()),
+        "p_right": float(np.where(is_yes, p_yes, p_no).mean()),
+        "mass": float(group["mass"].to_numpy().mean()),
     }
 
 
-def _auc(group: pd.DataFrame) -> float:
-    """Area under the ROC curve of P(yes) / (P(yes) + P(no)), from ranks (Mann-Whitney)."""
-    rank = (group["p_yes"] / (group["p_yes"] + group["p_no"])).rank()
-    yes = group["answer"] == "yes"
-    n_yes, n_no = int(yes.sum()), int((~yes).sum())
-    return float((rank[yes].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))
+def _auc(score: np.ndarray, is_yes: np.ndarray) -> float:
+    """Area under the ROC curve, from ranks (Mann-Whitney); a tie counts one half."""
+    rank = pd.Series(score).rank().to_numpy()
+    n_yes, n_no = int(is_yes.sum()), int((~is_yes).sum())
+    return float((rank[is_yes].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))

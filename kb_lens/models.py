@@ -12,7 +12,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,7 @@ def load_model(
     source = _checkpoint(name)
     try:
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        hf_model = AutoModelForCausalLM.from_pretrained(
+        hf_model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="eager", **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -74,12 +75,29 @@ def load_model(
         ) from error
     _fill_architectures(hf_model)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
-        name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
-    )
+    with _tokenizer_kept(tokenizer):
+        bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
+            name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
+        )
     bridge.eval()
     bridge.requires_grad_(False)
     return bridge
+
+
+@contextmanager
+def _tokenizer_kept(tokenizer: Any) -> Iterator[None]:
+    """Let the bridge take the tokenizer as it is.
+
+    It would load the tokenizer again with ``add_bos_token=True`` where that is not set, and every
+    text would begin with a BOS that the model was not trained with.
+    """
+    before = dict(tokenizer.init_kwargs)
+    tokenizer.init_kwargs["add_bos_token"] = True
+    try:
+        yield
+    finally:
+        tokenizer.init_kwargs.clear()
+        tokenizer.init_kwargs.update(before)
 
 
 def _checkpoint(name: str) -> str:

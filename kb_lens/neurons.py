@@ -33,7 +33,7 @@ class Neuron(NamedTuple):
 
     layer: int
     """The block, from 0."""
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     """The place in the layer's d_mlp activations, from 0."""
 
 

@@ -159,7 +159,9 @@ class JoinedPath:
         def keep(activation: Tensor, hook: Any, name: str) -> None:
             seen[name] = activation.reshape(-1, activation.shape[-1])[-1].clone()
 
-        hooks = [(name, partial(keep, name=name)) for name in self._names]
+        hooks: list[tuple[str, Callable]] = [
+            (name, partial(keep, name=name)) for name in self._names
+        ]
         hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
         with torch.no_grad(), self._model.hooks(fwd_hooks=hooks):
             output = self._model.original_model(self._tokens, past_key_values=cache, use_cache=True)
@@ -276,7 +278,7 @@ def check_covered(model: Any) -> None:
 class _SharedPrefix(DynamicCache):
     """Keys and values of the prefix, read by every row and written by none."""
 
-    def __init__(self, cache: DynamicCache, length: int) -> None:
+    def __init__(self, cache: Any, length: int) -> None:
         super().__init__()
         self.length = length
         self._prefix = [

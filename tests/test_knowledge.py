@@ -1,5 +1,6 @@
 """What the model says is read off right, and a model that does not know is told apart."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -56,14 +57,20 @@ def test_right_answers_are_knowing_unless_they_have_no_mass():
 
 
 def test_auc_counts_ordered_pairs_and_halves_ties():
-    group = pd.DataFrame(
-        {
-            "p_yes": [0.1, 0.4, 0.4, 0.9],
-            "p_no": [0.9, 0.6, 0.6, 0.1],
-            "answer": ["no", "no", "yes", "yes"],
-        }
-    )
-    assert _auc(group) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+    score = np.array([0.1, 0.4, 0.4, 0.9])
+    is_yes = np.array([False, False, True, True])
+    assert _auc(score, is_yes) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+
+
+def test_save_and_load(tmp_path, llama, questions):
+    found = check_knowledge(llama, questions, progress=False)
+    found.save(tmp_path / "knowledge.json")
+    again = Knowledge.load(tmp_path / "knowledge.json")
+    assert again.verdict() == found.verdict()
+    pd.testing.assert_frame_equal(again.table, found.table)
+    (tmp_path / "knowledge.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no knowledge file"):
+        Knowledge.load(tmp_path / "knowledge.json")
 
 
 def test_no_single_token_answer():

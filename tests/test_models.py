@@ -24,6 +24,17 @@ def test_a_local_folder(folder, llama):
     assert torch.equal(model(tokens), llama(tokens))
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_the_tokenizer_stays_the_checkpoint_s_own(tmp_path, add_bos):
+    """The bridge would make it begin every text with BOS."""
+    tiny_hf_model().save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer(add_bos)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = kb.load_model(tmp_path).tokenizer
+    assert loaded("Yes")["input_ids"] == tokenizer("Yes")["input_ids"]
+    assert len(loaded("Yes")["input_ids"]) == 1 + add_bos
+
+
 def test_bfloat16_has_the_same_fingerprint(folder):
     model = kb.load_model(folder, dtype=torch.bfloat16)
     assert model(torch.tensor([[5, 6]])).dtype == torch.bfloat16
