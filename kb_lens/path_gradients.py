@@ -54,17 +54,23 @@ class Objective:
         log_probability = logits.log_softmax(-1)[:, self.right]
         return log_probability.exp() if self.kind == "probability" else log_probability
 
-    def gradient(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
-        """The derivative of `value` in closed form, without autograd over the vocabulary."""
+    def value_and_gradient(
+        self, logits: Float[Tensor, "row d_vocab"]
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row d_vocab"]]:
+        """`value` and its derivative in closed form, without autograd over the vocabulary."""
         if self.kind == "logit_difference":
             gradient = torch.zeros_like(logits)
             gradient[:, self.right], gradient[:, self.wrong] = 1.0, -1.0
-            return gradient
+            return self.value(logits), gradient
         gradient = logits.softmax(-1)
-        scale = gradient[:, self.right].clone() if self.kind == "probability" else 1.0
-        gradient *= -scale[:, None] if isinstance(scale, Tensor) else -scale
-        gradient[:, self.right] += scale
-        return gradient
+        probability = gradient[:, self.right].clone()
+        if self.kind == "probability":
+            gradient *= -probability[:, None]
+            gradient[:, self.right] += probability
+            return probability, gradient
+        gradient = gradient.neg_()
+        gradient[:, self.right] += 1
+        return logits[:, self.right] - logits.logsumexp(-1), gradient
 
 
 @runtime_checkable
@@ -163,7 +169,11 @@ class JoinedPath:
             (name, partial(keep, name=name)) for name in self._names
         ]
         hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
-        with torch.no_grad(), self._model.hooks(fwd_hooks=hooks):
+        with (
+            torch.no_grad(),
+            _attention_of(self._model, "eager"),
+            self._model.hooks(fwd_hooks=hooks),
+        ):
             output = self._model.original_model(self._tokens, past_key_values=cache, use_cache=True)
         self._prefix = _SharedPrefix(cache, self._tokens.shape[1] - 1)
         self._clean_logits = output.logits[:, -1].float()
@@ -216,7 +226,8 @@ class JoinedPath:
             hooks.append((f"blocks.{layer}.hook_in", partial(join, rows=len(steps))))
             hooks.append((self._names[layer], partial(replace, layer=layer)))
         position = torch.tensor([[self._prefix.length]], device=self._tokens.device)
-        with self._prefix.attended_by(self._model), self._model.hooks(fwd_hooks=hooks):
+        AttentionInterface.register(_ATTENTION, self._prefix.attend)
+        with _attention_of(self._model, _ATTENTION), self._model.hooks(fwd_hooks=hooks):
             self._model.original_model(
                 self._tokens[:, -1:],
                 past_key_values=self._prefix,
@@ -240,8 +251,8 @@ class JoinedPath:
                     logits = cap * torch.tanh(logits / cap)
                 if not values:
                     self._check(logits[:1])
-                values.append(self._objective.value(logits))
-                gradient = self._objective.gradient(logits)
+                value, gradient = self._objective.value_and_gradient(logits)
+                values.append(value)
                 if cap:
                     gradient *= 1 - (logits / cap).square()
                 gradients.append(gradient.to(unembed.weight.dtype) @ unembed.weight)
@@ -327,25 +338,28 @@ class _SharedPrefix(DynamicCache):
         mixed = mixed.view(n_kv, n_rows, -1, d_head) + pattern[..., -1:] * value.transpose(0, 1)
         return mixed.transpose(0, 1).reshape(n_rows, 1, n_heads, d_head), None
 
-    @contextmanager
-    def attended_by(self, model: Any) -> Iterator[None]:
-        """Let the model's own attention modules read this prefix."""
-        attentions = [block.attn for block in model.blocks]
-        found = [attention.original_component.config for attention in attentions]
-        configs = {id(config): config for config in found}
-        before = {key: config._attn_implementation for key, config in configs.items()}
-        AttentionInterface.register(_ATTENTION, self.attend)
-        try:
-            for attention in attentions:  # past the bridge's own eager attention
-                attention.__dict__["forward"] = attention.original_component.forward
-            for config in configs.values():
-                config._attn_implementation = _ATTENTION
-            yield
-        finally:
-            for attention in attentions:
-                attention.__dict__.pop("forward", None)
-            for key, config in configs.items():
-                config._attn_implementation = before[key]
+
+@contextmanager
+def _attention_of(model: Any, name: str) -> Iterator[None]:
+    """Run the model's own attention modules with the attention function registered as `name`.
+
+    Past the bridge's reimplementation, whose hooks inside attention nobody listens to here.
+    """
+    attentions = [block.attn for block in model.blocks]
+    found = [attention.original_component.config for attention in attentions]
+    configs = {id(config): config for config in found}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for attention in attentions:
+            attention.__dict__["forward"] = attention.original_component.forward
+        for config in configs.values():
+            config._attn_implementation = name
+        yield
+    finally:
+        for attention in attentions:
+            attention.__dict__.pop("forward", None)
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
 
 
 def _chunks(counts: Sequence[int], max_rows: int) -> Iterator[dict[int, slice]]:

@@ -160,8 +160,8 @@ def test_models_that_the_joined_pass_does_not_cover_fall_back(questions, monkeyp
 
 
 def test_an_unreachable_tolerance_is_said(llama, questions):
-    with pytest.warns(UserWarning, match="did not reach tol=1e-09"):
-        kb.attribute(llama, questions[:1], tol=1e-9, progress=False)
+    with pytest.warns(UserWarning, match="did not reach tol=1e-12"):
+        kb.attribute(llama, questions[:1], tol=1e-12, progress=False)
 
 
 @pytest.mark.parametrize(

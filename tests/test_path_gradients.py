@@ -61,8 +61,11 @@ def test_scaled_neurons_are_seen(llama):
 def test_the_closed_form_gradient_is_autograd_s(kind):
     objective = Objective(3, 5, kind)
     logits = torch.randn(4, 11, dtype=torch.float64, requires_grad=True)
-    (expected,) = torch.autograd.grad(objective.value(logits).sum(), logits)
-    assert torch.allclose(objective.gradient(logits.detach()), expected)
+    expected = objective.value(logits)
+    (slope,) = torch.autograd.grad(expected.sum(), logits)
+    value, gradient = objective.value_and_gradient(logits.detach())
+    assert torch.allclose(value, expected)
+    assert torch.allclose(gradient, slope)
 
 
 def test_the_model_is_left_as_it_was(llama):

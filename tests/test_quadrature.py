@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kb_lens.quadrature import adaptive, fixed, gauss, kronrod
+from kb_lens.quadrature import MAX_NODES, adaptive, fixed, gauss, kronrod
 
 
 class Line:
@@ -73,16 +73,15 @@ def test_gauss_legendre_nodes_are_on_the_unit_interval():
 
 
 def test_adaptive_spends_nodes_where_the_integrand_is_steep():
-    line = Line((smooth, smooth_slope), (steep, steep_slope))
-    line.value = 1.0
+    line = Line((steep, steep_slope), (smooth, smooth_slope), (steep, steep_slope))
     result = adaptive(line, 1e-4)
-    assert result.nodes[0] == 11
-    assert result.nodes[1] > 11
-    assert float(result.gradients[0].sum()) == pytest.approx(1, rel=1e-4)
-    assert float(result.gradients[1].sum()) == pytest.approx(1, rel=1e-4)
+    assert result.nodes[1] == 9
+    assert result.nodes[0] > 9
+    assert result.nodes[2] > 9
+    assert torch.allclose(result.gradients.sum(1), torch.ones(3), rtol=1e-4)
     assert (result.error <= 1e-4).all()
-    assert torch.equal(result.at_zero, torch.zeros(2))
-    assert sum(asked[0] for asked in line.asked) == 12, "the smooth layer is asked once, and for 0"
+    assert torch.equal(result.at_zero, torch.zeros(3))
+    assert sum(asked[1] for asked in line.asked) == 10, "the smooth layer is asked once, and for 0"
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
@@ -93,7 +92,7 @@ def test_the_error_is_below_the_tolerance(tol):
 
 def test_a_layer_without_influence_costs_one_pass():
     result = adaptive(Line((lambda g: 0.0, lambda g: 0.0)), 1e-3)
-    assert result.nodes.tolist() == [11]
+    assert result.nodes.tolist() == [81]
     assert result.error.tolist() == [0]
 
 
@@ -101,3 +100,4 @@ def test_what_cannot_be_reached_is_reported():
     noise = np.random.default_rng(0)
     result = adaptive(Line((smooth, lambda g: float(noise.normal()))), 1e-6)
     assert float(result.error[0]) > 1e-6
+    assert result.nodes[0] < 3 * MAX_NODES, "it stops"
