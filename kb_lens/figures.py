@@ -1,0 +1,69 @@
+"""The figures: results in, `plotly.graph_objects.Figure` out. Nothing here shows or writes.
+
+What was found and what it changed, as pictures; drawn by the files in `kb_lens.plots`, written to
+disk by `kb_lens.export_figures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from kb_lens.attribution import Attributions
+from kb_lens.evaluation import EvaluationResult
+from kb_lens.knowledge import Knowledge
+from kb_lens.neurons import NeuronSet
+from kb_lens.plots.attribution import attribution_heatmap, completeness
+from kb_lens.plots.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
+from kb_lens.plots.results import before_after, knowledge_plot
+
+__all__ = [
+    "attribution_heatmap",
+    "before_after",
+    "completeness",
+    "knowledge_plot",
+    "make_all",
+    "neurons_per_layer",
+    "overlap_heatmap",
+    "upset",
+]
+
+
+def make_all(
+    attributions: Attributions | None,
+    sets: Mapping[str, NeuronSet],
+    results: Mapping[str, Sequence[EvaluationResult]] | None = None,
+    knowledge: Knowledge | None = None,
+) -> dict[str, go.Figure]:
+    """Every figure that the results allow.
+
+    Args:
+        attributions: The scores; None leaves out the three figures drawn from them.
+        sets: Name -> neurons, usually one a dimension. With fewer than 2 there is no ``overlap``
+            and no ``upset``, with more than 5 no ``upset``.
+        results: Condition -> its results, for ``before_after``.
+        knowledge: What the model answers, for ``knowledge``.
+
+    Returns:
+        Name -> figure, in the order of the method.
+
+    Raises:
+        ValueError: For anything that the figure's own function refuses.
+    """
+    figures = {}
+    if knowledge is not None:
+        figures["knowledge"] = knowledge_plot(knowledge)
+    if attributions is not None:
+        figures["attribution_heatmap"] = attribution_heatmap(attributions)
+        figures["attribution_by_question"] = attribution_heatmap(attributions, view="questions")
+        figures["completeness"] = completeness(attributions)
+    if sets:
+        figures["neurons_per_layer"] = neurons_per_layer(sets)
+    if len(sets) >= 2:
+        figures["overlap"] = overlap_heatmap(sets)
+    if 2 <= len(sets) <= MAX_UPSET_SETS:
+        figures["upset"] = upset(sets)
+    if results:
+        figures["before_after"] = before_after(results)
+    return figures

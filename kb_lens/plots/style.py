@@ -1,0 +1,124 @@
+"""The house style of the figures: colours, fonts and sizes, in one place.
+
+`finish` gives a figure the template, its title and its size. Nothing global is changed: plotly's
+default template stays what it was.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
+INK, GREY, PALE = "#222222", "#8C8C8C", "#E6E6E6"
+"""Text and lines; what is secondary; grids and what is absent."""
+DIVERGING = (
+    (0.0, "#003049"),
+    (0.2, "#0072B2"),
+    (0.42, "#B5D9EE"),
+    (0.5, "#FFFFFF"),
+    (0.58, "#F9CBA8"),
+    (0.8, "#D55E00"),
+    (1.0, "#601F00"),
+)
+"""Blue below zero, white at zero, orange above it."""
+SEQUENTIAL = ((0.0, "#FFFFFF"), (1.0, "#56B4E9"))
+"""From nothing to all, never too dark for black numbers."""
+WIDTH, HEIGHT = 700, 420
+"""Pixels; a paper's text width, so that 13 pixels print as about 8 points."""
+FONT_SIZE, SMALL, TITLE_SIZE = 14, 13, 17
+"""Pixels: axis titles; tick labels, legends and notes; the title."""
+
+MINUS = "\N{MINUS SIGN}"
+"""A minus that is as wide as a plus."""
+
+_FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
+_AXIS = {
+    "showline": True,
+    "linecolor": INK,
+    "ticks": "outside",
+    "tickcolor": INK,
+    "tickfont": {"size": SMALL},
+    "title": {"font": {"size": FONT_SIZE}, "standoff": 8},
+    "gridcolor": PALE,
+    "zeroline": False,
+    "automargin": True,
+}
+
+
+def template() -> go.layout.Template:
+    """The house style as a plotly template."""
+    layout = go.Layout(
+        font={"family": _FONT, "size": FONT_SIZE, "color": INK},
+        colorway=COLOURS,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        xaxis=_AXIS,
+        yaxis=_AXIS,
+        legend={"font": {"size": SMALL}, "orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        hoverlabel={"font": {"family": _FONT, "size": SMALL}, "align": "left"},
+        bargap=0.15,
+    )
+    return go.layout.Template(layout=layout)
+
+
+def finish(
+    figure: go.Figure, title: str, note: str, *, height: int = HEIGHT, top: int = 0, **layout: Any
+) -> go.Figure:
+    """Give the figure its style, title, note under the title, and size.
+
+    Args:
+        figure: What was drawn; changed in place.
+        title: What is shown, in plain words.
+        note: What it rests on: model, n, units, intervals. Wrapped.
+        height: Pixels of the whole figure.
+        top: Pixels between the note and the plot, for a legend or labels.
+        **layout: Further settings of the layout.
+    """
+    lines = textwrap.wrap(note.replace(" %", "\N{NO-BREAK SPACE}%"), 110)
+    figure.update_layout(
+        template=template(),
+        width=WIDTH,
+        height=height,
+        title={
+            "text": "<br>".join(textwrap.wrap(title, 78)),
+            "font": {"size": TITLE_SIZE},
+            "subtitle": {"text": "<br>".join(lines), "font": {"size": SMALL, "color": "#444444"}},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 12, "t": 12},
+        },
+        **layout,
+    )
+    above = 24 + 22 * len(textwrap.wrap(title, 78)) + 18 * len(lines) + top
+    figure.update_layout(margin={"l": 60, "r": 20, "b": 55, **layout.get("margin", {}), "t": above})
+    return figure
+
+
+def label(text: str, **place: Any) -> dict[str, Any]:
+    """An annotation without an arrow."""
+    return {"text": text, "showarrow": False, "font": {"size": SMALL, "color": INK}, **place}
+
+
+def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
+    """A colour bar with the house style's fonts; in the title ``<br>`` breaks the line."""
+    fonts = {"title": {"text": title, "font": {"size": SMALL}}, "tickfont": {"size": SMALL}}
+    return {**fonts, "thickness": 18, "outlinewidth": 0.5, **settings}
+
+
+def layer_axis(n_layers: int) -> dict[str, Any]:
+    """Ticks and range of an axis that counts layers, from 0."""
+    step = next((step for step in (1, 2, 5, 10) if n_layers / step <= 12), 20)
+    return {"tickvals": list(range(0, n_layers, step)), "range": [-0.5, n_layers - 0.5]}
+
+
+def colours(n: int) -> list[str]:
+    """A colour for each of `n` things; they repeat after the palette's end."""
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
