@@ -1,0 +1,37 @@
+"""kb_lens: find the neurons of a language model that know what bias is, and enhance them.
+
+The public names, in the order in which data flows.
+"""
+
+from kb_lens.models import PromptTemplate, load_model
+from kb_lens.questions import Question, load_questions
+from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.attribution import Attributions, attribute
+from kb_lens.neurons import Neuron, NeuronSet, overlap, random_neurons, select_neurons
+from kb_lens.intervention import scale_neurons
+from kb_lens.benchmarks import Benchmark, load_benchmark
+from kb_lens.evaluation import EvaluationResult, compare, evaluate
+from kb_lens import figures
+
+__all__ = [
+    "PromptTemplate",
+    "load_model",
+    "Question",
+    "load_questions",
+    "Knowledge",
+    "check_knowledge",
+    "Attributions",
+    "attribute",
+    "Neuron",
+    "NeuronSet",
+    "overlap",
+    "random_neurons",
+    "select_neurons",
+    "scale_neurons",
+    "Benchmark",
+    "load_benchmark",
+    "EvaluationResult",
+    "compare",
+    "evaluate",
+    "figures",
+]

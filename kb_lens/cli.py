@@ -1,0 +1,327 @@
+"""The command ``kb-lens``: a thin front on the functions of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from kb_lens import pipeline, terminal
+from kb_lens.benchmarks import BENCHMARKS, Benchmark, load_benchmark
+from kb_lens.evaluation import EvaluationResult
+from kb_lens.export_figures import FORMATS, write_figures
+from kb_lens.figures import make_all
+from kb_lens.intervention import check_factor
+from kb_lens.knowledge import check_knowledge
+from kb_lens.models import EMBEDDED_MODEL, load_model
+from kb_lens.neurons import NeuronSet, overlap, random_neurons
+from kb_lens.pipeline import Condition, Identified
+from kb_lens.questions import Question, load_questions
+from kb_lens.run_folder import RunFolder, RunLog
+
+app = typer.Typer(
+    help="Find the neurons of a language model that know what bias is, enhance them, and measure "
+    "what changes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help=f"Hub name, checkpoint folder, .gguf file, or {EMBEDDED_MODEL}."),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
+Seed = Annotated[int, typer.Option(help="Seed of samples, bootstraps and random controls.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default CUDA if there.")]
+DType = Annotated[
+    Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a run with other arguments in --out.")
+]
+QuestionCount = Annotated[
+    int, typer.Option("--questions", help="How many of the bank: a multiple of 9 up to 225.")
+]
+Bank = Annotated[Path | None, typer.Option(help="A question CSV of your own; all its rows.")]
+Site = Annotated[Literal["post", "pre"], typer.Option(help="MLP activations that are read.")]
+Rule = Annotated[
+    Literal["adaptive", "gauss-legendre", "riemann"], typer.Option(help="Quadrature rule.")
+]
+Steps = Annotated[int | None, typer.Option("--n-steps", help="Nodes of a fixed rule.")]
+Tol = Annotated[float, typer.Option(help="Error bound of the adaptive rule.")]
+Tau = Annotated[float, typer.Option(help="Saliency threshold, a share: 0.10 is 10 %.")]
+Beta = Annotated[float, typer.Option(help="Consistency threshold, a share of the questions.")]
+Style = Annotated[
+    Literal["model", "release"], typer.Option(help="Spelling of yes and no that is scored.")
+]
+Joined = Annotated[
+    Literal["union", "intersection", "at-least-two", "pooled"],
+    typer.Option(help="How the dimensions' neurons are joined."),
+]
+Names = Annotated[str, typer.Option("--benchmarks", help="Comma-separated names.")]
+Limit = Annotated[int | None, typer.Option(help="Items a benchmark, balanced; default all.")]
+Protocol = Annotated[str, typer.Option(help="How items are scored.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the benchmarks' files.")]
+Rows = Annotated[int | None, typer.Option("--batch-size", help="Most rows a forward pass.")]
+
+
+def main() -> None:
+    """Run the command; what a user got wrong is one line and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"kb-lens: error: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(2) from error
+
+
+@app.command()
+def run(
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/run"),
+    lam: Annotated[list[float] | None, typer.Option(help="Factor; repeat for several.")] = None,
+    benchmarks: Names = ",".join(BENCHMARKS),
+    limit: Limit = 200,
+    questions: QuestionCount = 45,
+    bank: Bank = None,
+    site: Site = "post",
+    rule: Rule = "adaptive",
+    n_steps: Steps = None,
+    tol: Tol = 1e-3,
+    tau: Tau = 0.10,
+    beta: Beta = 0.10,
+    answer_style: Style = "model",
+    aggregation: Joined = "union",
+    protocol: Protocol = "original",
+    data_dir: DataDir = None,
+    batch_size: Rows = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole job: find neurons, enhance them, measure before and after, draw."""
+    settings = {
+        "tau": tau,
+        "beta": beta,
+        "aggregation": aggregation,
+        "answer_style": answer_style,
+        "site": site,
+        "rule": rule,
+        "n_steps": n_steps,
+        "tol": tol,
+        "batch_size": batch_size,
+    }
+    factors = lam or [2.0, 3.0]
+    for factor in factors:
+        check_factor(factor)
+    log = RunLog(settings | _arguments(locals()) | {"lam": factors})
+    log.check(out, overwrite=overwrite)
+    chosen = _available(benchmarks, limit, protocol, data_dir, seed)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.note_model(bridge)
+    log.write(out)
+    with log.stage("identify"):
+        found = _identify(bridge, out, _questions(questions, bank), settings)
+    results: dict[str, list[EvaluationResult]] = {}
+    for condition in _conditions(found.neurons, factors, seed):
+        with log.stage(f"evaluate: {condition.name}"):
+            typer.echo(f"\nEvaluating: {condition.name}")
+            folder = out / "evaluations" / condition.name
+            results[condition.name] = pipeline.measure(bridge, condition, chosen, folder)
+    summary = pipeline.summarize(results)
+    summary.to_csv(out / "summary.csv", index=False)
+    with log.stage("figures"):
+        drawn = make_all(found.attributions, found.sets, results, found.knowledge)
+        _write(drawn, out / "figures")
+    log.write(out)
+    terminal.show_summary(summary, chosen)
+    typer.echo(f"\n{found.knowledge.verdict()}\nEverything is in {out}")
+
+
+@app.command()
+def identify(
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/identify"),
+    questions: QuestionCount = 45,
+    bank: Bank = None,
+    site: Site = "post",
+    rule: Rule = "adaptive",
+    n_steps: Steps = None,
+    tol: Tol = 1e-3,
+    tau: Tau = 0.10,
+    beta: Beta = 0.10,
+    answer_style: Style = "model",
+    aggregation: Joined = "union",
+    batch_size: Rows = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the know-bias neurons of a model."""
+    settings = {
+        "tau": tau,
+        "beta": beta,
+        "aggregation": aggregation,
+        "answer_style": answer_style,
+        "site": site,
+        "rule": rule,
+        "n_steps": n_steps,
+        "tol": tol,
+        "batch_size": batch_size,
+    }
+    log = RunLog(settings | _arguments(locals()))
+    log.check(out, overwrite=overwrite)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.note_model(bridge)
+    log.write(out)
+    with log.stage("identify"):
+        _identify(bridge, out, _questions(questions, bank), settings)
+    log.write(out)
+    typer.echo(f"Written to {out}")
+
+
+@app.command()
+def evaluate(
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/evaluate"),
+    neurons: Annotated[Path | None, typer.Option(help="A neurons.json to scale.")] = None,
+    lam: Annotated[float | None, typer.Option(help="The factor; needs --neurons.")] = None,
+    benchmarks: Names = ",".join(BENCHMARKS),
+    limit: Limit = None,
+    protocol: Protocol = "original",
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure a model, with or without scaled neurons."""
+    if (neurons is None) != (lam is None):
+        raise ValueError("--neurons and --lam belong together: give both or neither.")
+    log = RunLog(_arguments(locals()))
+    log.check(out, overwrite=overwrite)
+    chosen = _benchmarks(benchmarks, limit, protocol, data_dir, seed)
+    condition = Condition("base")
+    if neurons is not None and lam is not None:
+        condition = Condition(f"lambda {lam:g}", NeuronSet.load(neurons), lam)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.note_model(bridge)
+    log.write(out)
+    with log.stage("evaluate"):
+        results = pipeline.measure(bridge, condition, chosen, out)
+    log.write(out)
+    terminal.show_summary(pipeline.summarize({condition.name: results}), chosen)
+    typer.echo(f"Written to {out}")
+
+
+@app.command()
+def figures(
+    folder: Annotated[Path, typer.Argument(help="A folder that `run` or `identify` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Default: FOLDER/figures.")] = None,
+    formats: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(FORMATS),
+) -> None:
+    """Draw every figure again from saved results."""
+    run = RunFolder.load(folder)
+    drawn = make_all(run.attributions, run.sets, run.results, run.knowledge)
+    _write(drawn, out or folder / "figures", formats.split(","))
+
+
+@app.command()
+def doctor(
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/doctor"),
+    questions: QuestionCount = 225,
+    bank: Bank = None,
+    answer_style: Style = "model",
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Does the model answer the questions right, which the method presupposes?"""
+    log = RunLog(_arguments(locals()))
+    log.check(out, overwrite=overwrite)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.note_model(bridge)
+    log.write(out)
+    with log.stage("ask"):
+        found = check_knowledge(bridge, _questions(questions, bank), answer_style=answer_style)
+    found.save(out / "knowledge.json")
+    log.write(out)
+    terminal.show_knowledge(found)
+    _write({"knowledge": make_all(None, {}, knowledge=found)["knowledge"]}, out / "figures")
+    typer.echo(f"\n{found.verdict()}\nWritten to {out}")
+
+
+def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's arguments, to be written into ``run.json`` and compared with it."""
+    hidden = ("settings", "overwrite", "out", "factor", "factors")
+    return {key: value for key, value in values.items() if key not in hidden}
+
+
+def _identify(
+    model: Any, out: Path, questions: Sequence[Question], settings: Mapping[str, Any]
+) -> Identified:
+    found = pipeline.identify(
+        model, questions, out, tell=lambda verdict: typer.echo(f"\n{verdict}\n"), **settings
+    )
+    sizes = ", ".join(f"{name} {len(one)}" for name, one in found.sets.items())
+    typer.echo(f"Neurons: {sizes}; {settings['aggregation']} {len(found.neurons)}.")
+    if len(found.sets) > 1:
+        terminal.show_table(overlap(found.sets), "Overlap of the dimensions' neurons")
+    return found
+
+
+def _questions(n: int, bank: Path | None) -> list[Question]:
+    return load_questions(None, path=bank) if bank else load_questions(n)
+
+
+def _benchmarks(
+    names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
+) -> list[Benchmark]:
+    return [
+        load_benchmark(name.strip(), limit=limit, protocol=protocol, data_dir=data_dir, seed=seed)
+        for name in names.split(",")
+    ]
+
+
+def _available(
+    names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
+) -> list[Benchmark]:
+    """The benchmarks; of the default list those whose data can be had, the others are named."""
+    if names != ",".join(BENCHMARKS):
+        return _benchmarks(names, limit, protocol, data_dir, seed)
+    found = []
+    for name in BENCHMARKS:
+        try:
+            found += _benchmarks(name, limit, protocol, data_dir, seed)
+        except ValueError as error:
+            typer.echo(f"LEFT OUT: {name}. {error}", err=True)
+    if not found:
+        raise ValueError("no benchmark's data can be had: see above.")
+    return found
+
+
+def _conditions(neurons: NeuronSet, factors: Sequence[float], seed: int) -> list[Condition]:
+    control = random_neurons(neurons, seed=seed)
+    enhanced = [Condition(f"lambda {lam:g}", neurons, lam) for lam in factors]
+    random = [Condition(f"random lambda {lam:g}", control, lam) for lam in factors]
+    return [Condition("base"), *enhanced, *random]
+
+
+def _write(drawn: Mapping[str, Any], folder: Path, formats: Sequence[str] = FORMATS) -> None:
+    written = write_figures(drawn, folder, formats)
+    typer.echo(f"{len(drawn)} figures in {folder}. {written.note}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

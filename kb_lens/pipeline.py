@@ -1,0 +1,239 @@
+"""The main job: from a model's name to neurons, numbers and figures in one folder.
+
+Each stage writes what it found before the next begins, and a stage that finds its own work done
+under the same settings does not repeat it: a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from kb_lens.attribution import Attributions, attribute
+from kb_lens.benchmarks import Benchmark
+from kb_lens.evaluation import EvaluationResult, compare, evaluate, load_results, save_results
+from kb_lens.intervention import Positions, scale_neurons
+from kb_lens.knowledge import AnswerStyle, Knowledge, check_knowledge
+from kb_lens.models import model_name
+from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
+from kb_lens.questions import Question
+
+Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
+HEADLINE = {
+    "stereoset": ("lms", "ss", "icat", "logprob_per_token"),
+    "crows_pairs": ("stereotype_share", "logprob_per_token"),
+    "openbookqa": ("acc", "acc_norm"),
+}
+"""The metrics that the summary shows."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What `identify` found."""
+
+    knowledge: Knowledge
+    """What the model answers to the questions."""
+    attributions: Attributions
+    """The scores of every neuron for every question."""
+    sets: Mapping[str, NeuronSet]
+    """The neurons of each dimension."""
+    neurons: NeuronSet
+    """The dimensions' neurons, aggregated."""
+
+
+def identify(
+    model: Any,
+    questions: Sequence[Question],
+    out: str | os.PathLike[str],
+    *,
+    tau: float = 0.10,
+    beta: float = 0.10,
+    aggregation: Aggregation = "union",
+    answer_style: AnswerStyle = "model",
+    tell: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Identified:
+    """Find the know-bias neurons and write them into a folder.
+
+    Writes ``knowledge.json``, ``attributions.safetensors``, ``neurons.json`` (aggregated) and
+    ``neurons/<dimension>.json``; finished questions are kept in ``attribution_cache/``.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        questions: The bias-knowledge questions.
+        out: The folder.
+        tau: Saliency threshold.
+        beta: Consistency threshold.
+        aggregation: How dimensions are joined; ``pooled`` selects over all questions at once.
+        answer_style: How yes and no are spelled, see `attribute`.
+        tell: Called with the verdict on what the model knows, before anything else.
+        options: Further arguments of `attribute`.
+
+    Raises:
+        ValueError: For bad arguments, or if no neuron passes the thresholds.
+    """
+    out = Path(out)
+    check_thresholds(tau, beta)
+    if aggregation not in get_args(Aggregation):
+        allowed = ", ".join(get_args(Aggregation))
+        raise ValueError(f"aggregation is {aggregation!r}: allowed are {allowed}.")
+    template, progress = options.get("template"), options.get("progress", True)
+    found = check_knowledge(
+        model, questions, template=template, answer_style=answer_style, progress=progress
+    )
+    found.save(out / "knowledge.json")
+    tell(found.verdict())
+    attributions = attribute(
+        model,
+        questions,
+        answer_style=answer_style,
+        knowledge=found,
+        cache_dir=out / "attribution_cache",
+        **options,
+    )
+    attributions.save(out / "attributions.safetensors")
+    sets = {
+        dimension: select_neurons(part, tau=tau, beta=beta)
+        for dimension, part in attributions.by_dimension().items()
+    }
+    neurons = _aggregate(attributions, sets, aggregation, tau, beta)
+    for dimension, one in sets.items():
+        one.save(out / "neurons" / f"{dimension}.json")
+    neurons.save(out / "neurons.json")
+    return Identified(found, attributions, sets, neurons)
+
+
+def _aggregate(
+    attributions: Attributions,
+    sets: Mapping[str, NeuronSet],
+    aggregation: Aggregation,
+    tau: float,
+    beta: float,
+) -> NeuronSet:
+    if aggregation == "pooled":
+        neurons = select_neurons(attributions, tau=tau, beta=beta)
+    else:
+        least = {"union": 1, "intersection": len(sets), "at-least-two": 2}[aggregation]
+        neurons = NeuronSet.at_least(sets.values(), least)
+    if not len(neurons):
+        raise ValueError(
+            f"no neuron passes tau {tau:g} and beta {beta:g} ({aggregation}). Lower them; scores "
+            "are kept."
+        )
+    return neurons
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A model under one intervention."""
+
+    name: str
+    """Its name in tables, figures and the folder ``evaluations``."""
+    neurons: NeuronSet | None = None
+    """What is scaled; None for the base model."""
+    lam: float = 1.0
+    """The factor."""
+    positions: Positions = "all"
+    """Where it is applied."""
+
+    def describe(self) -> dict[str, Any] | None:
+        """As JSON data, for ``results.json``."""
+        if self.neurons is None:
+            return None
+        return {
+            "lam": float(self.lam),
+            "positions": self.positions,
+            "site": self.neurons.site,
+            "n_neurons": len(self.neurons),
+            "neurons": [list(neuron) for neuron in self.neurons],
+            "origin": self.neurons.origin,
+        }
+
+
+def measure(
+    model: Any,
+    condition: Condition,
+    benchmarks: Sequence[Benchmark],
+    folder: str | os.PathLike[str],
+    *,
+    progress: bool = True,
+) -> list[EvaluationResult]:
+    """Evaluate one condition on all benchmarks; results that are there already are kept.
+
+    Args:
+        model: The model, without the intervention.
+        condition: What is done to it.
+        benchmarks: What is measured.
+        folder: Where ``results.json`` and ``items/`` are.
+        progress: Whether to show progress bars.
+    """
+    kept = _kept(folder, model, condition, benchmarks)
+    scaled = (
+        nullcontext()
+        if condition.neurons is None
+        else scale_neurons(
+            model, condition.neurons, lam=condition.lam, positions=condition.positions
+        )
+    )
+    with scaled:
+        for benchmark in benchmarks:
+            if benchmark.name not in kept:
+                result = evaluate(model, benchmark, progress=progress)
+                save_results(folder, [result], intervention=condition.describe())
+                kept[benchmark.name] = result
+    return [kept[benchmark.name] for benchmark in benchmarks]
+
+
+def _kept(
+    folder: str | os.PathLike[str],
+    model: Any,
+    condition: Condition,
+    benchmarks: Sequence[Benchmark],
+) -> dict[str, EvaluationResult]:
+    """Results of the same condition on the same items."""
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if (content["model"], content["intervention"]) != (model_name(model), condition.describe()):
+        path.unlink()
+        return {}
+    found = load_results(folder)
+    return {
+        benchmark.name: found[benchmark.name]
+        for benchmark in benchmarks
+        if benchmark.name in found
+        and found[benchmark.name].protocol == benchmark.protocol
+        and list(found[benchmark.name].items["item"]) == list(benchmark.items["item"])
+    }
+
+
+def summarize(results: Mapping[str, Sequence[EvaluationResult]]) -> pd.DataFrame:
+    """The headline metrics of every condition, and each one's paired difference from the first.
+
+    Returns:
+        One row a benchmark, metric and condition: value, low, high, n, and for all conditions but
+        the first difference, difference_low, difference_high.
+    """
+    first, *others = results
+    rows = []
+    for place, base in enumerate(results[first]):
+        changes = {name: compare(base, results[name][place]).set_index("metric") for name in others}
+        for metric in HEADLINE.get(base.benchmark, tuple(base.metrics)):
+            for condition, measured in results.items():
+                row = {"benchmark": base.benchmark, "metric": metric, "condition": condition}
+                row |= asdict(measured[place].metrics[metric])
+                if condition in changes:
+                    change = changes[condition].loc[metric]
+                    row["difference"] = change["difference"]
+                    row["difference_low"] = change["low"]
+                    row["difference_high"] = change["high"]
+                rows.append(row)
+    return pd.DataFrame(rows)

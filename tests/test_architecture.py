@@ -1,0 +1,63 @@
+"""Imports go one way: questions, models -> attribution -> neurons -> intervention, and so on."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "kb_lens"
+ALLOWED = {
+    "models": set(),
+    "questions": set(),
+    "statistics": set(),
+    "knowledge": {"models", "questions"},
+    "path_gradients": {"models"},
+    "quadrature": {"path_gradients"},
+    "attribution": {"knowledge", "models", "path_gradients", "quadrature", "questions"},
+    "neurons": {"attribution", "models"},
+    "intervention": {"models", "neurons"},
+    "benchmarks": {"statistics"},
+    "scoring": {"benchmarks", "models"},
+    "evaluation": {"benchmarks", "models", "scoring", "statistics"},
+    "figures": {"attribution", "evaluation", "knowledge", "neurons", "plots"},
+    "plots": {"attribution", "evaluation", "knowledge", "neurons", "questions", "statistics"},
+    "export_figures": {"figures"},
+    "run_folder": {"attribution", "evaluation", "knowledge", "models", "neurons"},
+    "pipeline": {
+        "attribution",
+        "benchmarks",
+        "evaluation",
+        "intervention",
+        "knowledge",
+        "models",
+        "neurons",
+        "questions",
+    },
+}
+
+
+def _imports(module: str) -> set[str]:
+    paths = [PACKAGE / f"{module}.py"]
+    if not paths[0].exists():
+        paths = list((PACKAGE / module).glob("*.py"))
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kb_lens"):
+                names = (
+                    [node.module]
+                    if node.module != "kb_lens"
+                    else [f"kb_lens.{alias.name}" for alias in node.names]
+                )
+                found |= {name.split(".")[1] for name in names}
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_imports_go_one_way(module):
+    assert _imports(module) <= ALLOWED[module]
+
+
+def test_every_module_has_its_place():
+    modules = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__pycache__",)}
+    assert modules - {"__init__", "cli", "terminal", "py"} == set(ALLOWED)
