@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any, Literal, cast, get_args
 
+import psutil
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -205,7 +206,8 @@ def attribute(
             asked here if not given.
         engine: ``joined`` (all layers in one pass), ``per-layer`` (the slow reference), or
             ``auto``: joined where the model allows it.
-        batch_size: Most rows in one forward pass, which bounds the memory; default by model size.
+        batch_size: Most rows in one forward pass, which bounds the memory; by default as
+            many as a quarter of the free memory holds.
         cache_dir: Where finished questions are kept; the same call continues from there.
         progress: Whether to show progress bars.
 
@@ -344,12 +346,21 @@ def _choose_engine(
 
 
 def _default_rows(model: Any, engine: str) -> int:
-    """As many rows as fit in about 2 GB of saved activations."""
+    """As many rows as a quarter of the free memory holds, from 32 to 4096."""
     if engine == "per-layer":
         return 32
     config = model.cfg
-    numbers = config.n_layers * (16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)) / 2
-    return int(min(4096, max(32, 2e9 / (4 * (numbers + 3 * config.d_vocab)))))
+    width = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
+    numbers = config.n_layers * width / 2 + 3 * config.d_vocab  # saved by autograd; logits
+    item = torch.finfo(config.dtype).bits // 8
+    return int(min(4096, max(32, _free_memory(config.device) / 4 / (item * numbers))))
+
+
+def _free_memory(device: Any) -> float:
+    """Free bytes where the model runs."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return psutil.virtual_memory().available
 
 
 def _warn_if_rough(attributions: Attributions) -> None:

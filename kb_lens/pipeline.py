@@ -27,7 +27,7 @@ from kb_lens.questions import Question
 
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
 HEADLINE = {
-    "stereoset": ("lms", "ss", "icat", "logprob_per_token"),
+    "stereoset": ("lms", "ss", "icat", "icat_per_token", "logprob_per_token"),
     "crows_pairs": ("stereotype_share", "logprob_per_token"),
     "openbookqa": ("acc", "acc_norm"),
 }

@@ -409,6 +409,14 @@ def test_a_fully_biased_model_has_icat_0_and_a_fair_one_100(preferred, icat):
     assert values(stereoset, stereoset_table(row, row))["icat_macro"] == icat
 
 
+def test_means_a_token_take_the_options_length_out():
+    table = stereoset_table(("intersentence", "race", "Peru", -6, -5, -3))
+    table["tokens_stereotype"], table["tokens_anti_stereotype"] = 6, 4
+    found = values(stereoset, table)  # means -1, -1.25 and -1.5
+    assert (found["lms"], found["ss"]) == (0, 0)
+    assert (found["lms_per_token"], found["ss_per_token"]) == (100, 100)
+
+
 def test_a_model_without_sense_has_icat_0():
     row = ("intrasentence", "gender", "girl", -8, -8, -1)
     assert values(stereoset, stereoset_table(row))["icat"] == 0
@@ -423,7 +431,7 @@ def test_every_stereoset_metric_has_an_interval():
     found = bootstrap(
         stereoset.statistics(stereoset_table(*rows)), stereoset.metrics, n_bootstrap=200
     )
-    assert len(found) == 3 * (1 + 2 + 4 + 1) + 1
+    assert len(found) == 3 * (1 + 2 + 4 + 1 + 1) + 1
     for metric in found.values():
         assert metric.low <= metric.high
         assert np.isfinite([metric.value, metric.low, metric.high]).all()

@@ -1,0 +1,275 @@
+"""Seconds a question for integrated gradients: kb_lens beside the ways that others compute it.
+
+    python benchmarks_speed/attribution.py                 # side by side, about 7 minutes
+    python benchmarks_speed/attribution.py --growth        # time and memory as things grow
+
+All ways run in one process on one question after the other; compare the ratios, not the seconds.
+The errors are relative L2 distances over all layers from a converged reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import captum.attr
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import kb_lens as kb
+from kb_lens import quadrature
+from kb_lens.models import site_hooks
+from kb_lens.path_gradients import JoinedPath, Objective, PerLayerPath
+
+STEPS = 20
+
+
+def say(text: str) -> None:
+    """A line of the report."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def row(*cells: str) -> None:
+    """A row of a table."""
+    say(f"| {' | '.join(cells)} |")
+
+
+def head(*cells: str) -> None:
+    """The head of a table."""
+    say("")
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Seconds and result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def joined(model: Any, tokens: Tensor, objective: Objective, rule: str) -> Tensor:
+    """kb_lens: every layer and gamma in one pass."""
+    path = JoinedPath(model, tokens, objective, site="pre")
+    return path.activations * integrate(path, rule).gradients
+
+
+def integrate(path: Any, rule: str) -> quadrature.Integral:
+    """The default rule, or the release's grid."""
+    if rule == "adaptive":
+        return quadrature.adaptive(path, 1e-3)
+    return quadrature.fixed(path, rule, STEPS)
+
+
+def per_layer(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
+    """TransformerLens in the plain way: hooks, a layer at a time, its gammas in one batch."""
+    path = PerLayerPath(model, tokens, objective, site="pre", max_rows=STEPS)
+    return path.activations * quadrature.fixed(path, "riemann", STEPS).gradients
+
+
+def with_captum(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
+    """Captum's IntegratedGradients over the injected activation, 20 points, baseline 0."""
+    scores = []
+    for name in site_hooks(model, "pre"):
+        _, cache = model.run_with_cache(tokens, names_filter=name)
+        h = cache[name][:, -1].detach()
+
+        def forward(rows: Tensor, name: str = name) -> Tensor:
+            def replace(activation: Tensor, hook: Any) -> Tensor:
+                return torch.cat([activation[:, :-1], rows[:, None]], dim=1)
+
+            hooks = [(name, replace)]
+            logits = model.run_with_hooks(tokens.expand(len(rows), -1), fwd_hooks=hooks)
+            return objective.value(logits[:, -1])
+
+        method = captum.attr.IntegratedGradients(forward)
+        scores.append(method.attribute(h, torch.zeros_like(h), n_steps=STEPS)[0])
+    return torch.stack(scores)
+
+
+def release(hf_model: Any, tokens: Tensor, objective: Objective) -> Tensor:
+    """What the authors' release computes, and how: batch 1, whole prompt, all logits."""
+    scores = []
+    for layer in hf_model.model.layers:
+        projection, seen = layer.mlp.gate_proj, []
+        handle = projection.register_forward_hook(lambda m, i, o, keep=seen.append: keep(o[0, -1]))
+        with torch.no_grad():
+            hf_model(tokens)
+        handle.remove()
+        h = seen[0].detach()
+        total = torch.zeros_like(h)
+        for gamma in torch.linspace(0, 1, STEPS):
+            leaf = (gamma * h).requires_grad_()
+
+            def replace(module: Any, inputs: Any, output: Tensor, leaf: Tensor = leaf) -> Tensor:
+                return torch.cat([output[:, :-1], leaf.view(1, 1, -1)], dim=1)
+
+            handle = projection.register_forward_hook(replace)
+            probability = objective.value(hf_model(tokens).logits[:, -1])
+            handle.remove()
+            total += torch.autograd.grad(probability.sum(), leaf)[0]
+        scores.append(h * total / STEPS)
+    return torch.stack(scores)
+
+
+def matmul_peak(rows: int, d_in: int, d_out: int) -> float:
+    """FLOP/s of a matrix product as large as those of the joined pass."""
+    a, b = torch.randn(rows, d_in), torch.randn(d_out, d_in)
+    best = 0.0
+    for _ in range(5):
+        seconds, _ = timed(lambda: torch.stack([F.linear(a, b)[0] for _ in range(20)]))
+        best = max(best, 20 * 2 * rows * d_in * d_out / seconds)
+    return best
+
+
+def counted_flops(config: Any, nodes: Sequence[int], n_tokens: int) -> float:
+    """FLOPs of matrix products that the joined pass cannot do without.
+
+    Row r of layer l runs through the blocks from l on and the unembedding, forward and, for the
+    gradient with respect to activations, backward: 4 FLOPs a weight. The prefix runs forward once.
+    """
+    d_head = config.hidden_size // config.num_attention_heads
+    attention = 2 * config.hidden_size**2
+    attention += 2 * config.hidden_size * d_head * config.num_key_value_heads
+    block = attention + 3 * config.hidden_size * config.intermediate_size
+    n_layers = config.num_hidden_layers
+    passes = sum(rows * (n_layers - layer) for layer, rows in enumerate(nodes))
+    unembed = sum(nodes) * config.hidden_size * config.vocab_size
+    return 4 * (passes * block + unembed) + 2 * n_tokens * n_layers * block
+
+
+def side_by_side(n_questions: int) -> None:
+    """Print the table of the ways; the peers run one question each."""
+    model: Any = kb.load_model()
+    checkpoint = model.original_model.config.name_or_path
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint).requires_grad_(False)
+    work = prompts(model, n_questions)
+    references = [reference(model, *one) for one in work]
+    joined(model, *work[0], "riemann")  # warm
+    ways: dict[str, tuple[Callable[[Tensor, Objective], Tensor], int]] = {
+        "kb_lens, 20 points": (lambda t, o: joined(model, t, o, "riemann"), n_questions),
+        "kb_lens, adaptive": (lambda t, o: joined(model, t, o, "adaptive"), n_questions),
+        "TransformerLens hooks, a layer at a time": (lambda t, o: per_layer(model, t, o), 1),
+        "captum IntegratedGradients": (lambda t, o: with_captum(model, t, o), 1),
+        "the release's algorithm, batch 1": (lambda t, o: release(hf_model, t, o), 1),
+    }
+    results = {}
+    for name, (way, n) in ways.items():
+        runs = [timed(lambda one=one, way=way: way(*one)) for one in work[:n]]
+        pairs = [(mine, truth) for (_, mine), truth in zip(runs, references, strict=False)]
+        error = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+        agreement = min(jaccard(salient(a), salient(b)) for a, b in pairs)
+        results[name] = (sum(seconds for seconds, _ in runs) / n, error, agreement)
+        say(f"{name}: {results[name][0]:.2f} s/question over {n}")
+    ours = results["kb_lens, 20 points"][0]
+    head("way", "s/question", "times ours at 20 points", "worst error", "worst Jaccard at tau 10 %")
+    for name, (seconds, error, agreement) in results.items():
+        row(name, f"{seconds:.2f}", f"{seconds / ours:.1f}", f"{error:.1e}", f"{agreement:.2f}")
+    bound(model.original_model.config, work, ours)
+
+
+def prompts(model: Any, n: int) -> list[tuple[Tensor, Objective]]:
+    """Tokens and objective of n questions, spread over the default 45."""
+    questions = kb.load_questions(45)[:: 45 // n][:n]
+    spelling = kb.check_knowledge(model, questions, progress=False).spelling
+    return [
+        (kb.PromptTemplate().tokens(model, q.text), Objective(*spelling.tokens(q.answer)))
+        for q in questions
+    ]
+
+
+def bound(config: Any, work: Sequence[tuple[Tensor, Objective]], seconds: float) -> None:
+    """How near the 20-point pass comes to the machine's matrix products."""
+    n_layers = config.num_hidden_layers
+    peak = matmul_peak(STEPS * n_layers, config.hidden_size, config.intermediate_size)
+    flops = [counted_flops(config, [STEPS] * n_layers, tokens.shape[1]) for tokens, _ in work]
+    least = sum(flops) / len(flops) / peak
+    say(f"\n{torch.get_num_threads()} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
+    say(f"FLOP bound {least:.2f} s at 20 points: {least / seconds:.0%} of it reached")
+
+
+def salient(scores: Tensor) -> Tensor:
+    """The neurons above 10 % of the largest score."""
+    return scores > 0.1 * scores.max()
+
+
+def jaccard(a: Tensor, b: Tensor) -> float:
+    """Of two masks."""
+    return int((a & b).sum()) / int((a | b).sum())
+
+
+def reference(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
+    """Converged scores: 512 Gauss nodes in each layer."""
+    path = JoinedPath(model, tokens, objective, site="pre")
+    return path.activations * quadrature.fixed(path, "gauss-legendre", 512).gradients
+
+
+def growth() -> None:
+    """Time and peak memory against questions, prompt length and model size."""
+    model: Any = kb.load_model()
+    head("questions", "seconds", "s/question", "peak GB")
+    for n in (9, 45, 225):
+        seconds, _ = timed(
+            lambda n=n: kb.attribute(model, kb.load_questions(n), progress=False).scores
+        )
+        row(str(n), f"{seconds:.1f}", f"{seconds / n:.2f}", f"{peak_gb():.2f}")
+    tokens = kb.PromptTemplate().tokens(model, kb.load_questions(9)[0].text)
+    head("prompt tokens", "s/question", "peak GB")
+    for length in (40, 100, 200, 400):
+        longer = tokens.repeat(1, 1 + length // tokens.shape[1])[:, :length]
+        row(str(length), f"{warm_seconds(model, longer):.2f}", f"{peak_gb():.2f}")
+    head("random llama: layers, d_model, d_mlp", "parameters", "s/question", "peak GB")
+    for n_layers, d_model in ((4, 128), (8, 256), (16, 512)):
+        small = random_llama(model, n_layers, d_model)
+        size = sum(p.numel() for p in small.original_model.parameters())
+        shape = f"{n_layers}, {d_model}, {3 * d_model}"
+        seconds = f"{warm_seconds(small, tokens):.2f}"
+        row(shape, f"{size / 1e6:.0f} M", seconds, f"{peak_gb():.2f}")
+
+
+def warm_seconds(model: Any, tokens: Tensor) -> float:
+    """Seconds of the adaptive default on one prompt, the second time."""
+    joined(model, tokens, Objective(5, 6), "adaptive")
+    return timed(lambda: joined(model, tokens, Objective(5, 6), "adaptive"))[0]
+
+
+def random_llama(like: Any, n_layers: int, d_model: int) -> Any:
+    """A random model with the embedded model's vocabulary."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = LlamaConfig(
+        vocab_size=like.cfg.d_vocab,
+        hidden_size=d_model,
+        intermediate_size=3 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=d_model // 64,
+        num_key_value_heads=d_model // 64,
+        tie_word_embeddings=True,
+    )
+    config.architectures = ["LlamaForCausalLM"]
+    model: Any = TransformerBridge
+    bridge = model.boot_transformers(
+        "random", hf_model=LlamaForCausalLM(config), tokenizer=like.tokenizer, device="cpu"
+    )
+    bridge.requires_grad_(False)
+    return bridge
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--growth", action="store_true", help="time and memory as things grow")
+    parser.add_argument("--questions", type=int, default=5, help="for kb_lens; the peers run one")
+    given = parser.parse_args()
+    growth() if given.growth else side_by_side(given.questions)
