@@ -104,29 +104,20 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """The whole job: find neurons, enhance them, measure before and after, draw."""
-    settings = {
-        "tau": tau,
-        "beta": beta,
-        "aggregation": aggregation,
-        "answer_style": answer_style,
-        "site": site,
-        "rule": rule,
-        "n_steps": n_steps,
-        "tol": tol,
-        "batch_size": batch_size,
-    }
+    settings = _settings(locals())
     factors = lam or [2.0, 3.0]
     for factor in factors:
         check_factor(factor)
-    log = RunLog(settings | _arguments(locals()) | {"lam": factors})
+    log = RunLog(_arguments(locals()) | {"lam": factors})
     log.check(out, overwrite=overwrite)
+    asked = _questions(questions, bank)
     chosen = _available(benchmarks, limit, protocol, data_dir, seed)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.note_model(bridge)
     log.write(out)
     with log.stage("identify"):
-        found = _identify(bridge, out, _questions(questions, bank), settings)
+        found = _identify(bridge, out, asked, settings)
     results: dict[str, list[EvaluationResult]] = {}
     for condition in _conditions(found.neurons, factors, seed):
         with log.stage(f"evaluate: {condition.name}"):
@@ -164,25 +155,16 @@ def identify(
     overwrite: Overwrite = False,
 ) -> None:
     """Find the know-bias neurons of a model."""
-    settings = {
-        "tau": tau,
-        "beta": beta,
-        "aggregation": aggregation,
-        "answer_style": answer_style,
-        "site": site,
-        "rule": rule,
-        "n_steps": n_steps,
-        "tol": tol,
-        "batch_size": batch_size,
-    }
-    log = RunLog(settings | _arguments(locals()))
+    settings = _settings(locals())
+    log = RunLog(_arguments(locals()))
     log.check(out, overwrite=overwrite)
+    asked = _questions(questions, bank)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.note_model(bridge)
     log.write(out)
     with log.stage("identify"):
-        _identify(bridge, out, _questions(questions, bank), settings)
+        _identify(bridge, out, asked, settings)
     log.write(out)
     typer.echo(f"Written to {out}")
 
@@ -260,6 +242,12 @@ def doctor(
     terminal.show_knowledge(found)
     _write({"knowledge": make_all(None, {}, knowledge=found)["knowledge"]}, out / "figures")
     typer.echo(f"\n{found.verdict()}\nWritten to {out}")
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that go on to `pipeline.identify`."""
+    names = ("tau", "beta", "aggregation", "answer_style", "site", "rule", "n_steps", "tol")
+    return {name: values[name] for name in (*names, "batch_size")}
 
 
 def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:

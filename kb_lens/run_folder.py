@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,20 +52,26 @@ class RunLog:
         }
 
     def check(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Refuse a folder that holds a run with other arguments.
+        """Refuse a folder that holds a run with other arguments, or empty it of that run.
 
         Raises:
-            ValueError: Names the argument that differs; nothing was written.
+            ValueError: Names the argument that differs; nothing was changed.
         """
         path = Path(folder) / "run.json"
-        if path.is_file() and not overwrite:
-            before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-            for key, value in self._plain_arguments().items():
-                if key in before and before[key] != value:
-                    raise ValueError(
-                        f"'{folder}' holds a run with {key} {before[key]!r}, now {value!r}. Choose "
-                        "another --out, or --overwrite to replace it."
-                    )
+        if not path.is_file():
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        for key, value in self._plain_arguments().items():
+            if before.get(key, value) == value:
+                continue
+            if not overwrite:
+                raise ValueError(
+                    f"'{folder}' holds a run with {key} {before[key]!r}, now {value!r}. Choose "
+                    "another --out, or --overwrite to replace it."
+                )
+            for stale in ("evaluations", "neurons", "figures", "items"):
+                shutil.rmtree(Path(folder) / stale, ignore_errors=True)
+            (Path(folder) / "results.json").unlink(missing_ok=True)
 
     def _plain_arguments(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in self.arguments.items()}

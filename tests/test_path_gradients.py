@@ -43,6 +43,18 @@ def test_sliding_windows_shorter_than_the_prompt(family):
     assert _difference(model, Objective(270, 271), "post") < 1e-4
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_bfloat16_is_float32_to_its_precision(family):
+    exact = JoinedPath(tiny_bridge(family), _prompt(tiny_bridge(family)), Objective(270, 271))
+    model = tiny_bridge(family)
+    model.to(torch.bfloat16)
+    model.cfg.dtype = torch.bfloat16
+    rough = JoinedPath(model, _prompt(model), Objective(270, 271))
+    for mine, reference in zip(rough(NODES)[1], exact(NODES)[1], strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.cosine_similarity(mine.flatten(), reference.flatten(), dim=0) > 0.98
+
+
 @pytest.mark.parametrize("max_rows", [1, 2, 4])
 def test_the_row_budget_changes_nothing(llama, max_rows):
     assert _difference(llama, Objective(270, 271), "post", max_rows) < 1e-4
