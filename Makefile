@@ -47,13 +47,13 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 	$(HOOKED)/bin/pip install --quiet torch==2.13.0
 	sed '/^transformer-lens==/d' constraints.txt > $(HOOKED)/constraints.txt
 	$(HOOKED)/bin/pip install --quiet --constraint $(HOOKED)/constraints.txt \
-		transformer-lens==3.9.0 pytest --editable .
+		transformer-lens==3.9.0 pytest beartype --editable .
 	touch $@
 
 notebooks: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 notebooks
 
-ci: test lint test-hooked
+ci: lint test-hooked test notebooks
 
 clean:
 	rm -rf $(VENV) $(HOOKED) out build dist

@@ -100,8 +100,7 @@ def release(hf_model: Any, tokens: Tensor, objective: Objective) -> Tensor:
     for layer in hf_model.model.layers:
         projection, seen = layer.mlp.gate_proj, []
         handle = projection.register_forward_hook(lambda m, i, o, keep=seen.append: keep(o[0, -1]))
-        with torch.no_grad():
-            hf_model(tokens)
+        hf_model(tokens)
         handle.remove()
         h = seen[0].detach()
         total = torch.zeros_like(h)
@@ -149,7 +148,7 @@ def side_by_side(n_questions: int) -> None:
     """Print the table of the ways; the peers run one question each."""
     model: Any = kb.load_model()
     checkpoint = model.original_model.config.name_or_path
-    hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint).requires_grad_(False)
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)  # as the release loads it
     work = prompts(model, n_questions)
     references = [reference(model, *one) for one in work]
     joined(model, *work[0], "riemann")  # warm

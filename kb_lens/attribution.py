@@ -55,6 +55,8 @@ class Settings:
     """The model's name."""
     fingerprint: str
     """The model's weights (`kb_lens.models.fingerprint`)."""
+    dtype: str
+    """The type that the model ran in."""
     site: Site
     """Where the neurons are read: ``post`` or ``pre``."""
     rule: Rule
@@ -174,7 +176,7 @@ def attribute(
     site: Site = "post",
     rule: Rule = "adaptive",
     n_steps: int | None = None,
-    tol: float = 1e-3,
+    tol: float | None = None,
     objective: ObjectiveKind = "probability",
     template: PromptTemplate | None = None,
     answer_style: AnswerStyle = "model",
@@ -196,7 +198,8 @@ def attribute(
         rule: ``adaptive`` spends nodes until each layer's error is below `tol`;
             ``gauss-legendre`` and ``riemann`` use `n_steps` nodes everywhere.
         n_steps: Nodes of a fixed rule; default 20.
-        tol: Relative L2 error allowed in each layer by the adaptive rule.
+        tol: Relative L2 error allowed in each layer by the adaptive rule; default 1e-3, and 2e-2
+            for a model in bfloat16 or float16, whose rounding hides more.
         objective: ``probability`` (the paper's), ``log_probability``, or ``logit_difference`` of
             the right and the wrong answer.
         template: The words around each question; default the paper's.
@@ -215,7 +218,15 @@ def attribute(
         ValueError: For settings that are not allowed, a model without MLP neurons (mixture of
             experts), or answers that are not single tokens.
     """
-    _check(site, rule, n_steps, tol, objective, engine, batch_size)
+    check_settings(
+        site=site,
+        rule=rule,
+        n_steps=n_steps,
+        tol=tol,
+        objective=objective,
+        engine=engine,
+        batch_size=batch_size,
+    )
     template = template or PromptTemplate()
     asked = knowledge or check_knowledge(
         model, questions, template=template, answer_style=answer_style, progress=progress
@@ -224,10 +235,11 @@ def attribute(
     settings = Settings(
         model=model_name(model),
         fingerprint=fingerprint(model),
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
         site=site,
         rule=rule,
         n_steps=None if rule == "adaptive" else n_steps or 20,
-        tol=tol if rule == "adaptive" else None,
+        tol=_tolerance(model, tol) if rule == "adaptive" else None,
         objective=objective,
         engine=chosen,
         spelling=asked.spelling,
@@ -237,10 +249,12 @@ def attribute(
     store = _Store(cache_dir)
     results = []
     for question in tqdm(questions, desc="attributing", unit="question", disable=not progress):
-        found = store.read(settings, question)
+        tokens = template.tokens(model, question.text)
+        found = store.read(settings, question, tokens)
         if found is None:
             found = _attribute_one(model, question, settings, rows)
-            store.write(settings, question, found)
+            _check_finite(found["scores"], question)
+            store.write(settings, question, tokens, found)
         results.append(found)
     stacked = {name: torch.stack([result[name] for result in results]) for name in _TENSORS}
     attributions = Attributions(**stacked, questions=tuple(questions), settings=settings)
@@ -248,15 +262,19 @@ def attribute(
     return attributions
 
 
-def _check(
-    site: str,
-    rule: str,
-    n_steps: int | None,
-    tol: float,
-    objective: str,
-    engine: str,
-    batch_size: int | None,
+def check_settings(
+    *,
+    site: str = "post",
+    rule: str = "adaptive",
+    n_steps: int | None = None,
+    tol: float | None = None,
+    objective: str = "probability",
+    engine: str = "auto",
+    batch_size: int | None = None,
+    **others: Any,
 ) -> None:
+    """Raise `ValueError` for arguments that `attribute` would refuse; cheap, before long work."""
+    del others
     for name, value, allowed in (
         ("site", site, get_args(Site)),
         ("rule", rule, get_args(Rule)),
@@ -270,27 +288,24 @@ def _check(
     for name, count in (("n_steps", n_steps), ("batch_size", batch_size)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} is {count!r}: allowed are integers from 1.")
-    if not 0 < tol < 1:
+    if tol is not None and not 0 < tol < 1:
         raise ValueError(f"tol is {tol}: allowed is 0 < tol < 1.")
+
+
+def _tolerance(model: Any, tol: float | None) -> float:
+    if tol is not None:
+        return tol
+    return 1e-3 if model.cfg.dtype in (torch.float32, torch.float64) else 2e-2
 
 
 def _attribute_one(
     model: Any, question: Question, settings: Settings, rows: int
 ) -> dict[str, Tensor]:
-    path = _path(
-        model,
-        question,
-        settings.template,
-        settings.spelling,
-        settings.site,
-        settings.engine,
-        settings.objective,
-        rows,
-    )
-    if settings.rule == "adaptive":
-        integral = quadrature.adaptive(path, cast(float, settings.tol))
-    else:
-        integral = quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
+    try:
+        path, integral = _integrate(model, question, settings, rows, settings.engine)
+    except UncoveredError as error:
+        warnings.warn(f"{question.text!r}: {error}; run layer by layer.", stacklevel=2)
+        path, integral = _integrate(model, question, settings, 32, "per-layer")
     scores = path.activations * integral.gradients
     change = path.value - integral.at_zero
     return {
@@ -301,6 +316,24 @@ def _attribute_one(
         "error": integral.error,
         "nodes": integral.nodes,
     }
+
+
+def _integrate(
+    model: Any, question: Question, settings: Settings, rows: int, engine: str
+) -> tuple[Path, quadrature.Integral]:
+    path = _path(
+        model,
+        question,
+        settings.template,
+        settings.spelling,
+        settings.site,
+        engine,
+        settings.objective,
+        rows,
+    )
+    if settings.rule == "adaptive":
+        return path, quadrature.adaptive(path, cast(float, settings.tol))
+    return path, quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
 
 
 def _path(
@@ -365,13 +398,26 @@ def _free_memory(device: Any) -> float:
 
 def _warn_if_rough(attributions: Attributions) -> None:
     tol = attributions.settings.tol
-    if tol is None or not (rough := int((attributions.error > tol).sum())):
+    if tol is None:
+        return
+    allowed = tol * attributions.output_change.abs().amax(1, keepdim=True)
+    rough = (attributions.error > tol) | (attributions.completeness_gap.abs() > allowed)
+    if not bool(rough.any()):
         return
     warnings.warn(
-        f"{rough} of {attributions.error.numel()} layer integrals did not reach tol={tol:g} (worst "
-        f"error {float(attributions.error.max()):.1e}); see Attributions.error.",
+        f"{int(rough.sum())} of {rough.numel()} layer integrals did not reach tol={tol:g} (worst "
+        f"error {float(attributions.error.max()):.1e}, worst gap "
+        f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
         stacklevel=3,
     )
+
+
+def _check_finite(scores: Tensor, question: Question) -> None:
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"the scores of {question.text!r} are not finite: the model overflows. Load it in "
+            "float32 or bfloat16."
+        )
 
 
 class _Store:
@@ -382,14 +428,18 @@ class _Store:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def _file(self, settings: Settings, question: Question) -> FilePath:
+    def _file(self, settings: Settings, question: Question, tokens: Tensor) -> FilePath:
         assert self._folder is not None
-        key = json.dumps([_FORMAT, asdict(settings), question.text, question.answer])
+        key = json.dumps([_FORMAT, asdict(settings), tokens.tolist(), question.answer])
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
-    def read(self, settings: Settings, question: Question) -> dict[str, Tensor] | None:
+    def read(
+        self, settings: Settings, question: Question, tokens: Tensor
+    ) -> dict[str, Tensor] | None:
         """The stored tensors, or None where there are none or the file is damaged."""
-        if self._folder is None or not (file := self._file(settings, question)).is_file():
+        if self._folder is None:
+            return None
+        if not (file := self._file(settings, question, tokens)).is_file():
             return None
         try:
             with safe_open(file, "pt") as stored:
@@ -397,10 +447,12 @@ class _Store:
         except SafetensorError:
             return None
 
-    def write(self, settings: Settings, question: Question, tensors: dict[str, Tensor]) -> None:
+    def write(
+        self, settings: Settings, question: Question, tokens: Tensor, tensors: dict[str, Tensor]
+    ) -> None:
         if self._folder is None:
             return
-        file = self._file(settings, question)
+        file = self._file(settings, question, tokens)
         part = file.with_suffix(f".{os.getpid()}.part")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
         part.replace(file)

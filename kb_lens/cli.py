@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 import typer
 
 from kb_lens import pipeline, terminal
-from kb_lens.benchmarks import BENCHMARKS, Benchmark, load_benchmark
+from kb_lens.attribution import check_settings
+from kb_lens.benchmarks import BENCHMARKS, Benchmark, NoDataError, load_benchmark
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.export_figures import FORMATS, write_figures
 from kb_lens.figures import make_all
 from kb_lens.intervention import check_factor
 from kb_lens.knowledge import check_knowledge
 from kb_lens.models import EMBEDDED_MODEL, load_model
-from kb_lens.neurons import NeuronSet, overlap, random_neurons
+from kb_lens.neurons import NeuronSet, check_thresholds, overlap, random_neurons
 from kb_lens.pipeline import Condition, Identified
 from kb_lens.questions import Question, load_questions
 from kb_lens.run_folder import RunFolder, RunLog
@@ -52,7 +53,9 @@ Rule = Annotated[
     Literal["adaptive", "gauss-legendre", "riemann"], typer.Option(help="Quadrature rule.")
 ]
 Steps = Annotated[int | None, typer.Option("--n-steps", help="Nodes of a fixed rule.")]
-Tol = Annotated[float, typer.Option(help="Error bound of the adaptive rule.")]
+Tol = Annotated[
+    float | None, typer.Option(help="Error bound of the adaptive rule; default 1e-3 in float32.")
+]
 Tau = Annotated[float, typer.Option(help="Saliency threshold, a share: 0.10 is 10 %.")]
 Beta = Annotated[float, typer.Option(help="Consistency threshold, a share of the questions.")]
 Style = Annotated[
@@ -72,10 +75,27 @@ Rows = Annotated[int | None, typer.Option("--batch-size", help="Most rows a forw
 def main() -> None:
     """Run the command; what a user got wrong is one line and exit status 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("kb-lens: interrupted; the same command goes on from here.", err=True)
+        raise SystemExit(130) from None
+    except torch.OutOfMemoryError as error:
+        _fail("out of memory: a smaller --batch-size, or bfloat16, takes less.", error)
     except (ValueError, OSError) as error:
-        typer.echo(f"kb-lens: error: {' '.join(str(error).split())}", err=True)
-        raise SystemExit(2) from error
+        _fail(str(error), error)
+    except Exception as error:
+        explain = getattr(error, "format_message", None)  # the command line's own complaints
+        if explain is None:
+            raise
+        _fail(explain(), error)
+    else:
+        raise SystemExit(status or 0)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    if message:
+        typer.echo(f"kb-lens: error: {' '.join(message.split())}", err=True)
+    raise SystemExit(2) from error
 
 
 @app.command()
@@ -90,7 +110,7 @@ def run(
     site: Site = "post",
     rule: Rule = "adaptive",
     n_steps: Steps = None,
-    tol: Tol = 1e-3,
+    tol: Tol = None,
     tau: Tau = 0.10,
     beta: Beta = 0.10,
     answer_style: Style = "model",
@@ -106,16 +126,14 @@ def run(
     """The whole job: find neurons, enhance them, measure before and after, draw."""
     settings = _settings(locals())
     factors = lam or [2.0, 3.0]
-    for factor in factors:
-        check_factor(factor)
-    log = RunLog(_arguments(locals()) | {"lam": factors})
-    log.check(out, overwrite=overwrite)
+    log = RunLog(out, "run", _arguments(locals()) | {"lam": factors}, overwrite)
+    log.check()
+    _check(settings, factors)
     asked = _questions(questions, bank)
     chosen = _available(benchmarks, limit, protocol, data_dir, seed)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
-    log.note_model(bridge)
-    log.write(out)
+    log.begin(bridge)
     with log.stage("identify"):
         found = _identify(bridge, out, asked, settings)
     results: dict[str, list[EvaluationResult]] = {}
@@ -123,14 +141,14 @@ def run(
         with log.stage(f"evaluate: {condition.name}"):
             typer.echo(f"\nEvaluating: {condition.name}")
             folder = out / "evaluations" / condition.name
-            results[condition.name] = pipeline.measure(bridge, condition, chosen, folder)
-    summary = pipeline.summarize(results)
+            results[condition.name] = pipeline.measure(bridge, condition, chosen, folder, seed=seed)
+    summary = pipeline.summarize(results, seed=seed)
     summary.to_csv(out / "summary.csv", index=False)
+    terminal.show_summary(summary, chosen)
     with log.stage("figures"):
         drawn = make_all(found.attributions, found.sets, results, found.knowledge)
         _write(drawn, out / "figures")
-    log.write(out)
-    terminal.show_summary(summary, chosen)
+    log.write()
     typer.echo(f"\n{found.knowledge.verdict()}\nEverything is in {out}")
 
 
@@ -143,7 +161,7 @@ def identify(
     site: Site = "post",
     rule: Rule = "adaptive",
     n_steps: Steps = None,
-    tol: Tol = 1e-3,
+    tol: Tol = None,
     tau: Tau = 0.10,
     beta: Beta = 0.10,
     answer_style: Style = "model",
@@ -156,16 +174,16 @@ def identify(
 ) -> None:
     """Find the know-bias neurons of a model."""
     settings = _settings(locals())
-    log = RunLog(_arguments(locals()))
-    log.check(out, overwrite=overwrite)
+    log = RunLog(out, "identify", _arguments(locals()), overwrite)
+    log.check()
+    _check(settings)
     asked = _questions(questions, bank)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
-    log.note_model(bridge)
-    log.write(out)
+    log.begin(bridge)
     with log.stage("identify"):
         _identify(bridge, out, asked, settings)
-    log.write(out)
+    log.write()
     typer.echo(f"Written to {out}")
 
 
@@ -187,19 +205,20 @@ def evaluate(
     """Measure a model, with or without scaled neurons."""
     if (neurons is None) != (lam is None):
         raise ValueError("--neurons and --lam belong together: give both or neither.")
-    log = RunLog(_arguments(locals()))
-    log.check(out, overwrite=overwrite)
+    log = RunLog(out, "evaluate", _arguments(locals()), overwrite)
+    log.check()
+    if lam is not None:
+        check_factor(lam)
     chosen = _benchmarks(benchmarks, limit, protocol, data_dir, seed)
     condition = Condition("base")
     if neurons is not None and lam is not None:
         condition = Condition(f"lambda {lam:g}", NeuronSet.load(neurons), lam)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
-    log.note_model(bridge)
-    log.write(out)
+    log.begin(bridge)
     with log.stage("evaluate"):
-        results = pipeline.measure(bridge, condition, chosen, out)
-    log.write(out)
+        results = pipeline.measure(bridge, condition, chosen, out, seed=seed)
+    log.write()
     terminal.show_summary(pipeline.summarize({condition.name: results}), chosen)
     typer.echo(f"Written to {out}")
 
@@ -229,16 +248,16 @@ def doctor(
     overwrite: Overwrite = False,
 ) -> None:
     """Does the model answer the questions right, which the method presupposes?"""
-    log = RunLog(_arguments(locals()))
-    log.check(out, overwrite=overwrite)
+    log = RunLog(out, "doctor", _arguments(locals()), overwrite)
+    log.check()
+    asked = _questions(questions, bank)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
-    log.note_model(bridge)
-    log.write(out)
+    log.begin(bridge)
     with log.stage("ask"):
-        found = check_knowledge(bridge, _questions(questions, bank), answer_style=answer_style)
+        found = check_knowledge(bridge, asked, answer_style=answer_style)
     found.save(out / "knowledge.json")
-    log.write(out)
+    log.write()
     terminal.show_knowledge(found)
     _write({"knowledge": make_all(None, {}, knowledge=found)["knowledge"]}, out / "figures")
     typer.echo(f"\n{found.verdict()}\nWritten to {out}")
@@ -252,8 +271,19 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """A command's arguments, to be written into ``run.json`` and compared with it."""
-    hidden = ("settings", "overwrite", "out", "factor", "factors")
+    hidden = ("settings", "overwrite", "out", "factors", "device")
     return {key: value for key, value in values.items() if key not in hidden}
+
+
+def _check(settings: Mapping[str, Any], factors: Sequence[float] = ()) -> None:
+    """Refuse what would be refused only after long work."""
+    check_thresholds(settings["tau"], settings["beta"])
+    check_settings(**settings)
+    for factor in factors:
+        check_factor(factor)
+    names = [f"{factor:g}" for factor in factors]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--lam has a factor twice: {', '.join(names)}.")
 
 
 def _identify(
@@ -276,9 +306,12 @@ def _questions(n: int, bank: Path | None) -> list[Question]:
 def _benchmarks(
     names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
 ) -> list[Benchmark]:
+    chosen = [name.strip() for name in names.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"--benchmarks has a name twice: {names}.")
     return [
-        load_benchmark(name.strip(), limit=limit, protocol=protocol, data_dir=data_dir, seed=seed)
-        for name in names.split(",")
+        load_benchmark(name, limit=limit, protocol=protocol, data_dir=data_dir, seed=seed)
+        for name in chosen
     ]
 
 
@@ -292,7 +325,7 @@ def _available(
     for name in BENCHMARKS:
         try:
             found += _benchmarks(name, limit, protocol, data_dir, seed)
-        except ValueError as error:
+        except NoDataError as error:
             typer.echo(f"LEFT OUT: {name}. {error}", err=True)
     if not found:
         raise ValueError("no benchmark's data can be had: see above.")

@@ -18,6 +18,8 @@ from typing import Any
 import pandas as pd
 
 from kb_lens.benchmarks import Benchmark, formulas
+from kb_lens.files import write_text
+from kb_lens.models import model_name
 from kb_lens.scoring import option_logprobs
 from kb_lens.statistics import (
     DEFAULT_RESAMPLES,
@@ -119,7 +121,7 @@ def evaluate(
         benchmark=benchmark.name,
         protocol=benchmark.protocol,
         source=benchmark.source,
-        model=str(getattr(model.cfg, "model_name", "unknown")),
+        model=model_name(model),
         metrics=_metrics(benchmark.formulas, table, n_bootstrap, seed),
         items=table,
         n_bootstrap=n_bootstrap,
@@ -224,8 +226,11 @@ def save_results(
         content = _merged(_read_json(path), content, path)
     (path.parent / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
     for result in results:
-        result.items.to_parquet(_items_path(path.parent, result.benchmark), index=False)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        items = _items_path(path.parent, result.benchmark)
+        part = items.with_name(f"{items.name}.{os.getpid()}.part")
+        result.items.to_parquet(part, index=False)
+        part.replace(items)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return path
 
 

@@ -131,7 +131,7 @@ async def _rendered(
                     images[f"{name}.{extension}"] = image
     except ChromeNotFoundError:
         return images, INSTALL
-    except (RuntimeError, OSError, TimeoutError) as error:
+    except Exception as error:  # kaleido's and the browser's errors have no common base
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return images, f"{trouble} ({lines[0]})"
     return images, ""

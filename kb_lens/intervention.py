@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kb_lens.models import site_hooks
+from kb_lens.models import model_name, site_hooks
 from kb_lens.neurons import NeuronSet
 
 Positions = Literal["all", "last"]
@@ -44,8 +44,8 @@ def scale_neurons(
         The model.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, `lam` is not finite, or
-            `positions` is unknown.
+        ValueError: If the set is empty or belongs to another model, `lam` is not finite,
+            `positions` is unknown, or the model did not run in the block.
     """
     if positions not in get_args(Positions):
         raise ValueError(f"positions is {positions!r}: allowed are 'all' and 'last'.")
@@ -68,8 +68,11 @@ def scale_neurons(
         )
     with model.hooks(fwd_hooks=hooks):
         yield model
-    if fired and (silent := [name for name, _ in hooks if name not in fired]):
-        raise RuntimeError(f"the hook {silent[0]!r} never fired: its neurons were not scaled.")
+    if silent := [name for name, _ in hooks if name not in fired]:
+        raise ValueError(
+            f"the hook {silent[0]!r} never fired: {model_name(model)} did not run in this "
+            "block, or runs past that layer. Run this very model inside the block."
+        )
 
 
 def check_factor(lam: float) -> None:

@@ -2,7 +2,7 @@
 
 The method presupposes a model that answers the bank right. Raw accuracy hides one that always
 gives the same answer, so balanced accuracy and AUC are reported, with the share of probability
-that falls on yes and no at all (METHOD: Questions, and what can fool you).
+that falls on yes and no at all (README: does the model know?).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kb_lens.files import write_text
 from kb_lens.models import PromptTemplate, model_name
 from kb_lens.questions import Question
 
@@ -107,18 +108,15 @@ class Knowledge:
 
     @property
     def knows(self) -> bool:
-        """Whether the method's precondition holds."""
+        """Whether the method's precondition holds; False where one answer is right throughout."""
         total = self.summary().iloc[0]
         enough = (MIN_MASS, MIN_BALANCED_ACCURACY, MIN_AUC)
         got = (total["mass"], total["balanced_accuracy"], total["auc"])
-        return all(
-            pd.isna(value) or value >= least for value, least in zip(got, enough, strict=True)
-        )
+        return all(value >= least for value, least in zip(got, enough, strict=True))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answers as JSON."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "model": self.model,
             "spelling": asdict(self.spelling),
@@ -126,7 +124,7 @@ class Knowledge:
             "verdict": self.verdict(),
             "table": self.table.to_dict("records"),
         }
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Knowledge:
@@ -155,6 +153,12 @@ class Knowledge:
             f"{100 * total['mass']:.0f} % of the probability is on yes and no, spelled "
             f"{self.spelling.yes!r} and {self.spelling.no!r}."
         )
+        if np.isnan(total["auc"]):
+            return (
+                f"CANNOT BE TOLD. All right answers are the same, so a model that always says "
+                f"{common} cannot be told from one that knows. {figures} Ask questions of both "
+                "answers."
+            )
         if self.knows:
             return f"KNOWS. {figures} The method's precondition holds."
         return (

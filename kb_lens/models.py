@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = os.fspath(name)
+    target = _device(device)
     source = _checkpoint(name)
     try:
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -68,20 +71,29 @@ def load_model(
             source, dtype=dtype, attn_implementation="eager", **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"cannot load the model {name!r}: {_first_line(error)} Allowed: a hub name, a local "
             f"checkpoint folder, a .gguf file or {EMBEDDED_MODEL!r}."
         ) from error
     _fill_architectures(hf_model)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with _tokenizer_kept(tokenizer):
         bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
-            name, hf_model=hf_model.to(device), tokenizer=tokenizer, device=device, dtype=dtype
+            name, hf_model=hf_model.to(target), tokenizer=tokenizer, device=target, dtype=dtype
         )
     bridge.eval()
     bridge.requires_grad_(False)
     return bridge
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, if it is there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {str(device)!r} here: {_first_line(error)}") from error
 
 
 @contextmanager
@@ -192,16 +204,31 @@ def model_name(model: Any) -> str:
 def fingerprint(model: Any) -> str:
     """Sixteen hex digits that identify the model's weights.
 
-    Taken from every parameter's shape and 64 of its values, rounded to bfloat16, so that one
-    checkpoint has one fingerprint on every device and in float32 and bfloat16.
+    A checksum over every weight, rounded to bfloat16, so that one checkpoint has one fingerprint
+    on every device and in float32 and bfloat16, and a model whose weights were changed anywhere
+    has another. It is remembered as long as no parameter changes.
     """
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16)
-        digest.update(str(tuple(parameter.shape)).encode())
-        digest.update(sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parameters = list(model.parameters())
+    state = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+    if _FINGERPRINTS.get(model, (None, ""))[0] != state:
+        digest = hashlib.sha256()
+        for parameter in parameters:
+            digest.update(f"{tuple(parameter.shape)} {_checksum(parameter)} ".encode())
+        _FINGERPRINTS[model] = (state, digest.hexdigest()[:16])
+    return _FINGERPRINTS[model][1]
+
+
+_FINGERPRINTS: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def _checksum(parameter: Tensor, chunk: int = 1 << 22) -> int:
+    """A sum over the bits of every value, each weighted by its place."""
+    total = 0
+    for part in parameter.detach().reshape(-1).split(chunk):
+        bits = part.to(torch.bfloat16).view(torch.int16).long()
+        places = torch.arange(len(bits), device=bits.device) % 8191 + 1
+        total = (total * 31 + int((bits * places).sum())) % (1 << 61)
+    return total
 
 
 def site_hooks(model: Any, site: Site) -> tuple[str, ...]:
@@ -214,6 +241,7 @@ def site_hooks(model: Any, site: Site) -> tuple[str, ...]:
     if site not in ("post", "pre"):
         raise ValueError(f"unknown site {site!r}: allowed are 'post' and 'pre'.")
     config = getattr(getattr(model, "original_model", None), "config", None)
+    config = config.get_text_config() if config is not None else None
     for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
         if (getattr(config, key, None) or 0) > 1:
             raise ValueError(
@@ -228,7 +256,7 @@ def site_hooks(model: Any, site: Site) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The words around a question. The default is the paper's (METHOD: Questions)."""
+    """The words around a question. The default is the paper's."""
 
     system: str = "You are a useful assistant."
     """The system text; folded into the user's text where a chat template has no system role."""

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kb_lens.attribution import Attributions
+from kb_lens.files import write_text
 from kb_lens.models import Site, fingerprint, model_name
 
 _FORMAT = "kb_lens neurons 1"
@@ -132,7 +133,7 @@ class NeuronSet:
         joined = sets[0]
         for one in sets[1:]:
             joined = joined | one  # checks that they belong together
-        name = {1: "union", len(sets): "intersection"}.get(k, f"at least {k}")
+        name = {len(sets): "intersection", 1: "union"}.get(k, f"at least {k}")
         return replace(
             joined,
             neurons=tuple(neuron for neuron, count in counts.items() if count >= k),
@@ -169,12 +170,8 @@ class NeuronSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps({"format": _FORMAT, **fields}) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, json.dumps({"format": _FORMAT, **fields}) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronSet:

@@ -1,6 +1,6 @@
 """Gradients of the answer along the path from 0 to a layer's activations.
 
-Second step of the method (METHOD: Attribution). One layer's activations at the last position are
+Second step of the method (docs/attribution.md). One layer's activations at the last position are
 replaced by gamma * h, the other layers compute freely, and the objective is differentiated with
 respect to the replaced activations. Two ways to the same numbers:
 
@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
@@ -78,7 +79,7 @@ class Path(Protocol):
     """Values and gradients of the objective at gamma * h, for one prompt."""
 
     activations: Float[Tensor, "layer d_mlp"]
-    """The clean activations h at the last position, float32."""
+    """The clean activations h at the last position, float32, on the CPU as all results."""
     value: float
     """The objective of the unchanged model."""
 
@@ -106,7 +107,7 @@ class PerLayerPath:
                 tokens, names_filter=lambda name: name in self._names
             )
         self._h = [cache[name].reshape(-1, cache[name].shape[-1])[-1] for name in self._names]
-        self.activations = torch.stack(self._h).float()
+        self.activations = torch.stack(self._h).float().cpu()
         self.value = float(objective.value(logits[:, -1].float()))
 
     def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
@@ -177,7 +178,7 @@ class JoinedPath:
             output = self._model.original_model(self._tokens, past_key_values=cache, use_cache=True)
         self._prefix = _SharedPrefix(cache, self._tokens.shape[1] - 1)
         self._clean_logits = output.logits[:, -1].float()
-        self.activations = torch.stack([seen[name] for name in self._names]).float()
+        self.activations = torch.stack([seen[name] for name in self._names]).float().cpu()
         self.value = float(self._objective.value(self._clean_logits))
 
     def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
@@ -326,17 +327,18 @@ class _SharedPrefix(DynamicCache):
             keys, values = keys[:, start:], values[:, start:]
         n_rows, n_heads, _, d_head = query.shape
         n_kv = key.shape[1]
-        grouped = query.reshape(n_rows, n_kv, n_heads // n_kv, d_head).transpose(0, 1)
-        flat = grouped.reshape(n_kv, -1, d_head)
+        grouped = rearrange(query, "row (kv group) 1 d -> kv row group d", kv=n_kv)
+        flat = rearrange(grouped, "kv row group d -> kv (row group) d")
         shared = (flat @ keys.mT).view(n_kv, n_rows, n_heads // n_kv, -1)
-        own = (grouped * key.transpose(0, 1)).sum(-1, keepdim=True)
+        own = (grouped * rearrange(key, "row kv 1 d -> kv row 1 d")).sum(-1, keepdim=True)
         scores = torch.cat([shared, own], -1) * (d_head**-0.5 if scaling is None else scaling)
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        mixed = pattern[..., :-1].reshape(n_kv, -1, keys.shape[1]) @ values
-        mixed = mixed.view(n_kv, n_rows, -1, d_head) + pattern[..., -1:] * value.transpose(0, 1)
-        return mixed.transpose(0, 1).reshape(n_rows, 1, n_heads, d_head), None
+        mixed = rearrange(pattern[..., :-1], "kv row group pos -> kv (row group) pos") @ values
+        mixed = mixed.view(n_kv, n_rows, -1, d_head)
+        mixed = mixed + pattern[..., -1:] * rearrange(value, "row kv 1 d -> kv row 1 d")
+        return rearrange(mixed, "kv row group d -> row 1 (kv group) d"), None
 
 
 @contextmanager

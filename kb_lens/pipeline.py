@@ -6,22 +6,20 @@ under the same settings does not repeat it: a run that was interrupted goes on.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from kb_lens.attribution import Attributions, attribute
-from kb_lens.benchmarks import Benchmark
-from kb_lens.evaluation import EvaluationResult, compare, evaluate, load_results, save_results
+from kb_lens.attribution import Attributions, attribute, check_settings
+from kb_lens.benchmarks import Benchmark, formulas
+from kb_lens.evaluation import EvaluationResult, compare, evaluate, save_results
 from kb_lens.intervention import Positions, scale_neurons
 from kb_lens.knowledge import AnswerStyle, Knowledge, check_knowledge
-from kb_lens.models import model_name
 from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
 from kb_lens.questions import Question
 
@@ -84,6 +82,9 @@ def identify(
     if aggregation not in get_args(Aggregation):
         allowed = ", ".join(get_args(Aggregation))
         raise ValueError(f"aggregation is {aggregation!r}: allowed are {allowed}.")
+    if aggregation == "at-least-two" and len({question.dimension for question in questions}) < 2:
+        raise ValueError("aggregation is 'at-least-two', but the questions have one dimension.")
+    check_settings(**options)
     template, progress = options.get("template"), options.get("progress", True)
     found = check_knowledge(
         model, questions, template=template, answer_style=answer_style, progress=progress
@@ -163,6 +164,7 @@ def measure(
     benchmarks: Sequence[Benchmark],
     folder: str | os.PathLike[str],
     *,
+    seed: int = 0,
     progress: bool = True,
 ) -> list[EvaluationResult]:
     """Evaluate one condition on all benchmarks; results that are there already are kept.
@@ -172,68 +174,76 @@ def measure(
         condition: What is done to it.
         benchmarks: What is measured.
         folder: Where ``results.json`` and ``items/`` are.
+        seed: Of the bootstrap.
         progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: If the folder has results of another model or intervention.
     """
-    kept = _kept(folder, model, condition, benchmarks)
-    scaled = (
-        nullcontext()
-        if condition.neurons is None
-        else scale_neurons(
-            model, condition.neurons, lam=condition.lam, positions=condition.positions
-        )
-    )
-    with scaled:
-        for benchmark in benchmarks:
-            if benchmark.name not in kept:
-                result = evaluate(model, benchmark, progress=progress)
-                save_results(folder, [result], intervention=condition.describe())
-                kept[benchmark.name] = result
+    kept = _kept(folder, benchmarks, seed)
+    missing = [benchmark for benchmark in benchmarks if benchmark.name not in kept]
+    with _scaled(model, condition) if missing else nullcontext():
+        for benchmark in missing:
+            result = evaluate(model, benchmark, progress=progress, seed=seed)
+            save_results(folder, [result], intervention=condition.describe())
+            kept[benchmark.name] = result
     return [kept[benchmark.name] for benchmark in benchmarks]
 
 
+def _scaled(model: Any, condition: Condition) -> AbstractContextManager[Any]:
+    if condition.neurons is None:
+        return nullcontext()
+    return scale_neurons(model, condition.neurons, lam=condition.lam, positions=condition.positions)
+
+
 def _kept(
-    folder: str | os.PathLike[str],
-    model: Any,
-    condition: Condition,
-    benchmarks: Sequence[Benchmark],
+    folder: str | os.PathLike[str], benchmarks: Sequence[Benchmark], seed: int
 ) -> dict[str, EvaluationResult]:
-    """Results of the same condition on the same items."""
-    path = Path(folder) / "results.json"
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if (content["model"], content["intervention"]) != (model_name(model), condition.describe()):
-        path.unlink()
-        return {}
-    found = load_results(folder)
-    return {
-        benchmark.name: found[benchmark.name]
-        for benchmark in benchmarks
-        if benchmark.name in found
-        and found[benchmark.name].protocol == benchmark.protocol
-        and list(found[benchmark.name].items["item"]) == list(benchmark.items["item"])
-    }
+    """Results on the same items that are there whole."""
+    kept = {}
+    for benchmark in benchmarks:
+        try:
+            found = EvaluationResult.load(folder, benchmark.name)
+        except (ValueError, OSError):  # none, or damaged: measured again
+            continue
+        same = (found.protocol, found.seed) == (benchmark.protocol, seed)
+        if same and list(found.items["item"]) == list(benchmark.items["item"]):
+            kept[benchmark.name] = found
+    return kept
 
 
-def summarize(results: Mapping[str, Sequence[EvaluationResult]]) -> pd.DataFrame:
+def summarize(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0) -> pd.DataFrame:
     """The headline metrics of every condition, and each one's paired difference from the first.
+
+    Args:
+        results: Condition -> its results, the base first.
+        seed: Of the paired bootstrap.
 
     Returns:
         One row a benchmark, metric and condition: value, low, high, n, and for all conditions but
-        the first difference, difference_low, difference_high.
+        the first difference, difference_low, difference_high. The last two metrics of a benchmark
+        are the shares of items that moved, each way by itself; they have a difference alone.
     """
     first, *others = results
     rows = []
     for place, base in enumerate(results[first]):
         changes = {name: compare(base, results[name][place]).set_index("metric") for name in others}
-        for metric in HEADLINE.get(base.benchmark, tuple(base.metrics)):
+        for metric in (*HEADLINE.get(base.benchmark, base.metrics), *flip_names(base)):
             for condition, measured in results.items():
                 row = {"benchmark": base.benchmark, "metric": metric, "condition": condition}
-                row |= asdict(measured[place].metrics[metric])
+                if metric in base.metrics:
+                    row |= asdict(measured[place].metrics[metric])
                 if condition in changes:
                     change = changes[condition].loc[metric]
+                    row["n"] = int(change["n"])
                     row["difference"] = change["difference"]
                     row["difference_low"] = change["low"]
                     row["difference_high"] = change["high"]
-                rows.append(row)
+                if len(row) > 3:
+                    rows.append(row)
     return pd.DataFrame(rows)
+
+
+def flip_names(result: EvaluationResult) -> tuple[str, ...]:
+    """The names of a benchmark's two directions in which items can move."""
+    return formulas(result.benchmark, result.protocol).flips[1:]

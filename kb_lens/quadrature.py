@@ -1,6 +1,6 @@
 """Quadrature on [0, 1]: the rules that integrate gradients along the path from 0 to h.
 
-Second step of the method (METHOD: Attribution). ``riemann`` is what the authors' release does;
+Second step of the method (docs/attribution.md). ``riemann`` is what the authors' release does;
 the adaptive rule estimates its error and spends nodes only where the integrand is steep, which is
 nearly always in the first layer.
 """

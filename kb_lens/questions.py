@@ -54,7 +54,7 @@ class Question:
 
 
 def load_questions(
-    n: int | None = 45,
+    n: int | Literal["default"] | None = "default",
     *,
     dimension: str | Iterable[str] | None = None,
     kind: str | Iterable[str] | None = None,
@@ -67,8 +67,8 @@ def load_questions(
     ``dimension="gender"`` alone has three cells.
 
     Args:
-        n: How many; None for all. The default of 45 is 5 concepts a cell. With a filter on
-            dimension or kind and the default `n`, the part of the default 45 that passes it.
+        n: How many; None for all. The default is 5 concepts a cell: 45 of the whole bank, 15 of
+            one dimension.
         dimension: One dimension or several; default all in the bank.
         kind: One kind or several; default all three.
         path: A CSV file of your own (or several): the bank's columns, or the columns of the
@@ -85,8 +85,7 @@ def load_questions(
     cells = _cells(questions, _asked(dimension), _asked(kind))
     if n is None:
         return [question for cell in cells for question in cell]
-    whole_bank = dimension is None and kind is None
-    share = n / len(cells) if whole_bank or n != 45 else 5
+    share = 5 if n == "default" else n / len(cells)
     smallest = min(len(cell) for cell in cells)
     if share != int(share) or not 1 <= share <= smallest:
         raise ValueError(
@@ -198,18 +197,18 @@ def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]
     """The release's format has no kind: each dimension's thirds are the three kinds, in order."""
     totals: dict[str, int] = {}
     for _, row in rows:
-        totals[row["bias_cat"] or ""] = totals.get(row["bias_cat"] or "", 0) + 1
+        totals[_dimension(row)] = totals.get(_dimension(row), 0) + 1
     places = {dimension: count() for dimension in totals}
     questions = []
     for number, row in rows:
-        dimension = (row["bias_cat"] or "").strip()
-        if totals[row["bias_cat"] or ""] % 3:
+        dimension = _dimension(row)
+        if totals[dimension] % 3:
             raise ValueError(
                 f"'{path}': {totals[dimension]} rows of {dimension!r}. The release's format has "
                 "three equal blocks a dimension: causal rejection, recognition, judgment."
             )
-        place = next(places[row["bias_cat"] or ""])
-        kind = KINDS[place * 3 // totals[row["bias_cat"] or ""]]
+        place = next(places[dimension])
+        kind = KINDS[place * 3 // totals[dimension]]
         fields = {
             "id": f"release-{dimension}-{place}",
             "dimension": dimension,
@@ -223,3 +222,7 @@ def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]
                 raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
         questions.append(_build(path, number, fields))
     return questions
+
+
+def _dimension(row: Mapping[str, str | None]) -> str:
+    return (row["bias_cat"] or "").strip()

@@ -17,10 +17,16 @@ from typing import Any
 
 from kb_lens.attribution import Attributions
 from kb_lens.evaluation import EvaluationResult, load_results
+from kb_lens.files import write_text
 from kb_lens.knowledge import Knowledge
 from kb_lens.models import fingerprint, model_name
 from kb_lens.neurons import NeuronSet
 
+WRITTEN = (
+    *("attributions.safetensors", "neurons.json", "knowledge.json", "summary.csv", "results.json"),
+    *("neurons", "evaluations", "items", "figures"),
+)
+"""What a run writes and --overwrite removes; the attribution cache is keyed by its settings."""
 PACKAGES = ("kb-lens", "torch", "transformer-lens", "transformers", "plotly", "pandas", "numpy")
 
 
@@ -28,12 +34,69 @@ PACKAGES = ("kb-lens", "torch", "transformer-lens", "transformers", "plotly", "p
 class RunLog:
     """What ``run.json`` says: how a folder came about."""
 
+    folder: Path
+    """The folder of the run."""
+    command: str
+    """The command's name."""
     arguments: Mapping[str, Any]
     """The command's arguments."""
+    overwrite: bool = False
+    """Whether a run with other arguments may be replaced."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     model: dict[str, Any] = field(default_factory=dict)
     """The model's name, fingerprint and place."""
+
+    def check(self) -> None:
+        """Refuse a folder that holds another run. Nothing is changed.
+
+        Raises:
+            ValueError: Names the argument that differs.
+        """
+        before = self._before()
+        if self.overwrite or not before:
+            return
+        mine = {"command": self.command, **self._plain_arguments(), **self._weights()}
+        theirs = {"command": before["command"], **before["arguments"]}
+        theirs |= {key: before["model"].get(key) for key in self._weights()}
+        for key, value in mine.items():
+            if theirs.get(key) != value:
+                raise ValueError(
+                    f"'{self.folder}' holds a run with {key} {theirs.get(key)!r}, now {value!r}. "
+                    "Choose another --out, or --overwrite to replace it."
+                )
+
+    def begin(self, model: Any) -> None:
+        """Note the model, check again, empty the folder if it is to be replaced, write."""
+        self.model = {
+            "name": model_name(model),
+            "fingerprint": fingerprint(model),
+            "device": str(model.cfg.device),
+            "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        }
+        self.check()
+        if self.overwrite:
+            for name in WRITTEN:
+                path = self.folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.write()
+
+    def _weights(self) -> dict[str, Any]:
+        return {key: self.model[key] for key in ("fingerprint", "dtype") if key in self.model}
+
+    def _before(self) -> dict[str, Any] | None:
+        path = self.folder / "run.json"
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {key: content[key] for key in ("command", "arguments", "model")}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            if self.overwrite:
+                return None
+            raise ValueError(
+                f"'{path}' is damaged. Choose another --out, or --overwrite to replace the run."
+            ) from error
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,43 +105,13 @@ class RunLog:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
 
-    def note_model(self, model: Any) -> None:
-        """Write down which model ran, and where."""
-        self.model = {
-            "name": model_name(model),
-            "fingerprint": fingerprint(model),
-            "device": str(model.cfg.device),
-            "dtype": str(model.cfg.dtype).removeprefix("torch."),
-        }
-
-    def check(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Refuse a folder that holds a run with other arguments, or empty it of that run.
-
-        Raises:
-            ValueError: Names the argument that differs; nothing was changed.
-        """
-        path = Path(folder) / "run.json"
-        if not path.is_file():
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-        for key, value in self._plain_arguments().items():
-            if before.get(key, value) == value:
-                continue
-            if not overwrite:
-                raise ValueError(
-                    f"'{folder}' holds a run with {key} {before[key]!r}, now {value!r}. Choose "
-                    "another --out, or --overwrite to replace it."
-                )
-            for stale in ("evaluations", "neurons", "figures", "items"):
-                shutil.rmtree(Path(folder) / stale, ignore_errors=True)
-            (Path(folder) / "results.json").unlink(missing_ok=True)
-
     def _plain_arguments(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in self.arguments.items()}
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``run.json`` into the folder."""
+    def write(self) -> None:
+        """Write ``run.json``."""
         content = {
+            "command": self.command,
             "arguments": self._plain_arguments(),
             "model": self.model,
             "seconds": self.seconds,
@@ -87,9 +120,7 @@ class RunLog:
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
         }
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        path = Path(folder) / "run.json"
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:

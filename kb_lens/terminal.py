@@ -44,7 +44,7 @@ def show_summary(summary: pd.DataFrame, benchmarks: Sequence[Benchmark]) -> None
         if above and head != above:
             shown.add_section()
         names = ("", "") if head == above else head
-        value = _interval(row["value"], row["low"], row["high"])
+        value = "" if np.isnan(row["value"]) else _interval(row["value"], row["low"], row["high"])
         shown.add_row(*names, str(row["condition"]), value, _difference(row), str(row["n"]))
         above = head
     _console().print(shown)

@@ -7,22 +7,23 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 ALLOWED = {
+    "files": set(),
     "models": set(),
     "questions": set(),
     "statistics": set(),
-    "knowledge": {"models", "questions"},
+    "knowledge": {"files", "models", "questions"},
     "path_gradients": {"models"},
     "quadrature": {"path_gradients"},
     "attribution": {"knowledge", "models", "path_gradients", "quadrature", "questions"},
-    "neurons": {"attribution", "models"},
+    "neurons": {"attribution", "files", "models"},
     "intervention": {"models", "neurons"},
     "benchmarks": {"statistics"},
     "scoring": {"benchmarks", "models"},
-    "evaluation": {"benchmarks", "models", "scoring", "statistics"},
+    "evaluation": {"benchmarks", "files", "models", "scoring", "statistics"},
     "figures": {"attribution", "evaluation", "knowledge", "neurons", "plots"},
     "plots": {"attribution", "evaluation", "knowledge", "neurons", "questions", "statistics"},
     "export_figures": {"figures"},
-    "run_folder": {"attribution", "evaluation", "knowledge", "models", "neurons"},
+    "run_folder": {"attribution", "evaluation", "files", "knowledge", "models", "neurons"},
     "pipeline": {
         "attribution",
         "benchmarks",

@@ -36,6 +36,7 @@ from kb_lens.statistics import Metric
 
 YES_NO = Spelling("Yes", "No", 1, 2)
 SETTINGS = Settings(
+    dtype="float32",
     model="tiny",
     fingerprint="f",
     site="post",

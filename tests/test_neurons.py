@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kb_lens as kb
@@ -24,6 +24,7 @@ SETTINGS = Settings(
     engine="joined",
     spelling=Spelling("Yes", "No", 0, 1),
     template=kb.PromptTemplate(),
+    dtype="float32",
 )
 
 
@@ -50,6 +51,8 @@ def chosen(*pairs, **changes):
     return kb.NeuronSet(neurons=tuple(kb.Neuron(*pair) for pair in pairs), **(fields | changes))
 
 
+settings.register_profile("kb_lens", deadline=None)  # a busy machine is not a failure
+settings.load_profile("kb_lens")
 members = st.sets(st.tuples(st.integers(0, 3), st.integers(0, 7)))
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import pandas as pd
 
 from kb_lens.benchmarks import crows_pairs, openbookqa, stereoset
+from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.statistics import Formulas
 

@@ -90,6 +90,10 @@ class Sources:
     """Reads that file."""
 
 
+class NoDataError(ValueError):
+    """A benchmark's data is in none of the places where it is looked for."""
+
+
 def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tuple[list[Row], str]:
     """The rows of a benchmark from the first source that has them.
 
@@ -112,7 +116,7 @@ def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tupl
 def _from_folder(sources: Sources, folder: str | os.PathLike[str]) -> tuple[list[Row], str]:
     path = Path(folder).expanduser() / sources.file
     if not path.is_file():
-        raise ValueError(
+        raise NoDataError(
             f"data_dir '{os.fspath(folder)}' has no file for {sources.name}: expected '{path}'. "
             f"Put it there, or leave data_dir out to search {DATA_VARIABLE} and the hub."
         )
@@ -133,7 +137,7 @@ def _search(sources: Sources) -> tuple[list[Row], str]:
         if not isinstance(found, str):
             return found
         tried.append(found)
-    raise ValueError(
+    raise NoDataError(
         f"no data for {sources.name}. Tried: {'; '.join(tried)}. Put the authors' file at "
         f"<folder>/{sources.file} and pass data_dir=<folder> or set {DATA_VARIABLE}=<folder>."
     )
