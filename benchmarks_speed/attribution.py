@@ -1,6 +1,7 @@
 """Seconds a question for integrated gradients: kb_lens beside the ways that others compute it.
 
     python benchmarks_speed/attribution.py                 # side by side, about 7 minutes
+    python benchmarks_speed/attribution.py --site post     # kb_lens alone, at the default site
     python benchmarks_speed/attribution.py --growth        # time and memory as things grow
 
 All ways run in one process on one question after the other; compare the ratios, not the seconds.
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import kb_lens as kb
 from kb_lens import quadrature
-from kb_lens.models import site_hooks
+from kb_lens.models import Site, site_hooks
 from kb_lens.path_gradients import JoinedPath, Objective, PerLayerPath
 
 STEPS = 20
@@ -55,9 +56,9 @@ def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
-def joined(model: Any, tokens: Tensor, objective: Objective, rule: str) -> Tensor:
+def joined(model: Any, tokens: Tensor, objective: Objective, rule: str, site: Site) -> Tensor:
     """kb_lens: every layer and gamma in one pass."""
-    path = JoinedPath(model, tokens, objective, site="pre")
+    path = JoinedPath(model, tokens, objective, site=site)
     return path.activations * integrate(path, rule).gradients
 
 
@@ -144,21 +145,25 @@ def counted_flops(config: Any, nodes: Sequence[int], n_tokens: int) -> float:
     return 4 * (passes * block + unembed) + 2 * n_tokens * n_layers * block
 
 
-def side_by_side(n_questions: int) -> None:
-    """Print the table of the ways; the peers run one question each."""
+def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
+    """Print the table of the ways; the peers run one question each, at site pre."""
     model: Any = kb.load_model()
     checkpoint = model.original_model.config.name_or_path
     hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)  # as the release loads it
     work = prompts(model, n_questions)
-    references = [reference(model, *one) for one in work]
-    joined(model, *work[0], "riemann")  # warm
+    references = [reference(model, *one, site) for one in work]
+    joined(model, *work[0], "riemann", site)  # warm
     ways: dict[str, tuple[Callable[[Tensor, Objective], Tensor], int]] = {
-        "kb_lens, 20 points": (lambda t, o: joined(model, t, o, "riemann"), n_questions),
-        "kb_lens, adaptive": (lambda t, o: joined(model, t, o, "adaptive"), n_questions),
+        "kb_lens, 20 points": (lambda t, o: joined(model, t, o, "riemann", site), n_questions),
+        "kb_lens, adaptive": (lambda t, o: joined(model, t, o, "adaptive", site), n_questions),
+    }
+    others: dict[str, tuple[Callable[[Tensor, Objective], Tensor], int]] = {
         "TransformerLens hooks, a layer at a time": (lambda t, o: per_layer(model, t, o), 1),
         "captum IntegratedGradients": (lambda t, o: with_captum(model, t, o), 1),
         "the release's algorithm, batch 1": (lambda t, o: release(hf_model, t, o), 1),
     }
+    if peers:
+        ways |= others
     results = {}
     for name, (way, n) in ways.items():
         runs = [timed(lambda one=one, way=way: way(*one)) for one in work[:n]]
@@ -204,9 +209,9 @@ def jaccard(a: Tensor, b: Tensor) -> float:
     return int((a & b).sum()) / int((a | b).sum())
 
 
-def reference(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
+def reference(model: Any, tokens: Tensor, objective: Objective, site: Site) -> Tensor:
     """Converged scores: 512 Gauss nodes in each layer."""
-    path = JoinedPath(model, tokens, objective, site="pre")
+    path = JoinedPath(model, tokens, objective, site=site)
     return path.activations * quadrature.fixed(path, "gauss-legendre", 512).gradients
 
 
@@ -235,8 +240,8 @@ def growth() -> None:
 
 def warm_seconds(model: Any, tokens: Tensor) -> float:
     """Seconds of the adaptive default on one prompt, the second time."""
-    joined(model, tokens, Objective(5, 6), "adaptive")
-    return timed(lambda: joined(model, tokens, Objective(5, 6), "adaptive"))[0]
+    joined(model, tokens, Objective(5, 6), "adaptive", "post")
+    return timed(lambda: joined(model, tokens, Objective(5, 6), "adaptive", "post"))[0]
 
 
 def random_llama(like: Any, n_layers: int, d_model: int) -> Any:
@@ -270,5 +275,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--growth", action="store_true", help="time and memory as things grow")
     parser.add_argument("--questions", type=int, default=5, help="for kb_lens; the peers run one")
+    parser.add_argument("--site", choices=("post", "pre"), help="kb_lens alone, at this site")
     given = parser.parse_args()
-    growth() if given.growth else side_by_side(given.questions)
+    if given.growth:
+        growth()
+    else:
+        side_by_side(given.questions, given.site or "pre", peers=given.site is None)

@@ -218,3 +218,40 @@ def test_completeness_on_the_embedded_model(embedded):
     assert (found.relative_gap < 1e-3).all()
     assert (found.error <= 1e-3).all()
     assert found.nodes[:, 0].min() > found.nodes[:, 5].max(), "layer 0 is the steep one"
+
+
+def test_a_prompt_that_is_not_covered_runs_layer_by_layer(llama, questions, monkeypatch):
+    real, seen = attribution.JoinedPath.__call__, []
+
+    def uncovered(self, nodes):
+        seen.append(nodes)
+        if len(seen) == 3:  # the probe, the first question, then this
+            raise attribution.UncoveredError("off by 1")
+        return real(self, nodes)
+
+    settings = {"rule": "riemann", "n_steps": 4, "progress": False}
+    whole = kb.attribute(llama, questions[:2], **settings)
+    monkeypatch.setattr(attribution.JoinedPath, "__call__", uncovered)
+    with pytest.warns(UserWarning, match="off by 1; run layer by layer"):
+        found = kb.attribute(llama, questions[:2], **settings)
+    assert (found.scores - whole.scores).norm() < 1e-4 * whole.scores.norm()
+
+
+def test_half_precision_has_a_tolerance_of_its_own(questions, tmp_path):
+    exact = kb.attribute(tiny_bridge("gpt2"), questions[:1], cache_dir=tmp_path, progress=False)
+    model = tiny_bridge("gpt2")
+    model.to(torch.bfloat16)
+    model.cfg.dtype = torch.bfloat16
+    rough = kb.attribute(model, questions[:1], cache_dir=tmp_path, progress=False)
+    assert (exact.settings.tol, rough.settings.tol) == (1e-3, 2e-2)
+    assert rough.scores.dtype == torch.float32
+    assert torch.cosine_similarity(rough.scores.flatten(), exact.scores.flatten(), dim=0) > 0.98
+    assert not torch.equal(rough.scores, exact.scores), "not served from the float32 run"
+
+
+def test_scores_that_overflow_are_not_kept(questions, tmp_path):
+    model = tiny_bridge("gpt2")
+    hook = ("blocks.1.hook_out", lambda residual, hook: residual * float("inf"))
+    with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="not finite"):
+        kb.attribute(model, questions[:1], engine="per-layer", cache_dir=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

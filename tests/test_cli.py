@@ -178,6 +178,11 @@ def test_doctor(monkeypatch, tmp_path, folder, bank, capsys):
         (("evaluate", "MODEL", "--limit", 0), "limit must be a whole number of at least 1"),
         (("evaluate", "MODEL", "--data-dir", "/none"), "/none"),
         (("run", "MODEL", "--lam", "nan"), "lam is nan: allowed is any finite number"),
+        (("identify", "MODEL", "--device", "gpu"), "no device 'gpu' here"),
+        (("identify", "MODEL", "--site", "mid"), "Invalid value for '--site'"),
+        (("identify", "MODEL", "--nope"), "No such option: --nope"),
+        (("run", "MODEL", "--lam", 2, "--lam", 2), "--lam has a factor twice: 2, 2"),
+        (("evaluate", "MODEL", "--benchmarks", "stereoset,stereoset"), "has a name twice"),
         (("figures", "none"), "'none' has no results"),
     ],
 )
@@ -231,6 +236,8 @@ def test_the_whole_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     conditions = ["base", "lambda 2", "lambda 3", "random lambda 2", "random lambda 3"]
     assert list(dict.fromkeys(summary["condition"])) == conditions
     assert summary.loc[summary["condition"] == "base", "difference"].isna().all()
+    flips = summary[summary["metric"] == "to_stereotype"]
+    assert set(flips["condition"]) == set(conditions) - {"base"}
     assert summary.loc[summary["condition"] != "base", "difference"].notna().all()
     assert {"before_after", "attribution_heatmap", "upset", "knowledge"} <= {
         path.stem for path in (out / "figures").glob("*.html")
@@ -256,3 +263,47 @@ def test_a_benchmark_without_data_is_named(monkeypatch, tmp_path, folder, bank, 
     assert call(monkeypatch, *arguments) == 0
     assert "LEFT OUT: crows_pairs." in capsys.readouterr().err
     assert set(pd.read_csv(out / "summary.csv")["benchmark"]) == {"stereoset"}
+
+
+def test_a_mistake_with_overwrite_loses_nothing(monkeypatch, tmp_path, folder, bank, capsys):
+    out = tmp_path / "found"
+    assert call(monkeypatch, "identify", folder, "--bank", bank, *FAST, "--out", out) == 0
+    before = sorted(path.name for path in out.rglob("*"))
+    assert call(monkeypatch, "identify", "no/such-model", "--out", out, "--overwrite") == 2
+    assert sorted(path.name for path in out.rglob("*")) == before
+
+
+def test_another_command_does_not_take_a_folder_over(monkeypatch, tmp_path, folder, bank, capsys):
+    out = tmp_path / "found"
+    assert call(monkeypatch, "identify", folder, "--bank", bank, *FAST, "--out", out) == 0
+    assert call(monkeypatch, "doctor", folder, "--bank", bank, "--out", out) == 2
+    assert "holds a run with command 'identify', now 'doctor'" in capsys.readouterr().err
+
+
+def test_a_retrained_checkpoint_is_another_model(monkeypatch, tmp_path, bank, capsys):
+    model, out = tmp_path / "model", tmp_path / "found"
+    tiny_tokenizer().save_pretrained(model)
+    tiny_hf_model(seed=0).save_pretrained(model)
+    assert call(monkeypatch, "doctor", model, "--bank", bank, "--out", out) == 0
+    tiny_hf_model(seed=1).save_pretrained(model)
+    assert call(monkeypatch, "doctor", model, "--bank", bank, "--out", out) == 2
+    assert "holds a run with fingerprint" in capsys.readouterr().err
+
+
+def test_a_malformed_data_file_stops_the_run(monkeypatch, tmp_path, folder, bank, data, capsys):
+    bad = tmp_path / "data" / "stereoset"
+    bad.mkdir(parents=True)
+    (bad / "dev.jsonl").write_text("{not json")
+    arguments = ("run", folder, "--bank", bank, "--data-dir", tmp_path / "data")
+    assert call(monkeypatch, *arguments, "--out", tmp_path / "out") == 2
+    assert "line 1: not JSON" in capsys.readouterr().err
+
+
+def test_damaged_results_are_measured_again(monkeypatch, tmp_path, folder, data):
+    out = tmp_path / "base"
+    arguments = ("evaluate", folder, "--data-dir", data, "--benchmarks", "stereoset", "--out", out)
+    assert call(monkeypatch, *arguments) == 0
+    before = load_results(out)["stereoset"]
+    (out / "items" / "stereoset.parquet").write_bytes(b"damaged")
+    assert call(monkeypatch, *arguments) == 0
+    pd.testing.assert_frame_equal(load_results(out)["stereoset"].items, before.items)

@@ -125,3 +125,11 @@ def test_bad_arguments(model):
         kb.scale_neurons(model, neurons - neurons, lam=2).__enter__()
     with pytest.raises(ValueError, match="these neurons belong to"):
         kb.scale_neurons(tiny_bridge("llama", seed=9), neurons, lam=2).__enter__()
+
+
+def test_a_block_in_which_the_model_did_not_run(model):
+    with (
+        pytest.raises(ValueError, match="never fired"),
+        kb.scale_neurons(model, some_neurons(model), lam=2),
+    ):
+        tiny_bridge("llama")(TOKENS)

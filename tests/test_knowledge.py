@@ -98,3 +98,9 @@ def test_the_embedded_model_does_not_know(embedded):
     assert found.summary().iloc[0]["said_no"] == 100
     assert found.spelling.yes == "Yes"
     assert torch.isfinite(torch.tensor(found.table["mass"].to_numpy())).all()
+
+
+def test_one_answer_throughout_cannot_tell():
+    found = _made([0.8, 0.8], [0.1, 0.1], ["yes", "yes"])
+    assert not found.knows
+    assert found.verdict().startswith("CANNOT BE TOLD.")

@@ -142,3 +142,20 @@ def test_the_embedded_model_answers(embedded):
     ids = [embedded.tokenizer(word)["input_ids"][0] for word in ("Yes", "No")]
     assert embedded.cfg.n_layers == 30
     assert probabilities[ids].sum() > 0.3
+
+
+def test_a_fingerprint_sees_a_change_anywhere():
+    """Folding scales some columns of one matrix; a sample of the weights would miss it."""
+    model = tiny_bridge("llama")
+    before = fingerprint(model)
+    weight = model.original_model.model.layers[1].mlp.down_proj.weight
+    with torch.no_grad():
+        weight[:, 7] *= 2
+        assert fingerprint(model) != before
+        weight[:, 7] /= 2
+    assert fingerprint(model) == before
+
+
+def test_a_device_that_is_not_there(folder):
+    with pytest.raises(ValueError, match="no device 'gpu' here"):
+        kb.load_model(folder, device="gpu")
