@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kb_lens import quadrature
+from kb_lens.files import moved_whole
 from kb_lens.knowledge import AnswerStyle, Knowledge, Spelling, check_knowledge
 from kb_lens.models import PromptTemplate, Site, fingerprint, model_name, site_hooks
 from kb_lens.path_gradients import (
@@ -45,6 +46,7 @@ Rule = Literal["adaptive", "gauss-legendre", "riemann"]
 Engine = Literal["auto", "joined", "per-layer"]
 _TENSORS = ("scores", "answer_prob", "output_change", "completeness_gap", "error", "nodes")
 _FORMAT = "kb_lens attributions 1"
+_PER_LAYER_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,13 @@ class Attributions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with questions and settings as JSON in its header."""
-        path = FilePath(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "format": _FORMAT,
             "settings": json.dumps(asdict(self.settings)),
             "questions": json.dumps([asdict(question) for question in self.questions]),
         }
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, part, header)
-        part.replace(path)
+        with moved_whole(path) as part:
+            save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, part, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attributions:
@@ -231,7 +230,6 @@ def attribute(
     asked = knowledge or check_knowledge(
         model, questions, template=template, answer_style=answer_style, progress=progress
     )
-    chosen = _choose_engine(model, questions[0], template, asked.spelling, site, engine)
     settings = Settings(
         model=model_name(model),
         fingerprint=fingerprint(model),
@@ -241,18 +239,19 @@ def attribute(
         n_steps=None if rule == "adaptive" else n_steps or 20,
         tol=_tolerance(model, tol) if rule == "adaptive" else None,
         objective=objective,
-        engine=chosen,
+        engine=engine,
         spelling=asked.spelling,
         template=template,
     )
-    rows = batch_size or _default_rows(model, chosen)
+    settings = replace(settings, engine=_choose_engine(model, questions[0], settings))
+    rows = batch_size or _default_rows(model, settings.engine)
     store = _Store(cache_dir)
     results = []
     for question in tqdm(questions, desc="attributing", unit="question", disable=not progress):
         tokens = template.tokens(model, question.text)
         found = store.read(settings, question, tokens)
         if found is None:
-            found = _attribute_one(model, question, settings, rows)
+            found = _attribute_one(model, question, tokens, settings, rows)
             _check_finite(found["scores"], question)
             store.write(settings, question, tokens, found)
         results.append(found)
@@ -299,13 +298,16 @@ def _tolerance(model: Any, tol: float | None) -> float:
 
 
 def _attribute_one(
-    model: Any, question: Question, settings: Settings, rows: int
+    model: Any, question: Question, tokens: Tensor, settings: Settings, rows: int
 ) -> dict[str, Tensor]:
     try:
-        path, integral = _integrate(model, question, settings, rows, settings.engine)
+        path = _path(model, question, tokens, settings, rows)
+        integral = _integrate(path, settings)
     except UncoveredError as error:
         warnings.warn(f"{question.text!r}: {error}; run layer by layer.", stacklevel=2)
-        path, integral = _integrate(model, question, settings, 32, "per-layer")
+        plain = replace(settings, engine="per-layer")
+        path = _path(model, question, tokens, plain, _PER_LAYER_ROWS)
+        integral = _integrate(path, plain)
     scores = path.activations * integral.gradients
     change = path.value - integral.at_zero
     return {
@@ -318,60 +320,32 @@ def _attribute_one(
     }
 
 
-def _integrate(
-    model: Any, question: Question, settings: Settings, rows: int, engine: str
-) -> tuple[Path, quadrature.Integral]:
-    path = _path(
-        model,
-        question,
-        settings.template,
-        settings.spelling,
-        settings.site,
-        engine,
-        settings.objective,
-        rows,
-    )
+def _path(model: Any, question: Question, tokens: Tensor, settings: Settings, rows: int) -> Path:
+    objective = Objective(*settings.spelling.tokens(question.answer), settings.objective)
+    way = PerLayerPath if settings.engine == "per-layer" else JoinedPath
+    return way(model, tokens, objective, site=settings.site, max_rows=rows)
+
+
+def _integrate(path: Path, settings: Settings) -> quadrature.Integral:
     if settings.rule == "adaptive":
-        return path, quadrature.adaptive(path, cast(float, settings.tol))
-    return path, quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
+        return quadrature.adaptive(path, cast(float, settings.tol))
+    return quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
 
 
-def _path(
-    model: Any,
-    question: Question,
-    template: PromptTemplate,
-    spelling: Spelling,
-    site: Site,
-    engine: str,
-    kind: ObjectiveKind,
-    rows: int,
-) -> Path:
-    right, wrong = spelling.tokens(question.answer)
-    tokens = template.tokens(model, question.text)
-    way = JoinedPath if engine == "joined" else PerLayerPath
-    return way(model, tokens, Objective(right, wrong, kind), site=site, max_rows=rows)
-
-
-def _choose_engine(
-    model: Any,
-    question: Question,
-    template: PromptTemplate,
-    spelling: Spelling,
-    site: Site,
-    engine: Engine,
-) -> str:
+def _choose_engine(model: Any, question: Question, settings: Settings) -> str:
     """Try the joined pass once; it checks itself against the model's own logits."""
-    if engine == "per-layer":
-        return engine
-    names = site_hooks(model, site)
+    if settings.engine == "per-layer":
+        return settings.engine
+    names = site_hooks(model, settings.site)
+    tokens = settings.template.tokens(model, question.text)
     try:
-        path = _path(model, question, template, spelling, site, "joined", "probability", 64)
+        path = _path(model, question, tokens, settings, 64)
         path([torch.ones(1)] + [torch.empty(0)] * (len(names) - 1))
     except torch.OutOfMemoryError:
         raise
     except (UncoveredError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         reason = f"{model_name(model)} is not covered by the joined pass: {error}."
-        if engine == "joined":
+        if settings.engine == "joined":
             raise ValueError(f"{reason} Use engine='auto'.") from error
         warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=3)
         return "per-layer"
@@ -381,7 +355,7 @@ def _choose_engine(
 def _default_rows(model: Any, engine: str) -> int:
     """As many rows as a quarter of the free memory holds, from 32 to 4096."""
     if engine == "per-layer":
-        return 32
+        return _PER_LAYER_ROWS
     config = model.cfg
     width = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
     numbers = config.n_layers * width / 2 + 3 * config.d_vocab  # saved by autograd; logits
@@ -452,7 +426,5 @@ class _Store:
     ) -> None:
         if self._folder is None:
             return
-        file = self._file(settings, question, tokens)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-        part.replace(file)
+        with moved_whole(self._file(settings, question, tokens)) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)

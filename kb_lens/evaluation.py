@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from kb_lens.benchmarks import Benchmark, formulas
-from kb_lens.files import write_text
+from kb_lens.files import moved_whole, write_text
 from kb_lens.models import model_name
 from kb_lens.scoring import option_logprobs
 from kb_lens.statistics import (
@@ -226,10 +226,8 @@ def save_results(
         content = _merged(_read_json(path), content, path)
     (path.parent / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
     for result in results:
-        items = _items_path(path.parent, result.benchmark)
-        part = items.with_name(f"{items.name}.{os.getpid()}.part")
-        result.items.to_parquet(part, index=False)
-        part.replace(items)
+        with moved_whole(_items_path(path.parent, result.benchmark)) as part:
+            result.items.to_parquet(part, index=False)
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return path
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kb_lens.files import moved_whole
+
 FORMATS = ("html", "png", "svg", "pdf")
 """What can be written."""
 _SCALE = {"png": 3}  # 700 pixels wide become 2100: 300 dots an inch over 7 inches
@@ -97,9 +99,9 @@ def _check(formats: Iterable[str], figures: Mapping[str, go.Figure]) -> list[str
 
 
 def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    return part.replace(path)
+    with moved_whole(path) as part:
+        part.write_bytes(content)
+    return path
 
 
 def _render(figures: Mapping[str, go.Figure], formats: list[str]) -> tuple[dict[str, bytes], str]:

@@ -14,7 +14,7 @@ ALLOWED = {
     "knowledge": {"files", "models", "questions"},
     "path_gradients": {"models"},
     "quadrature": {"path_gradients"},
-    "attribution": {"knowledge", "models", "path_gradients", "quadrature", "questions"},
+    "attribution": {"files", "knowledge", "models", "path_gradients", "quadrature", "questions"},
     "neurons": {"attribution", "files", "models"},
     "intervention": {"models", "neurons"},
     "benchmarks": {"statistics"},
@@ -22,7 +22,7 @@ ALLOWED = {
     "evaluation": {"benchmarks", "files", "models", "scoring", "statistics"},
     "figures": {"attribution", "evaluation", "knowledge", "neurons", "plots"},
     "plots": {"attribution", "evaluation", "knowledge", "neurons", "questions", "statistics"},
-    "export_figures": {"figures"},
+    "export_figures": {"figures", "files"},
     "run_folder": {"attribution", "evaluation", "files", "knowledge", "models", "neurons"},
     "pipeline": {
         "attribution",
