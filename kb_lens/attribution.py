@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from kb_lens import quadrature
 from kb_lens.files import moved_whole
 from kb_lens.knowledge import AnswerStyle, Knowledge, Spelling, check_knowledge
+from kb_lens.matrix_products import fast_products
 from kb_lens.models import PromptTemplate, Site, fingerprint, model_name, site_hooks
 from kb_lens.path_gradients import (
     JoinedPath,
@@ -251,7 +252,8 @@ def attribute(
         tokens = template.tokens(model, question.text)
         found = store.read(settings, question, tokens)
         if found is None:
-            found = _attribute_one(model, question, tokens, settings, rows)
+            with fast_products(model):
+                found = _attribute_one(model, question, tokens, settings, rows)
             _check_finite(found["scores"], question)
             store.write(settings, question, tokens, found)
         results.append(found)

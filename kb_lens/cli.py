@@ -14,6 +14,7 @@ from kb_lens.attribution import check_settings
 from kb_lens.benchmarks import DEFAULT_BENCHMARKS, Benchmark, NoDataError, load_benchmark, protocols
 from kb_lens.checkpoint import check_push, check_target, push
 from kb_lens.comparison import rank_table, summarize
+from kb_lens.conditions import Condition, Scaling
 from kb_lens.doctor import as_table
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.export_figures import FORMATS, write_figures
@@ -29,7 +30,7 @@ from kb_lens.neurons import (
     overlap,
     random_neurons,
 )
-from kb_lens.pipeline import Condition, Identified
+from kb_lens.pipeline import Identified
 from kb_lens.questions import DIMENSIONS, Question, load_questions
 from kb_lens.run_folder import RunFolder, RunLog, read_conditions
 
@@ -245,7 +246,7 @@ def evaluate(
     chosen = _benchmarks(benchmarks, limit, protocol, data_dir, seed)
     condition = Condition("base")
     if neurons is not None and lam is not None:
-        condition = Condition(f"lambda {lam:g}", NeuronSet.load(neurons), lam)
+        condition = Condition(f"lambda {lam:g}", Scaling(NeuronSet.load(neurons), lam))
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.begin(bridge)
@@ -494,8 +495,8 @@ def _available(
 
 def _conditions(neurons: NeuronSet, factors: Sequence[float], seed: int) -> list[Condition]:
     control = random_neurons(neurons, seed=seed)
-    enhanced = [Condition(f"lambda {lam:g}", neurons, lam) for lam in factors]
-    random = [Condition(f"random lambda {lam:g}", control, lam) for lam in factors]
+    enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in factors]
+    random = [Condition(f"random lambda {lam:g}", Scaling(control, lam)) for lam in factors]
     return [Condition("base"), *enhanced, *random]
 
 

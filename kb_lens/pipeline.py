@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kb_lens.attribution import Attributions, attribute, check_settings
 from kb_lens.benchmarks import Benchmark
+from kb_lens.conditions import Condition
 from kb_lens.doctor import Check, as_table, examine
 from kb_lens.evaluation import EvaluationResult, check_folder, evaluate, save_results
 from kb_lens.files import write_text
-from kb_lens.intervention import Positions, scale_neurons
 from kb_lens.knowledge import AnswerStyle, Knowledge, check_knowledge
 from kb_lens.models import fingerprint, model_name
 from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
@@ -128,33 +128,6 @@ def _aggregate(
     return neurons
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A model under one intervention."""
-
-    name: str
-    """Its name in tables, figures and the folder ``evaluations``."""
-    neurons: NeuronSet | None = None
-    """What is scaled; None for the base model."""
-    lam: float = 1.0
-    """The factor."""
-    positions: Positions = "all"
-    """Where it is applied."""
-
-    def describe(self) -> dict[str, Any] | None:
-        """As JSON data, for ``results.json``."""
-        if self.neurons is None:
-            return None
-        return {
-            "lam": float(self.lam),
-            "positions": self.positions,
-            "site": self.neurons.site,
-            "n_neurons": len(self.neurons),
-            "neurons": [list(neuron) for neuron in self.neurons],
-            "origin": self.neurons.origin,
-        }
-
-
 def measure(
     model: Any,
     condition: Condition,
@@ -180,9 +153,10 @@ def measure(
         ValueError: If the folder has results of another model or intervention.
     """
     check_folder(folder, model, condition.describe())
+    benchmarks = [condition.asked(benchmark) for benchmark in benchmarks]
     kept = _kept(folder, benchmarks, seed)
     missing = [benchmark for benchmark in benchmarks if benchmark.key not in kept]
-    with _scaled(model, condition) if missing else nullcontext():
+    with condition.applied(model) if missing else nullcontext():
         for benchmark in missing:
             result = evaluate(
                 model, benchmark, batch_tokens=batch_tokens, progress=progress, seed=seed
@@ -190,12 +164,6 @@ def measure(
             save_results(folder, [result], intervention=condition.describe())
             kept[benchmark.key] = result
     return [kept[benchmark.key] for benchmark in benchmarks]
-
-
-def _scaled(model: Any, condition: Condition) -> AbstractContextManager[Any]:
-    if condition.neurons is None:
-        return nullcontext()
-    return scale_neurons(model, condition.neurons, lam=condition.lam, positions=condition.positions)
 
 
 def _kept(

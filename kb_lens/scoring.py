@@ -25,6 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks import OptionScores, Request
+from kb_lens.matrix_products import fast_products
 from kb_lens.models import chat_text, has_template, model_name
 from kb_lens.shared_prefix import UncoveredError
 from kb_lens.token_trees import Scores, Text, TreeScorer, plain_scores
@@ -78,7 +79,8 @@ def option_logprobs(
     families = _families(texts)
     total = sum(len(family) for family in families)
     scores: Scores = {}
-    with tqdm(total=total, desc="scoring", unit="text", disable=not progress or not total) as bar:
+    bar = tqdm(total=total, desc="scoring", unit="text", disable=not progress or not total)
+    with fast_products(model), bar:
         for batch in _score(model, families, batch_tokens):
             scores.update(batch)
             bar.update(len(batch))

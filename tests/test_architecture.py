@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 ALLOWED = {
     "files": set(),
+    "matrix_products": set(),
     "models": set(),
     "questions": {"files"},
     "statistics": set(),
@@ -16,14 +17,17 @@ ALLOWED = {
     "shared_prefix": set(),
     "path_gradients": {"models", "shared_prefix"},
     "quadrature": {"path_gradients"},
-    "attribution": {"files", "knowledge", "models", "path_gradients", "quadrature", "questions"},
+    "attribution": {
+        *("files", "knowledge", "matrix_products", "models", "path_gradients", "quadrature"),
+        "questions",
+    },
     "neurons": {"attribution", "files", "models"},
     "intervention": {"last_position", "models", "neurons"},
     "checkpoint": {"neurons"},
     "folding": {"checkpoint", "files", "intervention", "models", "neurons"},
     "benchmarks": {"files", "statistics"},
     "token_trees": {"last_position", "shared_prefix"},
-    "scoring": {"benchmarks", "models", "shared_prefix", "token_trees"},
+    "scoring": {"benchmarks", "matrix_products", "models", "shared_prefix", "token_trees"},
     "generation": {"benchmarks", "models"},
     "evaluation": {"benchmarks", "files", "generation", "models", "scoring", "statistics"},
     "figures": {"attribution", "evaluation", "knowledge", "neurons", "plots", "specificity"},
@@ -38,8 +42,9 @@ ALLOWED = {
     "run_folder": {
         *("attribution", "evaluation", "files", "knowledge", "models", "neurons", "specificity"),
     },
+    "conditions": {"benchmarks", "intervention", "neurons"},
     "pipeline": {
-        *("attribution", "benchmarks", "doctor", "evaluation", "files", "intervention"),
+        *("attribution", "benchmarks", "conditions", "doctor", "evaluation", "files"),
         *("knowledge", "models", "neurons", "questions", "specificity"),
     },
 }
