@@ -7,7 +7,8 @@ from kb_lens.models import PromptTemplate, load_model
 from kb_lens.questions import Question, load_questions
 from kb_lens.knowledge import Knowledge, check_knowledge
 from kb_lens.attribution import Attributions, attribute
-from kb_lens.neurons import Neuron, NeuronSet, overlap, random_neurons, select_neurons
+from kb_lens.neurons import Neuron, NeuronSet, overlap, select_neurons
+from kb_lens.controls import influence, random_neurons
 from kb_lens.intervention import scale_neurons
 from kb_lens.folding import fold_neurons
 from kb_lens.benchmarks import Benchmark, load_benchmark
@@ -27,8 +28,9 @@ __all__ = [
     "Neuron",
     "NeuronSet",
     "overlap",
-    "random_neurons",
     "select_neurons",
+    "influence",
+    "random_neurons",
     "scale_neurons",
     "fold_neurons",
     "Benchmark",

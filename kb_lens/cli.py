@@ -9,29 +9,55 @@ from typing import Annotated, Any, Literal, NoReturn
 import torch
 import typer
 
-from kb_lens import pipeline, terminal
+from kb_lens import cli_studies, pipeline, terminal
 from kb_lens.attribution import check_settings
-from kb_lens.benchmarks import DEFAULT_BENCHMARKS, Benchmark, NoDataError, load_benchmark, protocols
+from kb_lens.benchmarks import DEFAULT_BENCHMARKS
 from kb_lens.checkpoint import check_push, check_target, push
+from kb_lens.cli_options import (
+    Bank,
+    Beta,
+    DataDir,
+    Device,
+    Dimensions,
+    DType,
+    Joined,
+    Language,
+    Limit,
+    Model,
+    Names,
+    Out,
+    Overwrite,
+    Protocol,
+    QuestionCount,
+    Rows,
+    Rule,
+    Seed,
+    Site,
+    Steps,
+    Style,
+    Tau,
+    Tokens,
+    Tol,
+    benchmarks_available,
+    benchmarks_named,
+    questions_asked,
+    write_drawn,
+)
 from kb_lens.comparison import rank_table, summarize
 from kb_lens.conditions import Condition, Scaling
+from kb_lens.controls import random_neurons
 from kb_lens.doctor import as_table
 from kb_lens.evaluation import EvaluationResult
-from kb_lens.export_figures import FORMATS, write_figures
+from kb_lens.export_figures import FORMATS
 from kb_lens.figures import make_all
 from kb_lens.files import write_text
 from kb_lens.folding import export as export_model
 from kb_lens.folding import stored_dtype
 from kb_lens.intervention import check_factor
 from kb_lens.models import EMBEDDED_MODEL, load_model
-from kb_lens.neurons import (
-    NeuronSet,
-    check_thresholds,
-    overlap,
-    random_neurons,
-)
+from kb_lens.neurons import NeuronSet, check_thresholds, overlap
 from kb_lens.pipeline import Identified
-from kb_lens.questions import DIMENSIONS, Question, load_questions
+from kb_lens.questions import DIMENSIONS, Question
 from kb_lens.run_folder import RunFolder, RunLog, read_conditions
 
 app = typer.Typer(
@@ -42,60 +68,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    str,
-    typer.Argument(help=f"Hub name, checkpoint folder, .gguf file, or {EMBEDDED_MODEL}."),
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
-Seed = Annotated[int, typer.Option(help="Seed of samples, bootstraps and random controls.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default CUDA if there.")]
-DType = Annotated[
-    Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a run with other arguments in --out.")
-]
-QuestionCount = Annotated[
-    int,
-    typer.Option(
-        "--questions", help="How many, the same number of each dimension and kind; 0 for all."
-    ),
-]
-Dimensions = Annotated[
-    str, typer.Option("--dimensions", help="Comma-separated parts of the question bank.")
-]
-Language = Annotated[str, typer.Option(help="Of the questions: en, es, de or zh.")]
-Bank = Annotated[Path | None, typer.Option(help="A question CSV of your own; all its rows.")]
-Site = Annotated[Literal["post", "pre"], typer.Option(help="MLP activations that are read.")]
-Rule = Annotated[
-    Literal["adaptive", "gauss-legendre", "riemann"], typer.Option(help="Quadrature rule.")
-]
-Steps = Annotated[int | None, typer.Option("--n-steps", help="Nodes of a fixed rule.")]
-Tol = Annotated[
-    float | None, typer.Option(help="Error bound of the adaptive rule; default 1e-3 in float32.")
-]
-Tau = Annotated[float, typer.Option(help="Saliency threshold, a share: 0.10 is 10 %.")]
-Beta = Annotated[float, typer.Option(help="Consistency threshold, a share of the questions.")]
-Style = Annotated[
-    Literal["model", "release"], typer.Option(help="Spelling of yes and no that is scored.")
-]
-Joined = Annotated[
-    Literal["union", "intersection", "at-least-two", "pooled"],
-    typer.Option(help="How the dimensions' neurons are joined."),
-]
-Names = Annotated[
-    str,
-    typer.Option("--benchmarks", help="Comma-separated; NAME:PROTOCOL overrides --protocol."),
-]
-Limit = Annotated[int | None, typer.Option(help="Items a benchmark, balanced; default all.")]
-Protocol = Annotated[str, typer.Option(help="How items are scored.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder with the benchmarks' files.")]
-Rows = Annotated[
-    int | None, typer.Option("--batch-size", help="Most rows a pass when attributing.")
-]
-Tokens = Annotated[
-    int | None, typer.Option("--batch-tokens", help="Most tokens a pass when evaluating.")
-]
+app.command()(cli_studies.experiment)
+app.command()(cli_studies.tune)
+app.command()(cli_studies.neurons)
 
 
 def main() -> None:
@@ -158,8 +133,8 @@ def run(
     log = RunLog(out, "run", _arguments(locals()) | {"lam": factors}, overwrite)
     log.check()
     _check(settings, factors)
-    asked = _questions(questions, dimensions, language, bank)
-    chosen = _available(benchmarks, limit, protocol, data_dir, seed)
+    asked = questions_asked(questions, dimensions, language, bank)
+    chosen = benchmarks_available(benchmarks, limit, protocol, data_dir, seed)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.begin(bridge)
@@ -178,7 +153,7 @@ def run(
     terminal.show_summary(summary, chosen)
     with log.stage("figures"):
         drawn = make_all(found.attributions, found.sets, results, found.knowledge)
-        _write(drawn, out / "figures")
+        write_drawn(drawn, out / "figures")
     log.write()
     typer.echo(f"\n{found.knowledge.verdict()}\nEverything is in {out}")
 
@@ -210,7 +185,7 @@ def identify(
     log = RunLog(out, "identify", _arguments(locals()), overwrite)
     log.check()
     _check(settings)
-    asked = _questions(questions, dimensions, language, bank)
+    asked = questions_asked(questions, dimensions, language, bank)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.begin(bridge)
@@ -243,7 +218,7 @@ def evaluate(
     log.check()
     if lam is not None:
         check_factor(lam)
-    chosen = _benchmarks(benchmarks, limit, protocol, data_dir, seed)
+    chosen = benchmarks_named(benchmarks, limit, protocol, data_dir, seed)
     condition = Condition("base")
     if neurons is not None and lam is not None:
         condition = Condition(f"lambda {lam:g}", Scaling(NeuronSet.load(neurons), lam))
@@ -328,7 +303,7 @@ def figures(
     """Draw every figure again from saved results."""
     run = RunFolder.load(folder)
     drawn = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
-    _write(drawn, out or folder / "figures", formats.split(","))
+    write_drawn(drawn, out or folder / "figures", formats.split(","))
 
 
 @app.command()
@@ -365,7 +340,7 @@ def doctor(
     if lam is not None and results is None:
         raise ValueError("--lam names a condition of --results: give both.")
     saved = RunFolder.load(results) if results else None
-    asked = _questions(questions, dimensions, language, bank)
+    asked = questions_asked(questions, dimensions, language, bank)
     material: dict[str, Any] = {"tau": tau, "beta": beta, "site": site}
     if saved is not None:
         material |= _conditions_of(saved, lam) | _found_by(saved)
@@ -384,7 +359,7 @@ def doctor(
         terminal.show_table(found.specificity.overlaps, "What else selects the know-bias neurons")
         terminal.show_table(found.specificity.stability, "Jaccard of sets of random halves")
     drawn = make_all(None, {}, knowledge=found.knowledge, specificity=found.specificity)
-    _write(drawn, out / "figures")
+    write_drawn(drawn, out / "figures")
     terminal.show_table(as_table(found.checks), f"{found.knowledge.model}: the checks")
     typer.echo(f"\n{found.knowledge.verdict()}\nWritten to {out}")
 
@@ -452,57 +427,11 @@ def _identify(
     return found
 
 
-def _questions(n: int, dimensions: str, language: str, bank: Path | None) -> list[Question]:
-    """A file of the caller's own, whole; or n of the bank, 0 for all."""
-    if bank is not None:
-        return load_questions(None, path=bank)
-    names = [name.strip() for name in dimensions.split(",")]
-    return load_questions(n or None, dimension=names, language=language)
-
-
-def _benchmarks(
-    names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
-) -> list[Benchmark]:
-    """Every benchmark named, as ``name`` or ``name:protocol``."""
-    specs = [tuple(part.strip().split(":", 1)) for part in names.split(",")]
-    asked = [(spec[0], spec[1] if len(spec) > 1 else protocol) for spec in specs]
-    if len(set(asked)) < len(asked):
-        raise ValueError(f"--benchmarks has a name twice: {names}.")
-    return [
-        load_benchmark(name, limit=limit, protocol=one, data_dir=data_dir, seed=seed)
-        for name, one in asked
-    ]
-
-
-def _available(
-    names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
-) -> list[Benchmark]:
-    """The benchmarks; of the default list those whose data can be had, the others are named."""
-    offered = any(protocol in protocols(name) for name in DEFAULT_BENCHMARKS)
-    if names != ",".join(DEFAULT_BENCHMARKS) or not offered:
-        return _benchmarks(names, limit, protocol, data_dir, seed)
-    found = []
-    for name in DEFAULT_BENCHMARKS:
-        one = protocol if protocol in protocols(name) else "original"
-        try:
-            found += _benchmarks(name, limit, one, data_dir, seed)
-        except NoDataError as error:
-            typer.echo(f"LEFT OUT: {name}. {error}", err=True)
-    if not found:
-        raise ValueError("no benchmark's data can be had: see above.")
-    return found
-
-
 def _conditions(neurons: NeuronSet, factors: Sequence[float], seed: int) -> list[Condition]:
     control = random_neurons(neurons, seed=seed)
     enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in factors]
     random = [Condition(f"random lambda {lam:g}", Scaling(control, lam)) for lam in factors]
     return [Condition("base"), *enhanced, *random]
-
-
-def _write(drawn: Mapping[str, Any], folder: Path, formats: Sequence[str] = FORMATS) -> None:
-    written = write_figures(drawn, folder, formats)
-    typer.echo(f"{len(drawn)} figures in {folder}. {written.note}".rstrip())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from kb_lens.benchmarks import formulas
 from kb_lens.evaluation import EvaluationResult
@@ -23,6 +24,7 @@ from kb_lens.statistics import (
     Sums,
     flips,
     paired_bootstrap,
+    resample,
 )
 
 
@@ -184,34 +186,60 @@ def flip_names(result: EvaluationResult) -> tuple[str, ...]:
     return () if names is None else names[1:]
 
 
-def rank_table(results: Mapping[str, Sequence[EvaluationResult]]) -> pd.DataFrame:
+def rank_table(
+    results: Mapping[str, Sequence[EvaluationResult]], *, n_bootstrap: int = 2000, seed: int = 0
+) -> pd.DataFrame:
     """The paper's rank table: methods as rows, benchmarks as columns, average rank.
 
     A benchmark ranks methods by how near its first headline metric is to its best value (see
-    docs/benchmarks.md); methods that are equally near share the mean of their places.
+    docs/benchmarks.md); methods that are equally near share the mean of their places. Resampled
+    items rank them anew: methods whose intervals overlap were not told apart.
 
     Args:
         results: Method -> its results; every method needs the same benchmarks.
+        n_bootstrap: Resamples for the interval of the average rank.
+        seed: Of the resampling.
 
     Returns:
-        One row a method, the best first: method, average_rank, and for each benchmark
-        ``<key> <metric>`` (the value) and ``<key> rank``.
+        One row a method, the best first: method, average_rank, rank_low, rank_high, and for each
+        benchmark ``<key> <metric>`` (the value) and ``<key> rank``.
 
     Raises:
         ValueError: If a method lacks a benchmark that another has, or was measured on other items.
     """
     by_key = _by_key(results)
     table = pd.DataFrame({"method": list(results)})
-    keys = list(next(iter(by_key.values())))
-    for key in keys:
+    places, resampled = [], []
+    for number, key in enumerate(next(iter(by_key.values()))):
         several = [found[key] for found in by_key.values()]
-        for other in several[1:]:
-            _aligned(several[0], other)
         metric = headline(several[0])[0]
-        best = formulas(several[0].benchmark, several[0].protocol).headline[metric]
         table[f"{key} {metric}"] = [one.metrics[metric].value for one in several]
-        distance = (table[f"{key} {metric}"] - (best or 0.0)).abs()
-        table[f"{key} rank"] = distance.round(9).rank(method="average")
-    ranks = table[[f"{key} rank" for key in keys]].mean(axis=1)
-    table.insert(1, "average_rank", ranks)
+        places.append(_places(several[0], metric, table[[f"{key} {metric}"]].to_numpy()))
+        table[f"{key} rank"] = places[-1]
+        drawn = _resampled(several, metric, n_bootstrap, seed + number)
+        resampled.append(_places(several[0], metric, drawn))
+    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5], axis=1)
+    for place, (name, column) in enumerate(
+        {"average_rank": np.mean(places, axis=0)[:, 0], "rank_low": low, "rank_high": high}.items()
+    ):
+        table.insert(1 + place, name, column)
     return table.sort_values("average_rank", kind="stable").reset_index(drop=True)
+
+
+def _places(
+    base: EvaluationResult, metric: str, values: Float[np.ndarray, "method resample"]
+) -> Float[np.ndarray, "method resample"]:
+    """Every method's rank in each resample; 1 is the nearest to the metric's best value."""
+    best = formulas(base.benchmark, base.protocol).headline[metric] or 0.0
+    distance = pd.DataFrame(np.abs(values - best)).round(9)
+    return distance.rank(method="average").to_numpy()
+
+
+def _resampled(
+    several: Sequence[EvaluationResult], metric: str, n_bootstrap: int, seed: int
+) -> Float[np.ndarray, "method resample"]:
+    """A metric of every method, under the same resampled items."""
+    definition = formulas(several[0].benchmark, several[0].protocol)
+    statistics = [definition.statistics(_aligned(several[0], one)) for one in several]
+    found = resample(statistics, definition.metrics, n_bootstrap, seed)
+    return np.stack([one[metric] for one in found])

@@ -15,20 +15,29 @@ from kb_lens.evaluation import EvaluationResult
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.plots.attribution import attribution_heatmap, completeness
+from kb_lens.plots.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.plots.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.plots.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
 from kb_lens.plots.results import before_after, knowledge_plot
 from kb_lens.plots.specificity import specificity_plot
+from kb_lens.plots.studies import study_figures
 from kb_lens.specificity import Specificity
 
 __all__ = [
     "attribution_heatmap",
     "before_after",
     "completeness",
+    "control_distribution",
+    "dose_response",
+    "effect_against_attribution",
     "knowledge_plot",
     "make_all",
     "neurons_per_layer",
     "overlap_heatmap",
+    "rank_figure",
     "specificity_plot",
+    "study_figures",
+    "tuning_figure",
     "upset",
 ]
 

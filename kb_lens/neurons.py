@@ -16,7 +16,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -261,22 +260,6 @@ def salient(attributions: Attributions, tau: float) -> Bool[Tensor, "question la
         raise ValueError("the scores are not finite: the model overflowed. Load it in float32.")
     largest = scores.amax(dim=(1, 2), keepdim=True)
     return (scores > tau * largest) & (largest > 0)
-
-
-def random_neurons(neurons: NeuronSet, *, seed: int = 0) -> NeuronSet:
-    """As many other neurons in every layer, drawn at random: the control of an ablation study.
-
-    The members themselves are not drawn, except in a layer that has too few others.
-    """
-    generator = np.random.default_rng(seed)
-    drawn: list[Neuron] = []
-    for layer, indices in neurons.by_layer().items():
-        others = np.setdiff1d(np.arange(neurons.d_mlp), indices)
-        pool = others if len(others) >= len(indices) else np.arange(neurons.d_mlp)
-        picked = generator.choice(pool, size=len(indices), replace=False)
-        drawn += [Neuron(layer, int(index)) for index in picked]
-    origin = f"random, layer-matched (seed {seed}), for [{neurons.origin}]"
-    return replace(neurons, neurons=tuple(drawn), tau=None, beta=None, origin=origin)
 
 
 def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:

@@ -26,7 +26,8 @@ from kb_lens.specificity import Specificity
 WRITTEN = (
     *("attributions.safetensors", "neurons.json", "knowledge.json", "summary.csv", "results.json"),
     *("checks.json", "specificity.csv", "stability.csv", "control_knowledge.json"),
-    *("neurons", "evaluations", "items", "figures"),
+    *("neurons", "evaluations", "items", "figures", "development", "test", "tuning.json"),
+    *("development.csv", "test.csv", "study.json", "results.parquet"),
 )
 """What a run writes and --overwrite removes; the attribution cache is keyed by its settings."""
 PACKAGES = (

@@ -126,7 +126,7 @@ def bootstrap(
     Raises:
         ValueError: If `n_bootstrap` is below 1 or a metric does not exist on the items.
     """
-    (resampled,) = _resample([statistics], formula, n_bootstrap, seed)
+    (resampled,) = resample([statistics], formula, n_bootstrap, seed)
     return {
         name: Metric(_exists(name, measure), *interval(resampled[name]), int(measure.n[0]))
         for name, measure in point(statistics, formula).items()
@@ -162,7 +162,7 @@ def paired_bootstrap(
             f"{base.groups.shape} and {other.groups.shape} (items, groups) that differ."
         )
     before, after = point(base, formula), point(other, formula)
-    resampled = _resample([base, other], formula, n_bootstrap, seed)
+    resampled = resample([base, other], formula, n_bootstrap, seed)
     rows = []
     for name, measure in before.items():
         values = _exists(name, measure), _exists(name, after[name])
@@ -225,10 +225,20 @@ def _exists(name: str, measure: Measure) -> float:
     return value
 
 
-def _resample(
+def resample(
     statistics: Sequence[Statistics], formula: Formula, n_bootstrap: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """Every metric of each of `statistics`, [resample], under the same resampled items."""
+    """Every metric of each of `statistics`, [resample], under the same resampled items.
+
+    Args:
+        statistics: Of one or more results on the same items in the same order.
+        formula: From sums to metrics.
+        n_bootstrap: Number of resamples.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: If `n_bootstrap` is below 1.
+    """
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
     parts: list[list[dict[str, Measure]]] = [[] for _ in statistics]

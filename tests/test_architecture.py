@@ -36,13 +36,40 @@ ALLOWED = {
     "doctor": {"attribution", "comparison", "evaluation", "knowledge", "neurons", "specificity"},
     "plots": {
         *("attribution", "benchmarks", "evaluation", "knowledge", "neurons", "questions"),
-        *("specificity", "statistics"),
+        *("control_tests", "neuron_effects", "specificity", "statistics", "tuning"),
     },
     "export_figures": {"figures", "files"},
     "run_folder": {
         *("attribution", "evaluation", "files", "knowledge", "models", "neurons", "specificity"),
     },
     "conditions": {"benchmarks", "intervention", "neurons"},
+    "steering": {"benchmarks", "files", "last_position", "models"},
+    "neuron_meaning": {"benchmarks", "matrix_products", "models", "neurons", "questions"},
+    "neuron_effects": {
+        *("attribution", "files", "intervention", "knowledge", "matrix_products", "models"),
+        *("neurons", "path_gradients", "questions", "shared_prefix", "statistics"),
+    },
+    "controls": {"benchmarks", "models", "neuron_meaning", "neurons"},
+    "control_tests": {"benchmarks", "comparison", "evaluation", "statistics"},
+    "tuning": {
+        *("benchmarks", "comparison", "conditions", "evaluation", "files", "intervention"),
+        *("neurons", "pipeline", "statistics"),
+    },
+    "unit_store": {"evaluation", "files", "statistics"},
+    "engines": {"evaluation", "unit_store"},
+    "units": {"benchmarks", "conditions", "evaluation", "models", "unit_store"},
+    "studies": {
+        *("attribution", "benchmarks", "conditions", "controls", "evaluation", "intervention"),
+        *("knowledge", "neurons", "questions", "specificity", "unit_store", "units"),
+    },
+    "methods": {
+        *("benchmarks", "conditions", "control_tests", "controls", "evaluation", "neurons"),
+        *("specificity", "steering", "studies"),
+    },
+    "experiments": {
+        *("benchmarks", "comparison", "conditions", "control_tests", "engines", "evaluation"),
+        *("files", "methods", "models", "studies", "unit_store", "units"),
+    },
     "pipeline": {
         *("attribution", "benchmarks", "conditions", "doctor", "evaluation", "files"),
         *("knowledge", "models", "neurons", "questions", "specificity"),
@@ -74,4 +101,6 @@ def test_imports_go_one_way(module):
 
 def test_every_module_has_its_place():
     modules = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__pycache__",)}
-    assert modules - {"__init__", "cli", "terminal", "py"} == set(ALLOWED)
+    assert modules - {"__init__", "cli", "cli_options", "cli_studies", "terminal", "py"} == set(
+        ALLOWED
+    )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import compress
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks import bbq, crows_pairs, over_correction, plain_text, stereoset
@@ -87,6 +89,37 @@ class Benchmark:
         twice = self.items["item"][self.items["item"].duplicated()].tolist()
         if twice:
             raise ValueError(f"{self.source} has the item {twice[0]!r} of {self.name!r} twice.")
+
+    def split(self, share: float = 0.5, seed: int = 0) -> tuple[Benchmark, Benchmark]:
+        """Two benchmarks without a common item: choose something on one, test it on the other.
+
+        Every group is cut in the same proportion, up to one item. Items stay in order.
+
+        Args:
+            share: Of the items, for the first part, above 0 and below 1.
+            seed: Of the draw.
+
+        Raises:
+            ValueError: If the share is not allowed or leaves a part without items.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share}: allowed is 0 < share < 1 (0.5 is one half).")
+        first = _stratified(self.items, list(self.groups), share, seed)
+        if first.all() or not first.any():
+            raise ValueError(
+                f"a share of {share:g} leaves a part of the {len(first)} items of {self.key!r} "
+                "empty. Load more items, or take a share nearer to 0.5."
+            )
+        return self._only(first), self._only(~first)
+
+    def _only(self, kept: np.ndarray) -> Benchmark:
+        """The items where `kept` [item] is true, with their requests."""
+        each = np.repeat(kept, len(self.requests) // len(self.items))
+        return replace(
+            self,
+            items=self.items[kept].reset_index(drop=True),
+            requests=tuple(compress(self.requests, each)),
+        )
 
 
 def load_benchmark(
@@ -170,8 +203,23 @@ def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int
     """The first `limit` items when the groups take turns, each in its own shuffled order."""
     if limit is None or limit >= len(items):
         return items
-    order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
-    shuffled = items.assign(_order=order).sort_values("_order")
+    shuffled = _shuffled(items, seed)
     turn = shuffled.groupby(groups).cumcount() if groups else 0
     drawn = shuffled.assign(_turn=turn).sort_values(["_turn", "_order"]).head(limit)
     return items.loc[drawn.index.sort_values()].reset_index(drop=True)
+
+
+def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:
+    """[item] True for a share of every group: shuffled, group after group, at even distances."""
+    shuffled = _shuffled(items.reset_index(drop=True), seed)
+    if groups:
+        first = shuffled.groupby(groups)["_order"].transform("min")
+        shuffled = shuffled.assign(_first=first).sort_values(["_first", "_order"])
+    drawn = np.diff(np.floor(share * np.arange(len(items) + 1) + 0.5)) > 0
+    return np.isin(np.arange(len(items)), shuffled.index[drawn])
+
+
+def _shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """In an order that depends on each item's key alone; the column `_order` has its hash."""
+    order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
+    return items.assign(_order=order).sort_values("_order")

@@ -1,0 +1,249 @@
+"""The commands for studies: experiment, tune, neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from kb_lens import terminal
+from kb_lens.attribution import Attributions
+from kb_lens.cli_options import (
+    Beta,
+    DataDir,
+    Device,
+    DType,
+    Limit,
+    Model,
+    Out,
+    Overwrite,
+    Protocol,
+    QuestionCount,
+    Seed,
+    Tau,
+    benchmarks_available,
+    benchmarks_named,
+    write_drawn,
+)
+from kb_lens.engines import run_ray
+from kb_lens.evaluation import save_results
+from kb_lens.experiments import (
+    DEFAULT_STUDY_BENCHMARKS,
+    EXPERIMENTS,
+    Engine,
+    Experiment,
+    check_name,
+    n_controls,
+)
+from kb_lens.experiments import experiment as run_experiment
+from kb_lens.figures import dose_response, effect_against_attribution, study_figures, tuning_figure
+from kb_lens.files import write_text
+from kb_lens.intervention import check_factor
+from kb_lens.models import EMBEDDED_MODEL, load_model
+from kb_lens.neuron_effects import neuron_effects
+from kb_lens.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.neurons import NeuronSet, check_thresholds
+from kb_lens.questions import load_questions
+from kb_lens.run_folder import RunLog
+from kb_lens.studies import Lab
+from kb_lens.tuning import LAMS, tune_lambda
+from kb_lens.unit_store import UnitStore
+from kb_lens.units import Unit
+
+Neurons = Annotated[Path, typer.Option(help="A neurons.json.")]
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
+    model: Annotated[
+        str, typer.Option(help=f"Hub name, checkpoint folder, .gguf file, or {EMBEDDED_MODEL}.")
+    ] = EMBEDDED_MODEL,
+    out: Out = Path("out/studies"),
+    benchmarks: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, NAME or NAME:PROTOCOL; default the study's own."),
+    ] = None,
+    limit: Limit = 200,
+    protocol: Protocol = "original",
+    data_dir: DataDir = None,
+    questions: QuestionCount = 45,
+    tau: Tau = 0.10,
+    beta: Beta = 0.10,
+    lam: Annotated[float, typer.Option(help="The factor, where the study does not vary it.")] = 2.0,
+    controls: Annotated[
+        int | None, typer.Option(help="Random sets of each kind; default the study's own.")
+    ] = None,
+    engine: Annotated[
+        Literal["serial", "ray"], typer.Option(help="One after another, or by Ray's workers.")
+    ] = "serial",
+    workers: Annotated[int, typer.Option(help="Of Ray.")] = 2,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A running cluster, HOST:PORT; default this machine.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs for each of Ray's workers.")] = 0.0,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """One of the paper's studies, or all methods side by side; interrupted, it goes on."""
+    check_name(name)
+    log = RunLog(out / name, "experiment", _what_matters(locals()), overwrite)
+    log.check()
+    check_thresholds(tau, beta)
+    check_factor(lam)
+    draws = n_controls(name) if controls is None else controls
+    default = DEFAULT_STUDY_BENCHMARKS.get(name, DEFAULT_STUDY_BENCHMARKS["all"])
+    asked = benchmarks or ",".join(default)
+    chosen = benchmarks_available(asked, limit, protocol, data_dir, seed, default)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.begin(bridge)
+    lab = Lab(
+        bridge,
+        n_questions=questions,
+        tau=tau,
+        beta=beta,
+        lam=lam,
+        n_controls=draws,
+        seed=seed,
+        cache_dir=out / "attribution_cache",
+        store=UnitStore(out / "units"),
+    )
+    fan_out: Engine | None = None
+    if engine == "ray":
+        work = partial(_worker, model, device, dtype)
+        fan_out = partial(
+            run_ray, make_work=work, workers=workers, address=ray_address, num_gpus=gpus
+        )
+    with log.stage(name):
+        found = run_experiment(name, lab, chosen, engine=fan_out)
+    found.save(out / name)
+    for condition, (change, results) in found.ranked.items():
+        save_results(out / name / "evaluations" / condition, results, intervention=change)
+    log.write()
+    _show(found)
+    drawn = study_figures(name, found.tables, found.settings)
+    write_drawn(drawn, out / name / "figures")
+    typer.echo(f"Written to {out / name}")
+
+
+def _what_matters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the tables depend on: not who does the work."""
+    hidden = ("out", "overwrite", "device", "engine", "workers", "ray_address", "gpus")
+    return {key: value for key, value in values.items() if key not in hidden}
+
+
+def _worker(model: str, device: str | None, dtype: str) -> Any:
+    """What does the units in a process of its own."""
+    bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+
+    def work(unit: Unit) -> Any:
+        return unit.work(bridge)
+
+    return work
+
+
+def _show(found: Experiment) -> None:
+    for name, table in found.tables.items():
+        if name == "results":
+            table = found.headline()
+        terminal.show_table(table, f"{found.name}: {name}")
+
+
+def tune(
+    neurons: Neurons,
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/tune"),
+    bias: Annotated[str, typer.Option(help="The benchmark that is to improve.")] = "stereoset",
+    capability: Annotated[
+        str, typer.Option(help="The benchmark that may not get worse.")
+    ] = "openbookqa",
+    lam: Annotated[list[float] | None, typer.Option(help="Factor; repeat for several.")] = None,
+    bound: Annotated[float, typer.Option(help="Points of capability that may not be lost.")] = 5.0,
+    limit: Limit = None,
+    protocol: Protocol = "original",
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Choose lambda on one half of the items and report on the other."""
+    factors = lam or list(LAMS)
+    log = RunLog(out, "tune", _what_matters(locals()) | {"lam": factors}, overwrite)
+    log.check()
+    for factor in factors:
+        check_factor(factor)
+    chosen = NeuronSet.load(neurons)
+    names = ",".join(dict.fromkeys((bias, capability)))
+    asked = benchmarks_named(names, limit, protocol, data_dir, seed)
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.begin(bridge)
+    options: dict[str, Any] = {"lams": factors, "bound": bound, "seed": seed, "folder": out}
+    with log.stage("tune"):
+        found = tune_lambda(bridge, chosen, asked[0], asked[-1], **options)
+    found.save(out)
+    log.write()
+    terminal.show_table(found.development, "Development items")
+    terminal.show_table(found.test, "Test items")
+    write_drawn({"tuning": tuning_figure(found)}, out / "figures")
+    typer.echo(f"\n{found.verdict}\nWritten to {out}")
+
+
+def neurons(
+    neurons: Neurons,
+    model: Model = EMBEDDED_MODEL,
+    out: Out = Path("out/neurons"),
+    lam: Annotated[list[float] | None, typer.Option(help="Factor; repeat for several.")] = None,
+    questions: QuestionCount = 45,
+    positions: Annotated[
+        Literal["last", "all"], typer.Option(help="Of the prompt, where a neuron is scaled.")
+    ] = "last",
+    attributions: Annotated[
+        Path | None,
+        typer.Option(help="attributions.safetensors of the same questions, to be compared with."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Tokens and texts a neuron.")] = 10,
+    batch_size: Annotated[int | None, typer.Option(help="Most neurons tried in a pass.")] = None,
+    seed: Annotated[int, typer.Option(help="Kept in run.json; nothing here is random.")] = 0,
+    device: Device = None,
+    dtype: DType = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """What each neuron does by itself: its effect, its dose-response, its tokens, its texts."""
+    factors = lam or [0.0, 0.5, 1.0, 2.0, 3.0, 5.0]
+    log = RunLog(out, "neurons", _what_matters(locals()) | {"lam": factors}, overwrite)
+    log.check()
+    chosen = NeuronSet.load(neurons)
+    scores = None if attributions is None else Attributions.load(attributions)
+    asked = load_questions(questions or None) if scores is None else scores.questions
+    with log.stage("load the model"):
+        bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    log.begin(bridge)
+    with log.stage("scale neurons"):
+        effects = neuron_effects(
+            bridge, chosen, asked, lams=factors, positions=positions, batch_size=batch_size
+        )
+    effects.save(out / "effects.safetensors")
+    with log.stage("read neurons"):
+        tables = {
+            "effects": effects.table(),
+            "tokens": promoted_tokens(bridge, chosen, top),
+            "texts": top_prompts(bridge, chosen, k=top),
+        }
+    for name, table in tables.items():
+        write_text(out / f"{name}.csv", table.to_csv(index=False))
+    log.write()
+    drawn = {"dose_response": dose_response(effects)}
+    if scores is not None:
+        drawn["effect_against_attribution"] = effect_against_attribution(effects, scores)
+    write_drawn(drawn, out / "figures")
+    strongest = tables["effects"].sort_values("prob_change", key=abs, ascending=False).head(12)
+    terminal.show_table(strongest, "The strongest effects on P(right answer)")
+    typer.echo(f"Written to {out}")

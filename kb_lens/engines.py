@@ -1,0 +1,299 @@
+"""Work off the units of a study: one after another, or on the workers of a Ray cluster.
+
+Both engines take units from the same queue: a unit that has a whole result is done, and one that
+another process has claimed is left to it and looked at again later.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from tqdm.auto import tqdm
+
+from kb_lens.evaluation import EvaluationResult
+from kb_lens.unit_store import UnitStore
+
+Unit = TypeVar("Unit")
+
+_POLL_SECONDS = 0.5
+"""How often units that another process has are looked at again."""
+
+_DEATHS = 3
+"""So many workers may die of one unit before it is given up."""
+
+_LOCAL_RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment of a Ray that is started here, where it says nothing else. Without these Ray writes
+a token into the home folder and reports its use to its makers."""
+
+
+def run_serial(
+    units: Mapping[str, Unit],
+    store: UnitStore,
+    work: Callable[[Unit], EvaluationResult],
+    *,
+    progress: bool = True,
+) -> None:
+    """Do every unit that has no result yet, in order, and write what comes out.
+
+    Returns when all units have a result, also those that other processes are doing meanwhile.
+
+    Args:
+        units: Key (see `unit_key`) -> what is to be done; ``str`` gives its name.
+        store: Where the results are.
+        work: Does a unit.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If `work` raised one; it names the unit. Finished units stay.
+    """
+    with _queue(units, store, progress) as queue:
+        while queue.left:
+            taken = queue.take()
+            if taken is None:
+                time.sleep(_POLL_SECONDS)
+                continue
+            key, claim = taken
+            with claim, queue.named(key):
+                queue.finish(key, work(units[key]))
+
+
+def run_ray(
+    units: Mapping[str, Unit],
+    store: UnitStore,
+    make_work: Callable[[], Callable[[Unit], EvaluationResult]],
+    *,
+    workers: int = 2,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    num_gpus: float = 0,
+    progress: bool = True,
+) -> None:
+    """Do the same with several workers; the unit of one that dies goes to another.
+
+    Args:
+        units: As for `run_serial`; they travel to the workers.
+        store: Where the results are; only this process needs the folder.
+        make_work: Called once by each worker, to load the model; returns what does a unit.
+        workers: How many at a time.
+        address: Of a running cluster, ``host:port`` or ``auto``; None starts Ray on this machine.
+        num_cpus: As many threads torch may use in each worker, and on a cluster as many processors
+            are reserved for it. Default: an equal share of this machine; one on a cluster.
+        num_gpus: GPUs reserved for each worker; 0.5 puts two workers on one.
+        progress: As for `run_serial`.
+
+    Raises:
+        ValueError: If Ray is not installed, no cluster answers or it is too small, work raised
+            one, or worker after worker died of a unit. Finished units stay.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: at least 1 is needed.")
+    with _queue(units, store, progress) as queue, ExitStack() as stack:
+        if not queue.left:
+            return
+        ray = stack.enter_context(_ray(address))
+        share = 1 if address else max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+        threads = num_cpus or share
+        reserved = threads if address else 0  # nothing else is given work on this machine
+        _check_room(ray.nodes(), workers, {"CPU": reserved, "GPU": num_gpus})
+        worker = ray.remote(num_cpus=reserved, num_gpus=num_gpus)(_Worker)
+        _Crew(ray, queue, lambda: worker.remote(make_work, threads)).work(workers)
+
+
+@dataclass(frozen=True)
+class _Queue(Generic[Unit]):
+    """The units that have no result yet."""
+
+    units: Mapping[str, Unit]
+    store: UnitStore
+    left: list[str]
+    bar: Any
+
+    def take(self) -> tuple[str, ExitStack] | None:
+        """Claim a unit that is to be done; None if there is none that others do not have."""
+        for key in tuple(self.left):
+            with ExitStack() as claim:
+                if not claim.enter_context(self.store.claimed(key)):
+                    continue
+                self.left.remove(key)
+                if key not in self.store:
+                    self.bar.set_postfix_str(self.name(key))
+                    return key, claim.pop_all()
+                self.bar.update()  # another process has done it
+        if self.left:
+            self.bar.set_postfix_str("waiting for another process")
+        return None
+
+    def finish(self, key: str, result: EvaluationResult) -> None:
+        self.store.write(key, result)
+        self.bar.update()
+
+    def name(self, key: str | None) -> str:
+        """What a unit is called; None is the start of a worker."""
+        return "the start of a worker" if key is None else str(self.units[key])
+
+    @contextmanager
+    def named(self, key: str | None) -> Iterator[None]:
+        """Say of which unit an exception is."""
+        name = self.name(key)
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        except Exception as error:
+            error.add_note(f"This happened in {name}.")
+            raise
+
+
+@contextmanager
+def _queue(units: Mapping[str, Unit], store: UnitStore, progress: bool) -> Iterator[_Queue[Unit]]:
+    left = [key for key in units if key not in store]
+    n, done = len(units), len(units) - len(left)
+    with tqdm(total=n, initial=done, desc="units", unit="unit", disable=not progress) as bar:
+        yield _Queue(units, store, left, bar)
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[Any]:
+    """The package, connected to a cluster; what is started here is stopped here."""
+    for name, value in _LOCAL_RAY.items() if address is None else ():
+        os.environ.setdefault(name, value)
+    try:
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise ValueError("Ray is not installed: pip install 'kb-lens[ray]'.") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        _check_address(address)
+        ray.init(address=address or "local", include_dashboard=None if address else False)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        what = f"join the cluster at {address!r}" if address else "start on this machine"
+        raise ValueError(
+            f"Ray cannot {what}: {error}. A cluster is started with 'ray start --head --port=6379' "
+            "and joined from one of its nodes; without an address Ray works on this machine."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str | None) -> None:
+    """Raise `OSError` if nobody listens at ``host:port``; Ray would take minutes to say so."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _check_room(nodes: list[dict[str, Any]], workers: int, needs: dict[str, float]) -> None:
+    """Raise `ValueError` if fewer workers would fit on all nodes together."""
+    asked = {name: need for name, need in needs.items() if need}
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    fit = [[int(one.get(name, 0) / need + 1e-6) for name, need in asked.items()] for one in alive]
+    room = sum(min(one, default=workers) for one in fit)
+    if room < workers:
+        each = " and ".join(f"{need:g} {name}" for name, need in asked.items())
+        raise ValueError(
+            f"there is room for {room} workers of {each} each, asked for were {workers}. "
+            "Ask for fewer or smaller ones, or add nodes to the cluster."
+        )
+
+
+class _Worker:
+    """Lives in a process of its own, as a Ray actor."""
+
+    def __init__(self, make_work: Callable[[], Callable[[Any], EvaluationResult]], threads: int):
+        import torch
+
+        torch.set_num_threads(threads)
+        self._make_work, self._work = make_work, None
+
+    def ready(self) -> None:
+        """Answered when the process is there."""
+
+    def do(self, unit: Any) -> EvaluationResult:
+        if self._work is None:  # here, where an exception reaches the driver as it is
+            self._work = self._make_work()
+        return self._work(unit)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """The workers, as the driver sees them."""
+
+    ray: Any
+    queue: _Queue[Any]
+    hire: Callable[[], Any]
+    hired: list[Any] = field(default_factory=list)
+    idle: list[Any] = field(default_factory=list)
+    busy: dict[Any, tuple[Any, str | None, ExitStack]] = field(default_factory=dict)
+    """What is awaited -> worker, unit (None while it starts) and its claim."""
+    deaths: Counter[str | None] = field(default_factory=Counter)
+
+    def work(self, workers: int) -> None:
+        """Until every unit has a result."""
+        try:
+            for _ in range(workers):
+                self._start()
+            while self.queue.left or any(key for _, key, _ in self.busy.values()):
+                self._hand_out()
+                self._collect()
+        finally:
+            for _, _, claim in self.busy.values():
+                claim.close()
+            for worker in self.hired:
+                self.ray.kill(worker)
+
+    def _start(self) -> None:
+        self.hired.append(worker := self.hire())
+        self.busy[worker.ready.remote()] = worker, None, ExitStack()
+
+    def _hand_out(self) -> None:
+        while self.idle and (taken := self.queue.take()):
+            worker, (key, claim) = self.idle.pop(), taken
+            self.busy[worker.do.remote(self.queue.units[key])] = worker, key, claim
+
+    def _collect(self) -> None:
+        if not self.busy:  # all that is left is in the hands of other processes
+            time.sleep(_POLL_SECONDS)
+            return
+        done, _ = self.ray.wait(list(self.busy), timeout=_POLL_SECONDS)
+        for one in done:
+            worker, key, claim = self.busy.pop(one)
+            with claim:
+                self._receive(one, worker, key)
+
+    def _receive(self, one: Any, worker: Any, key: str | None) -> None:
+        try:
+            result = self.ray.get(one)
+        except self.ray.exceptions.RayTaskError as error:
+            with self.queue.named(key):
+                raise error.cause from error
+        except self.ray.exceptions.RayError as error:
+            self._replace(worker, key, error)
+            return
+        if key is not None:
+            self.queue.finish(key, result)
+        self.idle.append(worker)
+
+    def _replace(self, worker: Any, key: str | None, error: Exception) -> None:
+        """Hire another worker for one that died; its unit goes back to the queue."""
+        self.ray.kill(worker)  # if it is only out of reach
+        self.deaths[key] += 1
+        if self.deaths[key] == _DEATHS:
+            raise ValueError(
+                f"{self.queue.name(key)}: {_DEATHS} workers died of it, the last like this: "
+                f"{' '.join(str(error).split())} If memory ran out, ask for fewer workers."
+            ) from error
+        if key is not None:
+            self.queue.left.insert(0, key)
+        self._start()

@@ -1,0 +1,133 @@
+"""Every way to debias that is compared: enhancement, its variants, its rivals, its controls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from kb_lens.benchmarks import load_benchmark
+from kb_lens.conditions import Condition, Prompting, Scaling
+from kb_lens.control_tests import matched_factor
+from kb_lens.controls import influence_ratio, random_neurons
+from kb_lens.evaluation import EvaluationResult
+from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.specificity import default_control, flipped
+from kb_lens.steering import load_statements, random_direction, steering_vector
+from kb_lens.studies import Case, Lab, Plan
+
+PROMPTS = {
+    "prompt: be fair": "Be fair to everyone. Do not rely on stereotypes about gender, race, "
+    "religion or any other group of people.",
+    "prompt: author": "What follows was written with care by someone who judges people as "
+    "individuals and never by the group that they belong to.",
+}
+"""Two wordings of a debiasing prompt: an order, and a description of the text to come."""
+
+CONTROLS = {
+    "layer": "random, same layers",
+    "influence": "random, same layers and influence",
+    "damage": "random, same damage",
+}
+"""Kinds of random sets, by the word that their labels carry."""
+
+NULL_BENCHMARKS = ("stereoset", "crows_pairs", "plain_text")
+"""What the many random sets are measured on."""
+
+
+def methods(lab: Lab) -> Plan:
+    """All methods, and the distribution of what random neurons do.
+
+    Random sets come in three kinds, ``lab.n_controls`` of each: as many in every layer; of like
+    influence as well; and the latter with the lambda at which they cost as much log-probability on
+    plain text as the know-bias neurons do.
+    """
+    scores = lab.default()
+    neurons = lab.union(scores)
+    cases = [
+        lab.case(neurons, method="enhancement"),
+        lab.case(neurons, method="enhancement, last position", positions="last"),
+        *_other_site(lab),
+        *_other_sets(lab, neurons),
+        *(_changed(name, Prompting(text)) for name, text in PROMPTS.items()),
+        *_steered(lab),
+    ]
+    controls = _random_sets(lab, neurons)
+    drawn = [case for several in controls.values() for case in several]
+    tests = {kind: (cases, several) for kind, several in controls.items()}
+    return Plan([*cases, *drawn], tests=tests)
+
+
+def _changed(name: str, change: Any) -> Case:
+    return Case({"method": name}, Condition(name, change))
+
+
+def _other_site(lab: Lab) -> list[Case]:
+    neurons = lab.union(lab.default(site="pre"))
+    return [
+        lab.case(neurons, method="enhancement, site pre"),
+        lab.case(neurons, method="enhancement, site pre, last position", positions="last"),
+    ]
+
+
+def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
+    """What else could be scaled: biased answers, plain facts, and the same neurons removed."""
+    questions = lab.default().questions
+    biased = lab.union(lab.attributions(flipped(questions)))
+    plain = select_neurons(lab.attributions(default_control(questions)), lab.tau, lab.beta)
+    sets = {
+        "ablation of know-bias neurons": (neurons, 0.0),
+        "suppression of bias neurons": (biased, 0.0),
+        "enhancement of bias neurons": (biased, None),
+        "enhancement of plain-fact neurons": (plain, None),
+        "enhancement without plain-fact neurons": (neurons - plain, None),
+    }
+    return [_scaled(lab, name, one, lam) for name, (one, lam) in sets.items()]
+
+
+def _scaled(lab: Lab, name: str, neurons: NeuronSet, lam: float | None = None) -> Case:
+    factor = lab.lam if lam is None else lam
+    change = Scaling(neurons, factor) if len(neurons) else None
+    return Case({"method": name}, Condition(name, change), neurons)
+
+
+def _steered(lab: Lab) -> list[Case]:
+    vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
+    return [
+        _changed("steering vector", vector),
+        _changed("steering, random direction", random_direction(vector, lab.seed)),
+    ]
+
+
+def _random_sets(lab: Lab, neurons: NeuronSet) -> dict[str, list[Case]]:
+    """Kind of control -> its draws."""
+    target = _damage(lab, neurons, lab.lam)
+    found: dict[str, list[Case]] = {kind: [] for kind in CONTROLS}
+    for seed, like in enumerate(lab.random_sets(neurons).values(), start=lab.seed):
+        matched = matched_factor(partial(_damage, lab, like), target)
+        sets = {
+            "layer": (random_neurons(neurons, seed=seed), lab.lam),
+            "influence": (like, lab.lam),
+            "damage": (like, matched.lam),
+        }
+        for kind, (one, lam) in sets.items():
+            name = f"{CONTROLS[kind]}, {seed}"
+            labels = {
+                "method": name,
+                "control": kind,
+                "lam": lam,
+                "influence_ratio": influence_ratio(one, neurons, lab.influence),
+                "damage_matched": kind == "damage" and matched.reached,
+            }
+            on = None if kind == "influence" else NULL_BENCHMARKS
+            found[kind].append(Case(labels, Condition(name, Scaling(one, lam)), one, on))
+    return found
+
+
+def _damage(lab: Lab, neurons: NeuronSet, lam: float) -> float:
+    """The change of the mean log-probability of a token on plain text; below 0 is damage."""
+
+    def mean(condition: Condition) -> float:
+        result: EvaluationResult = lab.measure(condition, load_benchmark("plain_text", limit=24))
+        return result.metrics["logprob_per_token"].value
+
+    return mean(Condition(f"lambda {lam:g}", Scaling(neurons, lam))) - mean(Condition("base"))
