@@ -56,7 +56,9 @@ Joined = Annotated[
 ]
 Names = Annotated[
     str,
-    typer.Option("--benchmarks", help="Comma-separated; NAME:PROTOCOL overrides --protocol."),
+    typer.Option(
+        "--benchmarks", help="Comma-separated: NAME[:PROTOCOL][@ITEMS], else --protocol, --limit."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Items a benchmark, balanced; default all.")]
 Protocol = Annotated[str, typer.Option(help="How items are scored.")]
@@ -80,15 +82,23 @@ def questions_asked(n: int, dimensions: str, language: str, bank: Path | None) -
 def benchmarks_named(
     names: str, limit: int | None, protocol: str, data_dir: Path | None, seed: int
 ) -> list[Benchmark]:
-    """Every benchmark named, as ``name`` or ``name:protocol``."""
-    specs = [tuple(part.strip().split(":", 1)) for part in names.split(",")]
-    asked = [(spec[0], spec[1] if len(spec) > 1 else protocol) for spec in specs]
-    if len(set(asked)) < len(asked):
+    """Every benchmark named, as ``NAME[:PROTOCOL][@ITEMS]``."""
+    asked = [_spec(text, protocol, limit) for text in names.split(",")]
+    if len({one[:2] for one in asked}) < len(asked):
         raise ValueError(f"--benchmarks has a name twice: {names}.")
     return [
-        load_benchmark(name, limit=limit, protocol=one, data_dir=data_dir, seed=seed)
-        for name, one in asked
+        load_benchmark(name, limit=items, protocol=one, data_dir=data_dir, seed=seed)
+        for name, one, items in asked
     ]
+
+
+def _spec(text: str, protocol: str, limit: int | None) -> tuple[str, str, int | None]:
+    """Name, protocol and number of items."""
+    front, _, items = text.strip().partition("@")
+    name, _, own = front.partition(":")
+    if items and not items.isdecimal():
+        raise ValueError(f"{text.strip()!r}: after the @ comes a number of items, got {items!r}.")
+    return name, own or protocol, int(items) if items else limit
 
 
 def benchmarks_available(
@@ -100,14 +110,15 @@ def benchmarks_available(
     default: Sequence[str] = DEFAULT_BENCHMARKS,
 ) -> list[Benchmark]:
     """The benchmarks; of the default list those whose data can be had, the others are named."""
-    offered = any(protocol in protocols(name) for name in default)
+    offered = any(protocol in protocols(_spec(one, protocol, limit)[0]) for one in default)
     if names != ",".join(default) or not offered:
         return benchmarks_named(names, limit, protocol, data_dir, seed)
     found = []
-    for name in default:
-        one = protocol if protocol in protocols(name) else "original"
+    for one in default:
+        name = _spec(one, protocol, limit)[0]
+        asked = protocol if protocol in protocols(name) else "original"
         try:
-            found += benchmarks_named(name, limit, one, data_dir, seed)
+            found += benchmarks_named(one, limit, asked, data_dir, seed)
         except NoDataError as error:
             typer.echo(f"LEFT OUT: {name}. {error}", err=True)
     if not found:

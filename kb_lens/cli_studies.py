@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,7 +44,8 @@ from kb_lens.experiments import experiment as run_experiment
 from kb_lens.figures import dose_response, effect_against_attribution, study_figures, tuning_figure
 from kb_lens.files import write_text
 from kb_lens.intervention import check_factor
-from kb_lens.models import EMBEDDED_MODEL, load_model
+from kb_lens.knowledge import check_knowledge
+from kb_lens.models import EMBEDDED_MODEL, fingerprint, load_model
 from kb_lens.neuron_effects import neuron_effects
 from kb_lens.neuron_meaning import promoted_tokens, top_prompts
 from kb_lens.neurons import NeuronSet, check_thresholds
@@ -65,7 +67,7 @@ def experiment(
     out: Out = Path("out/studies"),
     benchmarks: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, NAME or NAME:PROTOCOL; default the study's own."),
+        typer.Option(help="Comma-separated: NAME[:PROTOCOL][@ITEMS]; default the study's own."),
     ] = None,
     limit: Limit = 200,
     protocol: Protocol = "original",
@@ -116,7 +118,7 @@ def experiment(
     )
     fan_out: Engine | None = None
     if engine == "ray":
-        work = partial(_worker, model, device, dtype)
+        work = partial(_worker, model, device, dtype, fingerprint(bridge))
         fan_out = partial(
             run_ray, make_work=work, workers=workers, address=ray_address, num_gpus=gpus
         )
@@ -138,9 +140,13 @@ def _what_matters(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in hidden}
 
 
-def _worker(model: str, device: str | None, dtype: str) -> Any:
-    """What does the units in a process of its own."""
+def _worker(model: str, device: str | None, dtype: str, weights: str) -> Any:
+    """What does the units in a process of its own; the model must be the same there."""
     bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    if (found := fingerprint(bridge)) != weights:
+        raise ValueError(
+            f"a worker's {model!r} has other weights ({found}) than the one here ({weights})."
+        )
 
     def work(unit: Unit) -> Any:
         return unit.work(bridge)
@@ -222,14 +228,19 @@ def neurons(
     log.check()
     chosen = NeuronSet.load(neurons)
     scores = None if attributions is None else Attributions.load(attributions)
+    if scores is not None and 0.0 not in factors:
+        raise ValueError("--attributions are compared with ablation: --lam 0 belongs to it.")
     asked = load_questions(questions or None) if scores is None else scores.questions
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.begin(bridge)
+    options: dict[str, Any] = {"positions": positions, "batch_size": batch_size}
+    if scores is not None:  # asked in the same words
+        template, spelling = scores.settings.template, scores.settings.spelling
+        knowledge = check_knowledge(bridge, asked, template=template)
+        options |= {"template": template, "knowledge": replace(knowledge, spelling=spelling)}
     with log.stage("scale neurons"):
-        effects = neuron_effects(
-            bridge, chosen, asked, lams=factors, positions=positions, batch_size=batch_size
-        )
+        effects = neuron_effects(bridge, chosen, asked, lams=factors, **options)
     effects.save(out / "effects.safetensors")
     with log.stage("read neurons"):
         tables = {

@@ -218,7 +218,7 @@ def rank_table(
         table[f"{key} rank"] = places[-1]
         drawn = _resampled(several, metric, n_bootstrap, seed + number)
         resampled.append(_places(several[0], metric, drawn))
-    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5], axis=1)
+    low, high = np.nanpercentile(np.mean(resampled, axis=0), [2.5, 97.5], axis=1)
     for place, (name, column) in enumerate(
         {"average_rank": np.mean(places, axis=0)[:, 0], "rank_low": low, "rank_high": high}.items()
     ):

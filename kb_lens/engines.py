@@ -7,6 +7,7 @@ another process has claimed is left to it and looked at again later.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from collections import Counter
@@ -28,10 +29,6 @@ _POLL_SECONDS = 0.5
 
 _DEATHS = 3
 """So many workers may die of one unit before it is given up."""
-
-_LOCAL_RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment of a Ray that is started here, where it says nothing else. Without these Ray writes
-a token into the home folder and reports its use to its makers."""
 
 
 def run_serial(
@@ -163,8 +160,8 @@ def _queue(units: Mapping[str, Unit], store: UnitStore, progress: bool) -> Itera
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """The package, connected to a cluster; what is started here is stopped here."""
-    for name, value in _LOCAL_RAY.items() if address is None else ():
-        os.environ.setdefault(name, value)
+    if address is None:
+        _keep_to_itself()
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
@@ -185,6 +182,16 @@ def _ray(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _keep_to_itself() -> None:
+    """Let a Ray that is started here admit only this process, and report its use to nobody.
+
+    Whoever connects needs a token that is written nowhere. What the environment says goes first.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_MODE" not in os.environ:  # without a token Ray writes one into the home folder
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _check_address(address: str | None) -> None:

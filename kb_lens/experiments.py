@@ -35,14 +35,15 @@ EXPERIMENTS: dict[str, Callable[[Lab], Plan]] = {**STUDIES, "methods": methods}
 """Name -> the plan of a study."""
 
 DEFAULT_STUDY_BENCHMARKS = {
-    "all": ("stereoset", "crows_pairs", "openbookqa", "plain_text"),
+    "all": ("stereoset", "crows_pairs", "openbookqa", "plain_text@24"),
     "right-answers": ("stereoset",),
     "methods": (
-        *("stereoset", "crows_pairs", "bbq_religion", "bbq_age", "openbookqa", "arc_easy"),
-        "plain_text",
+        *("stereoset", "crows_pairs", "bbq_religion@100", "bbq_age@100", "openbookqa@100"),
+        *("arc_easy@100", "plain_text@24"),
     ),
 }
-"""What a study is measured on unless told otherwise; ``all`` stands for the others."""
+"""What a study is measured on unless told otherwise, some with a number of items of their own;
+``all`` stands for the other studies."""
 
 _FORMAT = "kb_lens study 1"
 BASE = Condition("base")
@@ -287,6 +288,7 @@ def _settings(lab: Lab, benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
         "fingerprint": fingerprint(lab.model),
         "dtype": str(lab.model.cfg.dtype).removeprefix("torch."),
         **{name: getattr(lab, name) for name in names},
+        "attribution": dict(lab.options),
         "benchmarks": {
             key: {"items": len(one.items), "source": Path(one.source).name, "digest": one.digest}
             for key, one in benchmarks.items()

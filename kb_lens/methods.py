@@ -116,7 +116,7 @@ def _random_sets(lab: Lab, neurons: NeuronSet) -> dict[str, list[Case]]:
                 "control": kind,
                 "lam": lam,
                 "influence_ratio": influence_ratio(one, neurons, lab.influence),
-                "damage_matched": kind == "damage" and matched.reached,
+                "damage": "matched" if kind == "damage" and matched.reached else "not matched",
             }
             on = None if kind == "influence" else NULL_BENCHMARKS
             found[kind].append(Case(labels, Condition(name, Scaling(one, lam)), one, on))

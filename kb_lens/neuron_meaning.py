@@ -185,10 +185,8 @@ def _peaks(
     """`_extremes` of all texts, which come shortest first, and the mean size."""
     n_ctx = getattr(model.cfg, "n_ctx", None) or math.inf
     if not texts or len(texts[-1]) > n_ctx:
-        raise ValueError(
-            f"the longest text has {len(texts[-1]) if texts else 'less than two'} tokens: allowed "
-            f"are 2 to {n_ctx}."
-        )
+        longest = f"the longest has {len(texts[-1])}" if texts else "there is none"
+        raise ValueError(f"allowed are texts of 2 to {n_ctx} tokens: {longest}.")
     found = [
         _extremes(model, neurons, batch)
         for batch in tqdm(_batches(texts), desc="reading activations", disable=not progress)

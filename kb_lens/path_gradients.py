@@ -164,7 +164,7 @@ class JoinedPath:
         hooks = [(name, partial(keep, name=name)) for name in self._names]
         with self._model.hooks(fwd_hooks=hooks):
             cache, output = cached(self._model, self._tokens)
-        self._prefix = _OneTokenRows(cache, self._tokens.shape[1] - 1)
+        self._prefix = OneTokenRows(cache, self._tokens.shape[1] - 1)
         self._clean_logits = output.logits[:, -1].float()
         self.activations = torch.stack([seen[name] for name in self._names]).float().cpu()
         self.value = float(self._objective.value(self._clean_logits))
@@ -255,7 +255,7 @@ class JoinedPath:
 _UNEMBED_ROWS = 1024
 
 
-class _OneTokenRows(SharedPrefix):
+class OneTokenRows(SharedPrefix):
     """Rows of one token each: every row reads the prefix and itself."""
 
     def attend(

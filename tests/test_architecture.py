@@ -45,9 +45,10 @@ ALLOWED = {
     "conditions": {"benchmarks", "intervention", "neurons"},
     "steering": {"benchmarks", "files", "last_position", "models"},
     "neuron_meaning": {"benchmarks", "matrix_products", "models", "neurons", "questions"},
+    "scaled_rows": {"intervention", "models", "path_gradients", "shared_prefix"},
     "neuron_effects": {
         *("attribution", "files", "intervention", "knowledge", "matrix_products", "models"),
-        *("neurons", "path_gradients", "questions", "shared_prefix", "statistics"),
+        *("neurons", "questions", "scaled_rows", "statistics"),
     },
     "controls": {"benchmarks", "models", "neuron_meaning", "neurons"},
     "control_tests": {"benchmarks", "comparison", "evaluation", "statistics"},

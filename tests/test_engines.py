@@ -203,7 +203,7 @@ def local_ray(need_ray, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        for name in engines._LOCAL_RAY:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
             patch.setenv(name, "")  # so that it is restored
             patch.delenv(name)
         cloudpickle.register_pickle_by_value(sys.modules[__name__])

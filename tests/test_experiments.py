@@ -18,6 +18,12 @@ from kb_lens.units import Unit
 
 
 @pytest.fixture(scope="module")
+def llama():
+    """With room for the longest passage of plain text."""
+    return tiny_bridge("llama", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("attributions")
 
@@ -38,8 +44,10 @@ def _smaller(monkeypatch):
 
 @pytest.fixture
 def lab(llama, cache, tmp_path):
-    options = {"n_questions": 9, "n_controls": 2, "progress": False, "cache_dir": cache}
-    return Lab(llama, store=UnitStore(tmp_path / "units"), **options)
+    quick = {"rule": "gauss-legendre", "n_steps": 3}
+    sizes = {"n_questions": 9, "n_controls": 2, "progress": False}
+    store = UnitStore(tmp_path / "units")
+    return Lab(llama, store=store, cache_dir=cache, options=quick, **sizes)
 
 
 def saved(found: Experiment, folder) -> dict[str, bytes]:

@@ -131,8 +131,10 @@ def test_no_hook_is_left(llama, questions):
     ],
 )
 def test_bad_settings(llama, questions, settings, message):
+    """Plain calls: a shape checker would speak up before kb_lens does."""
+    unchecked = getattr(neuron_effects, "__wrapped__", neuron_effects)
     with pytest.raises(ValueError, match=message):
-        neuron_effects(llama, some_neurons(llama), questions[:1], progress=False, **settings)
+        unchecked(llama, some_neurons(llama), questions[:1], progress=False, **settings)
 
 
 def test_a_model_that_overflows(llama, questions):
@@ -224,8 +226,8 @@ def test_files_that_are_something_else(tmp_path):
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match="base_prob has shape"):
-        replace(made(), base_prob=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"prob has shape \(2, 2, 2\): expected \(1, 2, 2\)"):
+        replace(made(), questions=made().questions[:1])
 
 
 # -- beside the scores ------------------------------------------------------------------------

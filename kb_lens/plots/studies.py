@@ -34,6 +34,7 @@ _LINE, _BELOW, _PANEL, _CELL = 18, 56, 170, 34
 """Pixels: a line of text, a panel's axis, a panel with a y axis, the height of a heatmap's cell."""
 _BLUE, _BLUE_BAND, _GREY_BAND = COLOURS[0], "rgba(0, 114, 178, 0.2)", "rgba(140, 140, 140, 0.3)"
 _BEST = {"color": COLOURS[2], "dash": "dot"}
+_GLUE = "\N{NO-BREAK SPACE}"
 _FLUENCY = "logprob_per_token"
 _PERCENT = ("acc", "any", "lms", "ss", "stereotype_share")
 """How the names of metrics in percent begin; the others are points, but for two."""
@@ -102,6 +103,7 @@ class _Metric:
         """What it is, and where it starts from."""
         name = "<br>".join(textwrap.wrap(f"{self.key} {self.name}", 32))
         best = "" if self.best is None else f"best {self.best:g}, "
+        best = "lower is damage, " if self.key == "plain_text" else best
         return f"<b>{name}</b><br>base {self.number(self.base)}, {best}n = {self.n}"
 
     @property
@@ -147,8 +149,6 @@ def study_figures(
     metrics = [_headline(results, key) for key in results["benchmark"].unique()]
     draw = {"lambda": _factors, "questions": _counts, "thresholds": _thresholds}.get(name, _forest)
     figures = _matrix(results, rests) if name == "transfer" else {}
-    if "plain_text" in {one.key for one in metrics}:
-        rests += " plain_text: what is below the base model is damage."
     return figures | draw(name, metrics, rests)
 
 
@@ -201,8 +201,10 @@ def _grids(
     apart: float = 0.13,
     title: str = "",
 ) -> dict[str, go.Figure]:
-    """Panels (title, how to draw it) two a row, in as many figures as they need."""
-    size = _COLUMNS * max(1, _PAGE // (height + _BELOW))
+    """Panels (title, how to draw it) two a row, shared out over as many figures as they need."""
+    rows = -(-len(panels) // _COLUMNS)
+    parts = -(-rows // max(1, _PAGE // (height + _BELOW))) or 1
+    size = _COLUMNS * -(-rows // parts) or 1
     pages = [panels[start : start + size] for start in range(0, len(panels), size)]
     names = [name, *(f"{name}_{number}" for number in range(2, len(pages) + 1))]
     figures = (_grid(page, title or _TITLES[name], note, height, apart) for page in pages)
@@ -265,11 +267,11 @@ def _difference_axis(
         if axis == "x"
         else (figure.update_yaxes, figure.add_hline)
     )
-    update(title_text=metric.difference, range=ends, nticks=6, **where)
-    line(**{axis: 0.0}, line={"color": GREY, "width": 1}, **where)
+    zero = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1.5}
+    update(title_text=metric.difference, range=ends, nticks=6, **zero, **where)
     change = np.nan if metric.best is None else metric.best - metric.base
     if ends[0] <= change <= ends[1]:
-        line(**{axis: change}, line=_BEST, **where)
+        line(**{axis: change}, line=_BEST, layer="below", **where)
 
 
 def _bars(table: pd.DataFrame, colour: str = _BLUE) -> dict[str, Any]:
@@ -396,7 +398,7 @@ def _threshold_axes(figure: go.Figure, table: pd.DataFrame, where: _Where) -> No
 
 def _excludes_zero(table: pd.DataFrame) -> pd.Series:
     """Whether both ends of the difference's interval are on the same side of 0."""
-    return table["difference_low"].mul(table["difference_high"]).gt(0)
+    return pd.Series(table["difference_low"] * table["difference_high"] > 0, table.index)
 
 
 def _heat(values: pd.DataFrame, text: pd.DataFrame, **colours: Any) -> go.Heatmap:
@@ -404,7 +406,7 @@ def _heat(values: pd.DataFrame, text: pd.DataFrame, **colours: Any) -> go.Heatma
         z=values.to_numpy(float),
         text=text.to_numpy(object),
         texttemplate="%{text}",
-        textfont={"size": SMALL},
+        textfont={"size": SMALL, "color": INK},
         hoverinfo="skip",
         showscale=False,
         xgap=2,
@@ -414,25 +416,27 @@ def _heat(values: pd.DataFrame, text: pd.DataFrame, **colours: Any) -> go.Heatma
 
 
 def _diverging(values: pd.DataFrame, text: pd.DataFrame, marked: pd.DataFrame) -> go.Heatmap:
-    """White at 0; the darkest ends of the scale are beyond the values."""
-    end = 1.6 * float(values.abs().to_numpy().max()) or 1.0
+    """White at 0; the ends of the scale, too dark for black numbers, are beyond the values."""
+    end = 2.4 * float(values.abs().to_numpy().max()) or 1.0
     text = text.mask(marked, "<b>" + text + "*</b>")
     return _heat(values, text, colorscale=DIVERGING, zmin=-end, zmax=end)
 
 
 def _matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
     """Source dimension x bias type: how much nearer to the best value, a panel a benchmark."""
+    nearer = f"|base {MINUS} best| {MINUS} |value {MINUS} best|"
     note = (
-        f"{rests} Points nearer to the best value: |base {MINUS} best| {MINUS} |value {MINUS} "
-        "best|. Boxes: the neurons' own dimension. In brackets: neurons. Bold and *: the "
-        f"{_PAIRED} excludes 0; icat alone can have it: a share's difference is not how much "
-        "nearer it comes to 50."
+        f"{rests} Points nearer to the best value: {nearer.replace(' ', _GLUE)}. Boxes: the "
+        f"neurons' own dimension. In brackets: neurons. Bold and *: the {_PAIRED} excludes 0; "
+        "only for icat: the interval of a share's difference is not that of how much nearer it "
+        "comes to 50."
     )
     known = {result_key(name, p): name for name in _TARGETS for p in protocols(name)}
-    keys = [key for key in results["benchmark"].unique() if key in known]
+    names = [(key, known[key]) for key in results["benchmark"].unique() if key in known]
     panels = [
-        (f"<b>{key} {_TARGETS[known[key]][0]}</b>", partial(_nearer, _targets(results, key, name)))
-        for key, name in ((key, known[key]) for key in keys)
+        (f"<b>{key} {_TARGETS[name][0]}</b>", partial(_nearer, targets))
+        for key, name in names
+        if (targets := _targets(results, key, name))
     ]
     height = _CELL * len(results["source"].dropna().unique())
     title = _TITLES["transfer"]
@@ -472,7 +476,7 @@ def _forest(name: str, metrics: Sequence[_Metric], rests: str) -> dict[str, go.F
     tables = [_rows(one.cases, _ROWS[name]) for one in metrics]
     every = pd.concat(tables)
     every = every[~every.index.duplicated()]
-    words = ["<br>".join(textwrap.wrap(w, 31, break_on_hyphens=False)) for w in every["label"]]
+    words = ["<br>".join(textwrap.wrap(w, 32, break_on_hyphens=False)) for w in every["label"]]
     note = f"{rests} Points: difference from the base model; lines: its {_PAIRED}."
     note += " In brackets: neurons. Dotted: the best value, where it is in reach."
     if True in every["random"].tolist():
@@ -501,7 +505,7 @@ def _row(name: str, group: pd.DataFrame) -> dict[str, Any]:
         low, high = interval(group["difference"].to_numpy())
         size.append(f"{len(group)} sets")
     return {
-        "label": f"{name} ({', '.join(size)})" if size else name,
+        "label": f"{name} ({', '.join(size).replace(' ', _GLUE)})" if size else name,
         "random": random,
         "difference": group["difference"].mean(),
         "difference_low": low,
@@ -520,6 +524,6 @@ def _forest_panel(
         figure.add_trace(points.update(error_x=_bars(part, colour)), **where)
     _difference_axis(metric, table, figure, "x", where)
     for place in table.loc[table["label"].isna(), "place"]:
-        text = label("not measured", x=0, y=place, font={"size": SMALL, "color": GREY})
-        figure.add_annotation(**text, **where)
+        text = label("not measured", x=0.5, y=place, font={"size": SMALL, "color": GREY})
+        figure.add_annotation(**text, xref="x domain", bgcolor="white", **where)
     _rows_axis(figure, words, where)
