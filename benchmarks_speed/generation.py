@@ -1,6 +1,6 @@
 """Tokens a second while a model writes: base, hooked in several ways, and folded.
 
-    python benchmarks_speed/generation.py                       # TIME on 2 cores
+    python benchmarks_speed/generation.py                       # about 15 minutes on 2 cores
     python benchmarks_speed/generation.py --tokens 16 --repeats 1
     python benchmarks_speed/generation.py --neurons FILE --lam 2
 
@@ -8,7 +8,8 @@ Every way writes greedily, with a key/value cache, equally many tokens after the
 ways take turns in one process, in alternating order; a ratio is the median over the rounds of a
 way's speed over the base's in the same round. Base and hooked are the bridge's own model, with
 eager attention; the models without a bridge are timed with that and with transformers' default.
-What is written is checked before anything is timed: ways that compute the same write the same.
+What is written after every prompt is checked first: ways that compute the same write the same. A
+round is timed on two batches at most.
 """
 
 from __future__ import annotations
@@ -158,11 +159,13 @@ def compare(model: Any, every: Mapping[str, Way], size: int, n: int, repeats: in
     """A table for one batch size."""
     asked = batches(model, size)
     check({name: write(way, asked, n)[1] for name, way in every.items()})  # and warm up
+    asked = asked[:2]
+    n_tokens = n * sum(len(one["input_ids"]) for one in asked)
     speeds: dict[str, list[float]] = {name: [] for name in every}
     for turn in range(repeats):
         for name in list(every)[:: -1 if turn % 2 else 1]:
-            speeds[name].append(len(PROMPTS) * n / write(every[name], asked, n)[0])
-    say(f"\nBatch {size}: {len(PROMPTS)} prompts, {n} new tokens each, {repeats} rounds\n")
+            speeds[name].append(n_tokens / write(every[name], asked, n)[0])
+    say(f"\nBatch {size}: {n_tokens} tokens a round, {n} after each prompt, {repeats} rounds\n")
     say("| way | tokens/s | lowest and highest | ratio to base |")
     say("| --- | --- | --- | --- |")
     for name, found in speeds.items():

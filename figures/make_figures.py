@@ -1,7 +1,7 @@
 """Rebuild every figure from saved results: ``python figures/make_figures.py RESULTS_DIR``.
 
-RESULTS_DIR is what ``kb-lens run`` or ``kb-lens identify`` made. Nothing is computed again; a
-figure whose results are not there is left out.
+RESULTS_DIR is what ``kb-lens run``, ``identify`` or ``experiment`` made. Nothing is computed again;
+a figure whose results are not there is left out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kb_lens.experiments import Experiment
 from kb_lens.export_figures import FORMATS, write_figures
-from kb_lens.figures import make_all
+from kb_lens.figures import draw_study, make_all
 from kb_lens.run_folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -27,8 +28,12 @@ def make(folder: Path, out: Path, formats: Sequence[str]) -> str:
     Raises:
         ValueError: If the folder has no results, or damaged ones, or a format is unknown.
     """
-    run = RunFolder.load(folder)
-    figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+    if (folder / "study.json").is_file():
+        study = Experiment.load(folder)
+        figures = draw_study(study.name, study.tables, study.settings)
+    else:
+        run = RunFolder.load(folder)
+        figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
     written = write_figures(figures, out, formats)
     return f"{len(figures)} figures, {len(written.files)} files in {out}. {written.note}".rstrip()
 

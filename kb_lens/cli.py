@@ -48,8 +48,9 @@ from kb_lens.conditions import Condition, Scaling
 from kb_lens.controls import random_neurons
 from kb_lens.doctor import as_table
 from kb_lens.evaluation import EvaluationResult
+from kb_lens.experiments import Experiment
 from kb_lens.export_figures import FORMATS
-from kb_lens.figures import make_all
+from kb_lens.figures import draw_study, make_all
 from kb_lens.files import write_text
 from kb_lens.folding import export as export_model
 from kb_lens.folding import stored_dtype
@@ -296,13 +297,17 @@ def export(
 
 @app.command()
 def figures(
-    folder: Annotated[Path, typer.Argument(help="A folder that `run` or `identify` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="What `run`, `identify` or `experiment` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Default: FOLDER/figures.")] = None,
     formats: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(FORMATS),
 ) -> None:
     """Draw every figure again from saved results."""
-    run = RunFolder.load(folder)
-    drawn = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+    if (folder / "study.json").is_file():
+        study = Experiment.load(folder)
+        drawn = draw_study(study.name, study.tables, study.settings)
+    else:
+        run = RunFolder.load(folder)
+        drawn = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
     write_drawn(drawn, out or folder / "figures", formats.split(","))
 
 

@@ -41,7 +41,7 @@ from kb_lens.experiments import (
     n_controls,
 )
 from kb_lens.experiments import experiment as run_experiment
-from kb_lens.figures import dose_response, effect_against_attribution, study_figures, tuning_figure
+from kb_lens.figures import dose_response, draw_study, effect_against_attribution, tuning_figure
 from kb_lens.files import write_text
 from kb_lens.intervention import check_factor
 from kb_lens.knowledge import check_knowledge
@@ -129,8 +129,7 @@ def experiment(
         save_results(out / name / "evaluations" / condition, results, intervention=change)
     log.write()
     _show(found)
-    drawn = study_figures(name, found.tables, found.settings)
-    write_drawn(drawn, out / name / "figures")
+    write_drawn(draw_study(name, found.tables, found.settings), out / name / "figures")
     typer.echo(f"Written to {out / name}")
 
 
@@ -155,10 +154,11 @@ def _worker(model: str, device: str | None, dtype: str, weights: str) -> Any:
 
 
 def _show(found: Experiment) -> None:
+    """Every table; of the long ones the first headline metric of each benchmark."""
     for name, table in found.tables.items():
-        if name == "results":
-            table = found.headline()
-        terminal.show_table(table, f"{found.name}: {name}")
+        long = "metric" in table.columns
+        shown = found.headline(name, 1) if long else table
+        terminal.show_study(shown, f"{found.name}: {name}")
 
 
 def tune(

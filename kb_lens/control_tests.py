@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from kb_lens.benchmarks import formulas
+from kb_lens.benchmarks import BENCHMARKS, formulas, protocols, result_key
 from kb_lens.comparison import gain, headline
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.statistics import Metric, interval
@@ -202,6 +202,43 @@ def _damage(base: Results, method: Results, controls: Sequence[Results]) -> dict
             row[f"{key} {metric} change"] = method[key].metrics[metric].value - before
             row[f"{key} {metric} control change"] = float(np.mean(after)) - before
     return row
+
+
+def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, ControlTest]:
+    """The tests of one method again, from a study's tables ``results`` and ``control_tests``.
+
+    Args:
+        tables: What `kb_lens.experiments.Experiment` holds.
+        method: The method's name.
+
+    Returns:
+        ``<benchmark> <metric>, <kind of control>`` -> its test, each benchmark's first headline
+        metric.
+    """
+    results, found = tables["results"], {}
+    for row in tables["control_tests"].query("method == @method").to_dict("records"):
+        key, metric, kind = str(row["benchmark"]), str(row["metric"]), str(row["control"])
+        best = _best(key, metric)
+        if best is None:
+            continue
+        here = results.query("benchmark == @key and metric == @metric")
+        values = here["value"].to_numpy(float)
+        distance = np.abs(values - best)
+        base = distance[here["difference"].isna().to_numpy()][0]
+        effects = base - distance[(here["control"] == kind).to_numpy()]
+        effect = Metric(row["gain"], row["low"], row["high"], n=int(row["n"]))
+        found[f"{key} {metric}, {kind}"] = ControlTest(key, metric, effect, effects)
+    return found
+
+
+def _best(key: str, metric: str) -> float | None:
+    """The best value of a metric, by its result's key, if it is the benchmark's first."""
+    for name in BENCHMARKS:
+        for protocol in protocols(name):
+            first = next(iter(formulas(name, protocol).headline))
+            if result_key(name, protocol) == key and first == metric:
+                return formulas(name, protocol).headline[metric]
+    return None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -191,7 +192,13 @@ def _keep_to_itself() -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "RAY_AUTH_MODE" not in os.environ:  # without a token Ray writes one into the home folder
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+
+
+@cache
+def _token() -> str:
+    """One for as long as this process lives: Ray remembers the first that it sees."""
+    return secrets.token_hex(32)
 
 
 def _check_address(address: str | None) -> None:

@@ -71,14 +71,14 @@ class Experiment:
     """Of the methods that are ranked: name -> what was done, and the results. Not saved with the
     tables: `save_results` writes them."""
 
-    def headline(self) -> pd.DataFrame:
-        """The results' headline metrics alone."""
-        table = self.tables["results"]
-        wanted = {key: _headline(key) for key in table["benchmark"].unique()}
+    def headline(self, table: str = "results", n: int | None = None) -> pd.DataFrame:
+        """The rows of a table on the headline metrics of each benchmark, the first `n` of them."""
+        whole = self.tables[table]
+        wanted = {key: _headline(key)[:n] for key in whole["benchmark"].unique()}
         rows = [
-            row for row in table.to_dict("records") if row["metric"] in wanted[row["benchmark"]]
+            row for row in whole.to_dict("records") if row["metric"] in wanted[row["benchmark"]]
         ]
-        return pd.DataFrame(rows, columns=table.columns)
+        return pd.DataFrame(rows, columns=whole.columns)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``<table>.parquet`` for every table, and ``study.json``."""
@@ -146,7 +146,10 @@ def experiment(
     plan = EXPERIMENTS[name](lab)
     jobs = dict(_jobs(plan, by_key, lab))
     results = _done(jobs, lab, engine)
-    tables = {"results": pd.DataFrame(_rows(plan, jobs, results, lab.progress)), **plan.tables}
+    rows = list(_rows(plan, jobs, results, lab.progress))
+    labels = dict.fromkeys(name for case in plan.cases for name in _labels(case))
+    columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
+    tables = {"results": pd.DataFrame(rows, columns=list(columns)), **plan.tables}
     if plan.tests:
         tables["control_tests"] = pd.concat(_tests(plan, by_key, results), ignore_index=True)
     ranked = _ranked(plan, by_key, results) if name == "methods" else {}

@@ -7,10 +7,13 @@ disk by `kb_lens.export_figures`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.attribution import Attributions
+from kb_lens.control_tests import saved_tests
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet
@@ -29,6 +32,7 @@ __all__ = [
     "completeness",
     "control_distribution",
     "dose_response",
+    "draw_study",
     "effect_against_attribution",
     "knowledge_plot",
     "make_all",
@@ -82,4 +86,15 @@ def make_all(
         figures["specificity"] = specificity_plot(specificity)
     if results:
         figures["before_after"] = before_after(results)
+    return figures
+
+
+def draw_study(
+    name: str, tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+) -> dict[str, go.Figure]:
+    """Every figure of a study; see `kb_lens.experiments.Experiment` for the arguments."""
+    figures = study_figures(name, tables, settings)
+    if "ranks" in tables:
+        figures["ranks"] = rank_figure(tables["ranks"])
+        figures["controls"] = control_distribution(saved_tests(tables, "enhancement"))
     return figures

@@ -33,6 +33,28 @@ def show_table(table: pd.DataFrame, title: str) -> None:
     _console().print(shown)
 
 
+_INTERVALS = {
+    "value": ("low", "high", ""),
+    "difference": ("difference_low", "difference_high", "+"),
+    "gain": ("low", "high", "+"),
+    "control_mean": ("control_low", "control_high", "+"),
+    "average_rank": ("rank_low", "rank_high", ""),
+}
+"""Column -> the columns with the ends of its interval, and the sign that it is written with."""
+
+
+def show_study(table: pd.DataFrame, title: str) -> None:
+    """A study's table, each interval beside its value in one column."""
+    shown = table.copy()
+    for column, (low, high, sign) in _INTERVALS.items():
+        if {column, low, high} <= set(table.columns):
+            ends = zip(table[column], table[low], table[high], strict=True)
+            shown[column] = ["" if pd.isna(v) else _interval(v, a, b, sign) for v, a, b in ends]
+    ends = {end for low, high, _ in _INTERVALS.values() for end in (low, high)}
+    kept = [column for column in shown if column not in ends and " change" not in column]
+    show_table(pd.DataFrame(shown[kept]), title)
+
+
 def show_summary(summary: pd.DataFrame, benchmarks: Sequence[Benchmark] = ()) -> None:
     """Value and interval of every condition, and the paired difference from the first one."""
     shown = Table(title="Value [95 % interval], and paired difference from the base model")
@@ -71,4 +93,4 @@ def _interval(value: float, low: float, high: float, sign: str = "") -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.2f}".rstrip("0").rstrip(".")
-    return str(value)
+    return "" if value is None else str(value)

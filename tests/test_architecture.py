@@ -30,7 +30,10 @@ ALLOWED = {
     "scoring": {"benchmarks", "matrix_products", "models", "shared_prefix", "token_trees"},
     "generation": {"benchmarks", "models"},
     "evaluation": {"benchmarks", "files", "generation", "models", "scoring", "statistics"},
-    "figures": {"attribution", "evaluation", "knowledge", "neurons", "plots", "specificity"},
+    "figures": {
+        *("attribution", "control_tests", "evaluation", "knowledge", "neurons", "plots"),
+        "specificity",
+    },
     "comparison": {"benchmarks", "evaluation", "statistics"},
     "specificity": {"attribution", "files", "knowledge", "neurons", "questions"},
     "doctor": {"attribution", "comparison", "evaluation", "knowledge", "neurons", "specificity"},
