@@ -245,7 +245,7 @@ def compare(
 ) -> None:
     """Set saved results beside one another: paired differences from the first, and ranks."""
     results = read_conditions(folders)
-    summary, ranks = summarize(results, seed=seed), rank_table(results)
+    summary, ranks = summarize(results, seed=seed), rank_table(results, seed=seed)
     terminal.show_summary(summary)
     terminal.show_table(ranks, "Ranks: the nearer the metric is to its best value, the better")
     if out is not None:

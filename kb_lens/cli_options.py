@@ -94,11 +94,13 @@ def benchmarks_named(
 
 def _spec(text: str, protocol: str, limit: int | None) -> tuple[str, str, int | None]:
     """Name, protocol and number of items."""
-    front, _, items = text.strip().partition("@")
-    name, _, own = front.partition(":")
-    if items and not items.isdecimal():
+    front, at, items = text.strip().partition("@")
+    name, colon, own = front.partition(":")
+    if at and not items.isdecimal():
         raise ValueError(f"{text.strip()!r}: after the @ comes a number of items, got {items!r}.")
-    return name, own or protocol, int(items) if items else limit
+    if colon and not own:
+        raise ValueError(f"{text.strip()!r}: after the : comes a protocol, got nothing.")
+    return name, own or protocol, int(items) if at else limit
 
 
 def benchmarks_available(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,15 @@ from kb_lens.cli_options import (
     Overwrite,
     Protocol,
     QuestionCount,
+    Rows,
     Seed,
     Tau,
+    Tokens,
     benchmarks_available,
     benchmarks_named,
     write_drawn,
 )
-from kb_lens.engines import run_ray
+from kb_lens.engines import check_ray, run_ray
 from kb_lens.evaluation import save_results
 from kb_lens.experiments import (
     DEFAULT_STUDY_BENCHMARKS,
@@ -46,13 +48,13 @@ from kb_lens.files import write_text
 from kb_lens.intervention import check_factor
 from kb_lens.knowledge import check_knowledge
 from kb_lens.models import EMBEDDED_MODEL, fingerprint, load_model
-from kb_lens.neuron_effects import neuron_effects
+from kb_lens.neuron_effects import check_effects, neuron_effects
 from kb_lens.neuron_meaning import promoted_tokens, top_prompts
 from kb_lens.neurons import NeuronSet, check_thresholds
 from kb_lens.questions import load_questions
 from kb_lens.run_folder import RunLog
-from kb_lens.studies import Lab
-from kb_lens.tuning import LAMS, tune_lambda
+from kb_lens.studies import WHOLE_BANK, Lab
+from kb_lens.tuning import LAMS, check_choice, tune_lambda
 from kb_lens.unit_store import UnitStore
 from kb_lens.units import Unit
 
@@ -87,6 +89,8 @@ def experiment(
         str | None, typer.Option(help="A running cluster, HOST:PORT; default this machine.")
     ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs for each of Ray's workers.")] = 0.0,
+    batch_size: Rows = None,
+    batch_tokens: Tokens = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: DType = "float32",
@@ -100,20 +104,29 @@ def experiment(
     check_factor(lam)
     draws = n_controls(name) if controls is None else controls
     default = DEFAULT_STUDY_BENCHMARKS.get(name, DEFAULT_STUDY_BENCHMARKS["all"])
-    asked = benchmarks or ",".join(default)
+    asked = ",".join(default) if benchmarks is None else benchmarks
     chosen = benchmarks_available(asked, limit, protocol, data_dir, seed, default)
+    n_questions = questions or WHOLE_BANK
+    load_questions(n_questions)  # refused here, before the model is loaded
+    if draws < 1:
+        raise ValueError(f"--controls is {draws}: a study needs at least 1.")
+    if engine == "ray":
+        check_ray(workers)
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
     log.begin(bridge)
     lab = Lab(
         bridge,
-        n_questions=questions,
+        n_questions=n_questions,
         tau=tau,
         beta=beta,
         lam=lam,
         n_controls=draws,
         seed=seed,
         cache_dir=out / "attribution_cache",
+        plain_text=next((one for one in chosen if one.name == "plain_text"), None),
+        options={} if batch_size is None else {"batch_size": batch_size},
+        batch_tokens=batch_tokens,
         store=UnitStore(out / "units"),
     )
     fan_out: Engine | None = None
@@ -135,7 +148,10 @@ def experiment(
 
 def _what_matters(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that the tables depend on: not who does the work."""
-    hidden = ("out", "overwrite", "device", "engine", "workers", "ray_address", "gpus")
+    hidden = (
+        *("out", "overwrite", "device", "engine", "workers", "ray_address", "gpus"),
+        *("batch_size", "batch_tokens"),
+    )
     return {key: value for key, value in values.items() if key not in hidden}
 
 
@@ -174,6 +190,7 @@ def tune(
     limit: Limit = None,
     protocol: Protocol = "original",
     data_dir: DataDir = None,
+    batch_tokens: Tokens = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: DType = "float32",
@@ -183,15 +200,20 @@ def tune(
     factors = lam or list(LAMS)
     log = RunLog(out, "tune", _what_matters(locals()) | {"lam": factors}, overwrite)
     log.check()
-    for factor in factors:
-        check_factor(factor)
+    factors = check_choice(factors, bound)
+    if "," in bias + capability:
+        raise ValueError("--bias and --capability name one benchmark each.")
     chosen = NeuronSet.load(neurons)
     names = ",".join(dict.fromkeys((bias, capability)))
     asked = benchmarks_named(names, limit, protocol, data_dir, seed)
+    for one in asked:
+        one.split(seed=seed)  # refuses too few items
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    chosen.check_model(bridge)
     log.begin(bridge)
     options: dict[str, Any] = {"lams": factors, "bound": bound, "seed": seed, "folder": out}
+    options["batch_tokens"] = batch_tokens
     with log.stage("tune"):
         found = tune_lambda(bridge, chosen, asked[0], asked[-1], **options)
     found.save(out)
@@ -207,7 +229,10 @@ def neurons(
     model: Model = EMBEDDED_MODEL,
     out: Out = Path("out/neurons"),
     lam: Annotated[list[float] | None, typer.Option(help="Factor; repeat for several.")] = None,
-    questions: QuestionCount = 45,
+    questions: Annotated[
+        int | None,
+        typer.Option(help="How many of the bank, 0 for all; default 45, or those attributed."),
+    ] = None,
     positions: Annotated[
         Literal["last", "all"], typer.Option(help="Of the prompt, where a neuron is scaled.")
     ] = "last",
@@ -228,11 +253,16 @@ def neurons(
     log.check()
     chosen = NeuronSet.load(neurons)
     scores = None if attributions is None else Attributions.load(attributions)
-    if scores is not None and 0.0 not in factors:
-        raise ValueError("--attributions are compared with ablation: --lam 0 belongs to it.")
-    asked = load_questions(questions or None) if scores is None else scores.questions
+    check_effects(factors, batch_size)
+    if top < 1:
+        raise ValueError(f"--top is {top}: at least 1 is needed.")
+    if scores is not None:
+        _check_comparable(chosen, scores, factors, positions, questions)
+    n = 45 if questions is None else questions or None
+    asked = load_questions(n) if scores is None else scores.questions
     with log.stage("load the model"):
         bridge = load_model(model, device=device, dtype=getattr(torch, dtype))
+    chosen.check_model(bridge)
     log.begin(bridge)
     options: dict[str, Any] = {"positions": positions, "batch_size": batch_size}
     if scores is not None:  # asked in the same words
@@ -258,3 +288,25 @@ def neurons(
     strongest = tables["effects"].sort_values("prob_change", key=abs, ascending=False).head(12)
     terminal.show_table(strongest, "The strongest effects on P(right answer)")
     typer.echo(f"Written to {out}")
+
+
+def _check_comparable(
+    neurons: NeuronSet,
+    scores: Attributions,
+    factors: Sequence[float],
+    positions: str,
+    questions: int | None,
+) -> None:
+    """Refuse attributions that the effects could not be set against, before the work is done."""
+    settings = scores.settings
+    found = (settings.fingerprint, settings.site, settings.objective)
+    if found != (neurons.fingerprint, neurons.site, "probability"):
+        raise ValueError(
+            "--attributions are of another model, site or objective than the neurons: "
+            f"{settings.model}, {settings.site}, {settings.objective}."
+        )
+    if 0.0 not in factors or positions != "last" or questions is not None:
+        raise ValueError(
+            "--attributions are compared with ablation at the last position for their own "
+            "questions: --lam 0 belongs to it, --positions all and --questions do not."
+        )

@@ -102,6 +102,13 @@ class Condition:
     change: Change | None = None
     """What is done; None for the base model."""
 
+    def __post_init__(self) -> None:
+        if not self.name.strip(". ") or set(self.name) & set('/\\:*?"<>|'):
+            raise ValueError(
+                f"{self.name!r} cannot name a condition: it becomes a folder's name, so it must "
+                'not be empty or have any of / \\ : * ? " < > | in it.'
+            )
+
     def applied(self, model: Any) -> AbstractContextManager[Any]:
         """A ``with`` block in which the model is changed."""
         return nullcontext(model) if self.change is None else self.change.applied(model)

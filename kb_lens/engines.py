@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
@@ -91,8 +92,7 @@ def run_ray(
         ValueError: If Ray is not installed, no cluster answers or it is too small, work raised
             one, or worker after worker died of a unit. Finished units stay.
     """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}: at least 1 is needed.")
+    check_ray(workers)
     with _queue(units, store, progress) as queue, ExitStack() as stack:
         if not queue.left:
             return
@@ -148,6 +148,14 @@ class _Queue(Generic[Unit]):
         except Exception as error:
             error.add_note(f"This happened in {name}.")
             raise
+
+
+def check_ray(workers: int) -> None:
+    """Raise `ValueError` unless Ray is installed and asked for at least one worker."""
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: at least 1 is needed.")
+    if find_spec("ray") is None:
+        raise ValueError("Ray is not installed: pip install 'kb-lens[ray]'.")
 
 
 @contextmanager

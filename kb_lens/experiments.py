@@ -25,7 +25,7 @@ from kb_lens.control_tests import control_table
 from kb_lens.engines import run_serial
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.files import moved_whole, write_text
-from kb_lens.methods import methods
+from kb_lens.methods import NULL_BENCHMARKS, methods
 from kb_lens.models import fingerprint, model_name
 from kb_lens.studies import STUDIES, Case, Lab, Plan
 from kb_lens.unit_store import UnitStore
@@ -143,19 +143,27 @@ def experiment(
     if not benchmarks or len(by_key) < len(benchmarks):
         keys = ", ".join(one.key for one in benchmarks)
         raise ValueError(f"a study needs benchmarks, each once; got: {keys or 'none'}.")
+    names = {one.name for one in benchmarks}
+    if name == "methods" and not names & set(NULL_BENCHMARKS):
+        raise ValueError(
+            f"the random controls of 'methods' are measured on {', '.join(NULL_BENCHMARKS)}: give "
+            "one of these."
+        )
     plan = EXPERIMENTS[name](lab)
     jobs = dict(_jobs(plan, by_key, lab))
     results = _done(jobs, lab, engine)
-    rows = list(_rows(plan, jobs, results, lab.progress))
+    rows = list(_rows(plan, jobs, results, lab))
     labels = dict.fromkeys(name for case in plan.cases for name in _labels(case))
     columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
     tables = {"results": pd.DataFrame(rows, columns=list(columns)), **plan.tables}
     if plan.tests:
-        tables["control_tests"] = pd.concat(_tests(plan, by_key, results), ignore_index=True)
+        tests = _tests(plan, by_key, results, lab.seed)
+        tables["control_tests"] = pd.concat(tests, ignore_index=True)
     ranked = _ranked(plan, by_key, results) if name == "methods" else {}
     if ranked:
-        tables["ranks"] = rank_table({name: found for name, (_, found) in ranked.items()})
-    return Experiment(name, _settings(lab, by_key), tables, ranked)
+        several = {condition: found for condition, (_, found) in ranked.items()}
+        tables["ranks"] = rank_table(several, seed=lab.seed)
+    return Experiment(name, _settings(lab, plan, by_key), tables, ranked)
 
 
 def _jobs(
@@ -163,10 +171,10 @@ def _jobs(
 ) -> Iterator[tuple[tuple[int | None, str], Unit]]:
     """(case, benchmark key) -> its unit; the base model's case is None."""
     for key, benchmark in benchmarks.items():
-        yield (None, key), Unit(BASE, benchmark, lab.seed)
+        yield (None, key), lab.unit(BASE, benchmark)
         for number, case in enumerate(plan.cases):
-            if case.benchmarks is None or key in case.benchmarks:
-                yield (number, key), Unit(case.condition, benchmark, lab.seed)
+            if case.benchmarks is None or benchmark.name in case.benchmarks:
+                yield (number, key), lab.unit(case.condition, benchmark)
 
 
 def _done(
@@ -180,19 +188,12 @@ def _done(
     else:
         run = engine or partial(_serial, model=lab.model, progress=lab.progress)
         run(units, lab.store)
-        found = {key: _kept(lab.store, key, unit) for key, unit in units.items()}
+        found = {key: unit.measured(lab.model, lab.store) for key, unit in units.items()}
     return {job: found[key] for job, key in keys.items()}
 
 
 def _serial(units: Mapping[str, Unit], store: UnitStore, *, model: Any, progress: bool) -> None:
     run_serial(units, store, lambda unit: unit.work(model), progress=progress)
-
-
-def _kept(store: UnitStore, key: str, unit: Unit) -> EvaluationResult:
-    found = store.read(key)
-    if found is None:
-        raise ValueError(f"the result of {unit} was damaged after it was written: start again.")
-    return found
 
 
 def _bar(items: Any, progress: bool) -> Any:
@@ -203,15 +204,15 @@ def _rows(
     plan: Plan,
     jobs: Mapping[tuple[int | None, str], Unit],
     results: Mapping[tuple[int | None, str], EvaluationResult],
-    progress: bool,
+    lab: Lab,
 ) -> Iterator[dict[str, Any]]:
-    for number, key in tqdm(jobs, desc="tables", unit="result", disable=not progress):
+    for number, key in tqdm(jobs, desc="tables", unit="result", disable=not lab.progress):
         result = results[number, key]
         if number is None:
             yield from _metric_rows({}, result)
         else:
             case = plan.cases[number]
-            changes = compare(results[None, key], result).set_index("metric")
+            changes = compare(results[None, key], result, seed=lab.seed).set_index("metric")
             yield from _metric_rows(_labels(case), result, changes)
 
 
@@ -219,6 +220,7 @@ def _tests(
     plan: Plan,
     benchmarks: Mapping[str, Benchmark],
     results: Mapping[tuple[int | None, str], EvaluationResult],
+    seed: int,
 ) -> Iterator[pd.DataFrame]:
     """Every case among its random draws, on the benchmarks that the draws were measured on."""
     number = {id(case): k for k, case in enumerate(plan.cases)}
@@ -232,7 +234,7 @@ def _tests(
             }
 
         base = [results[None, key] for key in keys]
-        yield control_table(base, of(cases), of(draws)).assign(control=kind)
+        yield control_table(base, of(cases), of(draws), seed=seed).assign(control=kind)
 
 
 def _ranked(
@@ -240,7 +242,7 @@ def _ranked(
     benchmarks: Mapping[str, Benchmark],
     results: Mapping[tuple[int | None, str], EvaluationResult],
 ) -> dict[str, tuple[Any, list[EvaluationResult]]]:
-    """What was measured on all benchmarks, of each kind of random draw the first."""
+    """What was measured on all benchmarks; of random draws the first."""
     drawn = {id(case) for _, several in plan.tests.values() for case in several[1:]}
     conditions: dict[int | None, Condition] = {None: BASE} | {
         k: case.condition
@@ -284,13 +286,14 @@ def _metric_rows(
         yield row
 
 
-def _settings(lab: Lab, benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
+def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
     names = ("n_questions", "tau", "beta", "lam", "n_controls", "seed")
     return {
         "model": model_name(lab.model),
         "fingerprint": fingerprint(lab.model),
         "dtype": str(lab.model.cfg.dtype).removeprefix("torch."),
         **{name: getattr(lab, name) for name in names},
+        **plan.settings,
         "attribution": dict(lab.options),
         "benchmarks": {
             key: {"items": len(one.items), "source": Path(one.source).name, "digest": one.digest}

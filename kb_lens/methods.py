@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from kb_lens.benchmarks import load_benchmark
 from kb_lens.conditions import Condition, Prompting, Scaling
 from kb_lens.control_tests import matched_factor
 from kb_lens.controls import influence_ratio, random_neurons
 from kb_lens.evaluation import EvaluationResult
+from kb_lens.models import fingerprint
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.specificity import default_control, flipped
-from kb_lens.steering import load_statements, random_direction, steering_vector
+from kb_lens.steering import Steering, load_statements, random_direction, steering_vector
 from kb_lens.studies import Case, Lab, Plan
 
 PROMPTS = {
-    "prompt: be fair": "Be fair to everyone. Do not rely on stereotypes about gender, race, "
+    "prompt, be fair": "Be fair to everyone. Do not rely on stereotypes about gender, race, "
     "religion or any other group of people.",
-    "prompt: author": "What follows was written with care by someone who judges people as "
+    "prompt, author": "What follows was written with care by someone who judges people as "
     "individuals and never by the group that they belong to.",
 }
 """Two wordings of a debiasing prompt: an order, and a description of the text to come."""
@@ -27,8 +31,10 @@ CONTROLS = {
     "layer": "random, same layers",
     "influence": "random, same layers and influence",
     "damage": "random, same damage",
+    "unmatched": "random, damage not reached",
 }
-"""Kinds of random sets, by the word that their labels carry."""
+"""Kinds of random sets, by the word that their labels carry. Those of the last kind, which no
+lambda brings to the damage, are measured and shown and have no part in a test."""
 
 NULL_BENCHMARKS = ("stereoset", "crows_pairs", "plain_text")
 """What the many random sets are measured on."""
@@ -53,7 +59,11 @@ def methods(lab: Lab) -> Plan:
     ]
     controls = _random_sets(lab, neurons)
     drawn = [case for several in controls.values() for case in several]
-    tests = {kind: (cases, several) for kind, several in controls.items()}
+    tests = {
+        kind: (cases[:1], several)  # they were drawn for the enhanced neurons alone
+        for kind, several in controls.items()
+        if several and kind != "unmatched"
+    }
     return Plan([*cases, *drawn], tests=tests)
 
 
@@ -91,32 +101,43 @@ def _scaled(lab: Lab, name: str, neurons: NeuronSet, lam: float | None = None) -
 
 
 def _steered(lab: Lab) -> list[Case]:
-    vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
+    vector = _steering(lab)
     return [
         _changed("steering vector", vector),
         _changed("steering, random direction", random_direction(vector, lab.seed)),
     ]
 
 
+def _steering(lab: Lab) -> Steering:
+    """The vector, kept so that a study that goes on elsewhere adds the same one to the last bit."""
+    path = Path(lab.cache_dir or ".") / f"steering-{fingerprint(lab.model)}.safetensors"
+    if lab.cache_dir is not None and path.is_file():
+        return Steering.load(path)
+    vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
+    if lab.cache_dir is not None:
+        vector.save(path)
+    return vector
+
+
 def _random_sets(lab: Lab, neurons: NeuronSet) -> dict[str, list[Case]]:
     """Kind of control -> its draws."""
     target = _damage(lab, neurons, lab.lam)
     found: dict[str, list[Case]] = {kind: [] for kind in CONTROLS}
-    for seed, like in enumerate(lab.random_sets(neurons).values(), start=lab.seed):
+    sets = list(enumerate(lab.random_sets(neurons).values(), start=lab.seed))
+    for seed, like in tqdm(sets, desc="matching damage", disable=not lab.progress):
         matched = matched_factor(partial(_damage, lab, like), target)
-        sets = {
+        kinds = {
             "layer": (random_neurons(neurons, seed=seed), lab.lam),
             "influence": (like, lab.lam),
-            "damage": (like, matched.lam),
+            "damage" if matched.reached else "unmatched": (like, matched.lam),
         }
-        for kind, (one, lam) in sets.items():
+        for kind, (one, lam) in kinds.items():
             name = f"{CONTROLS[kind]}, {seed}"
             labels = {
                 "method": name,
                 "control": kind,
                 "lam": lam,
                 "influence_ratio": influence_ratio(one, neurons, lab.influence),
-                "damage": "matched" if kind == "damage" and matched.reached else "not matched",
             }
             on = None if kind == "influence" else NULL_BENCHMARKS
             found[kind].append(Case(labels, Condition(name, Scaling(one, lam)), one, on))
@@ -125,9 +146,10 @@ def _random_sets(lab: Lab, neurons: NeuronSet) -> dict[str, list[Case]]:
 
 def _damage(lab: Lab, neurons: NeuronSet, lam: float) -> float:
     """The change of the mean log-probability of a token on plain text; below 0 is damage."""
+    texts = lab.plain_text or load_benchmark("plain_text", limit=24, seed=lab.seed)
 
     def mean(condition: Condition) -> float:
-        result: EvaluationResult = lab.measure(condition, load_benchmark("plain_text", limit=24))
+        result: EvaluationResult = lab.measure(condition, texts)
         return result.metrics["logprob_per_token"].value
 
     return mean(Condition(f"lambda {lam:g}", Scaling(neurons, lam))) - mean(Condition("base"))

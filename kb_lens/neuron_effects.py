@@ -157,21 +157,24 @@ class NeuronEffects:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
         if (found := header.pop("format", None)) != _FORMAT:
             raise ValueError(f"'{path}' holds no neuron effects: its format is {found!r}.")
-        parts = {name: json.loads(one) for name, one in header.items()}
-        settings = parts["settings"]
-        settings["spelling"] = Spelling(**settings["spelling"])
-        settings["template"] = PromptTemplate(**settings["template"])
-        return cls(
-            **tensors,
-            neurons=tuple(Neuron(*neuron) for neuron in parts["neurons"]),
-            lams=tuple(parts["lams"]),
-            questions=tuple(Question(**question) for question in parts["questions"]),
-            settings=EffectSettings(**settings),
-        )
+        try:
+            parts = {name: json.loads(one) for name, one in header.items()}
+            settings = parts["settings"]
+            settings["spelling"] = Spelling(**settings["spelling"])
+            settings["template"] = PromptTemplate(**settings["template"])
+            return cls(
+                **tensors,
+                neurons=tuple(Neuron(*neuron) for neuron in parts["neurons"]),
+                lams=tuple(parts["lams"]),
+                questions=tuple(Question(**question) for question in parts["questions"]),
+                settings=EffectSettings(**settings),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is damaged: {error!r}.") from error
 
 
 def neuron_effects(
@@ -293,6 +296,16 @@ def rank_correlation(table: pd.DataFrame) -> float:
     return float("nan") if constant else float(np.corrcoef(score, loss)[0, 1])
 
 
+def check_effects(lams: Sequence[float], batch_size: int | None) -> None:
+    """Raise `ValueError` for factors or a batch size that `neuron_effects` does not take."""
+    if not lams or len(set(lams)) < len(lams):
+        raise ValueError(f"lams is {lams}: allowed are one or more different factors.")
+    for lam in lams:
+        check_factor(lam)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: allowed are integers from 1.")
+
+
 def _check(
     neurons: NeuronSet,
     questions: Sequence[Question],
@@ -302,12 +315,7 @@ def _check(
 ) -> None:
     if positions not in get_args(Positions):
         raise ValueError(f"positions is {positions!r}: allowed are 'all' and 'last'.")
-    if not lams or len(set(lams)) < len(lams):
-        raise ValueError(f"lams is {lams}: allowed are one or more different factors.")
-    for lam in lams:
-        check_factor(lam)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: allowed are integers from 1.")
+    check_effects(lams, batch_size)
     if not len(neurons) or not questions:
         what = "the neuron set is empty" if questions else "there are no questions"
         raise ValueError(f"{what}: there is nothing to measure.")

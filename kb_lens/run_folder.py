@@ -27,7 +27,9 @@ WRITTEN = (
     *("attributions.safetensors", "neurons.json", "knowledge.json", "summary.csv", "results.json"),
     *("checks.json", "specificity.csv", "stability.csv", "control_knowledge.json"),
     *("neurons", "evaluations", "items", "figures", "development", "test", "tuning.json"),
-    *("development.csv", "test.csv", "study.json", "results.parquet"),
+    *("development.csv", "test.csv", "study.json", "results.parquet", "control_tests.parquet"),
+    *("ranks.parquet", "sets.parquet", "answered_right.parquet", "effects.safetensors"),
+    *("effects.csv", "tokens.csv", "texts.csv"),
 )
 """What a run writes and --overwrite removes; the attribution cache is keyed by its settings."""
 PACKAGES = (

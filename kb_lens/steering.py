@@ -198,8 +198,8 @@ class Steering:
                 if (found := header.get("format")) != _FORMAT:
                     raise ValueError(f"'{path}' holds no steering vector: its format is {found!r}.")
                 return cls(file.get_tensor("vector"), **json.loads(header["settings"]))
-        except SafetensorError as error:
-            raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
+        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is no readable steering file: {error!r}") from error
 
 
 def steering_vector(

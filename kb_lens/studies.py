@@ -23,9 +23,9 @@ from kb_lens.benchmarks import Benchmark
 from kb_lens.conditions import Condition, Scaling
 from kb_lens.controls import influence, random_neurons
 from kb_lens.evaluation import EvaluationResult
-from kb_lens.intervention import Positions
+from kb_lens.intervention import Positions, check_factor
 from kb_lens.knowledge import Knowledge, check_knowledge
-from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
 from kb_lens.questions import KINDS, Question, load_questions
 from kb_lens.specificity import default_control
 from kb_lens.unit_store import UnitStore
@@ -48,7 +48,7 @@ class Case:
     neurons: NeuronSet | None = None
     """The neurons that are scaled, if any."""
     benchmarks: tuple[str, ...] | None = None
-    """Keys of the benchmarks that it is measured on; None for all."""
+    """Names of the benchmarks that it is measured on; None for all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Plan:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """What can be said without evaluating: which sets agree, which controls were drawn."""
     tests: Mapping[str, tuple[Sequence[Case], Sequence[Case]]] = field(default_factory=dict)
-    """Kind of control -> the cases that are held against it, and the random draws."""
+    """Kind of control -> the cases that it was drawn for, and the random draws."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that differ from the lab's; None where the study varies one."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,29 @@ class Lab:
     """Where attributions are kept."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `attribute`, such as a quicker rule."""
+    plain_text: Benchmark | None = None
+    """What damage is matched on; default 24 passages of the package's own."""
+    batch_tokens: int | None = None
+    """At most this many tokens in one forward pass when evaluating; default by device."""
     store: UnitStore | None = None
     """Where finished units are kept; None for nowhere."""
     progress: bool = True
     """Whether to show progress bars."""
 
+    def __post_init__(self) -> None:
+        check_thresholds(self.tau, self.beta)
+        check_factor(self.lam)
+        if self.n_controls < 1:
+            raise ValueError(f"n_controls is {self.n_controls}: a study needs at least 1.")
+        load_questions(self.n_questions)  # refuses what cannot be balanced
+
+    def unit(self, condition: Condition, benchmark: Benchmark) -> Unit:
+        """One condition on one benchmark."""
+        return Unit(condition, benchmark, self.seed, self.batch_tokens)
+
     def measure(self, condition: Condition, benchmark: Benchmark) -> EvaluationResult:
         """One condition on one benchmark, where the plan itself depends on a result."""
-        unit = Unit(condition, benchmark, self.seed)
+        unit = self.unit(condition, benchmark)
         return (
             unit.work(self.model) if self.store is None else unit.measured(self.model, self.store)
         )
@@ -104,7 +121,8 @@ class Lab:
 
     def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
         """Scores of the right answers, from the cache where they were found before."""
-        given = {} if "answer_style" in options else {"knowledge": self.knowledge}
+        own = options.get("answer_style", "model") != "model"
+        given = {} if own else {"knowledge": self.knowledge}
         shared: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": self.progress}
         return attribute(self.model, questions, **given, **shared, **{**self.options, **options})
 
@@ -163,7 +181,8 @@ def question_types(lab: Lab) -> Plan:
     without = [
         lab.case(of([k for k in KINDS if k != kind]), questions=f"without {kind}") for kind in KINDS
     ]
-    return Plan([*alone, *without, lab.case(of(KINDS), questions="all kinds")])
+    cases = [*alone, *without, lab.case(of(KINDS), questions="all kinds")]
+    return Plan(cases, settings={"n_questions": len(scores)})
 
 
 def question_counts(lab: Lab) -> Plan:
@@ -171,7 +190,8 @@ def question_counts(lab: Lab) -> Plan:
     scores = lab.attributions(load_questions(WHOLE_BANK))
     texts = [question.text for question in scores.questions]
     rows = {n: [texts.index(question.text) for question in load_questions(n)] for n in COUNTS}
-    return Plan([lab.case(lab.union(scores.subset(rows[n])), n_questions=n) for n in COUNTS])
+    cases = [lab.case(lab.union(scores.subset(rows[n])), n_questions=n) for n in COUNTS]
+    return Plan(cases, settings={"n_questions": None})
 
 
 def transfer(lab: Lab) -> Plan:
@@ -188,7 +208,7 @@ def thresholds(lab: Lab) -> Plan:
     for tau, beta in product(GRID, GRID):
         neurons = NeuronSet.union(select_neurons(part, tau, beta) for part in parts)
         cases.append(lab.case(neurons, tau=tau, beta=beta))
-    return Plan(cases)
+    return Plan(cases, settings={"tau": None, "beta": None})
 
 
 def factors(lab: Lab) -> Plan:
@@ -201,7 +221,7 @@ def factors(lab: Lab) -> Plan:
         drawn = [lab.case(one, lam=lam, set=name) for name, one in sets.items()]
         cases += [own, *drawn]
         tests[f"lambda {lam:g}"] = [own], drawn
-    return Plan(cases, tests=tests)
+    return Plan(cases, tests=tests, settings={"lam": None})
 
 
 def aggregation(lab: Lab) -> Plan:
@@ -275,8 +295,9 @@ def right_answers(lab: Lab) -> Plan:
     asked = pd.DataFrame({"kind": kinds.index, "answered_right": kinds.to_numpy()})
     cases = [lab.case(one, set=name) for name, one in sets.items()]
     controls = [lab.case(one, set=name) for name, one in lab.random_sets(chosen).items()]
-    tests = {"influence": (cases, controls)}
-    return Plan([*cases, *controls], {"answered_right": asked}, tests)
+    tests = {"influence": (cases[:1], controls)}  # drawn for the first set alone
+    settings = {"n_questions": len(scores)}
+    return Plan([*cases, *controls], {"answered_right": asked}, tests, settings)
 
 
 def _written(neurons: NeuronSet) -> str:

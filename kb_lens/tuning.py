@@ -91,6 +91,7 @@ def tune_lambda(
     seed: int = 0,
     positions: Positions = "all",
     folder: str | os.PathLike[str] | None = None,
+    batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Tuning:
     """Choose the factor on one part of the items and test it on the other.
@@ -112,15 +113,17 @@ def tune_lambda(
         positions: Where the neurons are scaled, see `scale_neurons`.
         folder: Where every result is kept as soon as it is there, in ``development/<condition>``
             and ``test/<condition>``, and found again; None keeps nothing.
+        batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
     Raises:
         ValueError: For bad arguments, before the model runs; for neurons of another model; or as
             `evaluate` and, with a folder, `kb_lens.pipeline.measure`.
     """
-    lams = _checked(lams, bound)
+    lams = check_choice(lams, bound)
     parts = _parts(bias, capability, share, seed)
-    measured = partial(_measured, model, folder, seed=seed, progress=progress)
+    options = {"seed": seed, "batch_tokens": batch_tokens, "progress": progress}
+    measured = partial(_measured, model, folder, **options)
     base = Condition("base")
     scaled = {lam: Condition(f"lambda {lam:g}", Scaling(neurons, lam, positions)) for lam in lams}
     tried = {lam: measured("development", parts, one) for lam, one in scaled.items()}
@@ -146,8 +149,8 @@ def tune_lambda(
     return Tuning(lam, _verdict(lam, development, test, settings), development, test, settings)
 
 
-def _checked(lams: Sequence[float], bound: float) -> list[float]:
-    """The factors, the smallest first."""
+def check_choice(lams: Sequence[float], bound: float) -> list[float]:
+    """The factors, the smallest first; `ValueError` for what `tune_lambda` does not take."""
     for lam in lams:
         check_factor(lam)
     if not len(lams) or len({f"{lam:g}" for lam in lams}) < len(lams):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kb_lens.benchmarks import Benchmark
 from kb_lens.conditions import Condition
+from kb_lens.engines import run_serial
 from kb_lens.evaluation import EvaluationResult, evaluate
-from kb_lens.models import fingerprint
+from kb_lens.models import fingerprint, model_name, request_tokens
 from kb_lens.unit_store import UnitStore, unit_key
 
 _FORMAT = 1
@@ -25,12 +27,18 @@ class Unit:
     """What is asked, before the condition has its say."""
     seed: int = 0
     """Of the bootstrap."""
+    batch_tokens: int | None = None
+    """At most this many tokens in one forward pass; no part of its key."""
 
     def __str__(self) -> str:
         return f"{self.condition.name}, {self.benchmark.key}"
 
     def key(self, model: Any) -> str:
-        """Its name by content: the same change of the same weights asked the same texts."""
+        """Its name by content: the same change of the same weights asked the same texts.
+
+        Every column of the items counts, and the tokens of the first request stand for the
+        tokenizer and its chat template.
+        """
         change = self.condition.describe() or {}
         change.pop("origin", None)  # how the neurons were found does not change what they do
         asked = self.condition.asked(self.benchmark)
@@ -41,7 +49,8 @@ class Unit:
             "change": change,
             "benchmark": asked.key,
             "digest": asked.digest,
-            "items": [str(item) for item in asked.items["item"]],
+            "items": hashlib.sha256(str(asked.items.to_json(orient="split")).encode()).hexdigest(),
+            "tokens": _first_tokens(model, asked),
             "seed": self.seed,
         }
         return unit_key(content)
@@ -50,13 +59,29 @@ class Unit:
         """Evaluate it."""
         asked = self.condition.asked(self.benchmark)
         with self.condition.applied(model):
-            return evaluate(model, asked, progress=False, seed=self.seed)
+            return evaluate(
+                model,
+                asked,
+                batch_tokens=self.batch_tokens,
+                progress=False,
+                seed=self.seed,
+            )
+
+    def kept(self, model: Any, store: UnitStore) -> EvaluationResult | None:
+        """Its result in the store, if it is there, under the name that the model has here."""
+        found = store.read(self.key(model))
+        return None if found is None else replace(found, model=model_name(model))
 
     def measured(self, model: Any, store: UnitStore) -> EvaluationResult:
         """Its result, from the store if it is there."""
-        key = self.key(model)
-        found = store.read(key)
+        run_serial({self.key(model): self}, store, lambda unit: unit.work(model), progress=False)
+        found = self.kept(model, store)
         if found is None:
-            found = self.work(model)
-            store.write(key, found)
+            raise ValueError(f"the result of {self} was damaged after it was written: start again.")
         return found
+
+
+def _first_tokens(model: Any, benchmark: Benchmark) -> list[int]:
+    one = benchmark.requests[0]
+    text = one.prompt + "".join(one.options[:1])
+    return request_tokens(model.tokenizer, text, one.system, one.chat)

@@ -61,14 +61,14 @@ ALLOWED = {
     },
     "unit_store": {"evaluation", "files", "statistics"},
     "engines": {"evaluation", "unit_store"},
-    "units": {"benchmarks", "conditions", "evaluation", "models", "unit_store"},
+    "units": {"benchmarks", "conditions", "engines", "evaluation", "models", "unit_store"},
     "studies": {
         *("attribution", "benchmarks", "conditions", "controls", "evaluation", "intervention"),
         *("knowledge", "neurons", "questions", "specificity", "unit_store", "units"),
     },
     "methods": {
-        *("benchmarks", "conditions", "control_tests", "controls", "evaluation", "neurons"),
-        *("specificity", "steering", "studies"),
+        *("benchmarks", "conditions", "control_tests", "controls", "evaluation", "models"),
+        *("neurons", "specificity", "steering", "studies"),
     },
     "experiments": {
         *("benchmarks", "comparison", "conditions", "control_tests", "engines", "evaluation"),

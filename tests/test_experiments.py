@@ -10,6 +10,7 @@ import kb_lens as kb
 from kb_lens import studies
 from kb_lens.comparison import compare
 from kb_lens.conditions import Condition, Prompting, Scaling
+from kb_lens.control_tests import saved_tests
 from kb_lens.experiments import EXPERIMENTS, Experiment, experiment
 from kb_lens.models import fingerprint, model_name
 from kb_lens.studies import Lab
@@ -138,10 +139,49 @@ def test_the_key_of_a_unit_is_its_content(llama, benchmarks):
         Unit(Condition("a", Scaling(neurons, 2)), benchmarks[1]),
         Unit(Condition("a", Scaling(neurons, 2)), kb.load_benchmark("plain_text", limit=2)),
         Unit(Condition("a", Scaling(neurons, 2)), benchmarks[0], seed=1),
+        Unit(Condition("a", Scaling(neurons, 2)), _other_labels(benchmarks[0])),
     ]
     assert {one.key(llama) for one in same} == {key}
     assert len({key, *(one.key(llama) for one in others)}) == len(others) + 1
     assert unit.key(tiny_bridge("llama", seed=5)) != key
+
+
+def _other_labels(benchmark):
+    return replace(benchmark, items=benchmark.items.assign(subject="another"))
+
+
+def test_another_chat_template_is_another_key(benchmarks):
+    model = tiny_bridge("llama")
+    chat = replace(
+        benchmarks[0],
+        requests=tuple(replace(one, chat=True) for one in benchmarks[0].requests),
+    )
+    before = Unit(Condition("base"), chat).key(model)
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
+    assert Unit(Condition("base"), chat).key(model) != before
+
+
+def test_the_name_of_a_result_is_the_models_own(lab, benchmarks):
+    unit = Unit(Condition("base"), benchmarks[0])
+    lab.store.write(unit.key(lab.model), replace(unit.work(lab.model), model="elsewhere"))
+    assert unit.measured(lab.model, lab.store).model == model_name(lab.model)
+
+
+def test_a_study_needs_controls_and_balanced_questions(llama):
+    with pytest.raises(ValueError, match="n_controls is 0"):
+        Lab(llama, n_controls=0)
+    with pytest.raises(ValueError, match="44"):
+        Lab(llama, n_questions=44)
+
+
+def test_methods_need_a_benchmark_for_their_controls(lab, benchmarks):
+    with pytest.raises(ValueError, match="give one of these"):
+        experiment("methods", lab, benchmarks[1:])
+
+
+def test_settings_say_what_holds(lab, benchmarks):
+    assert experiment("thresholds", lab, benchmarks[:1]).settings["tau"] is None
+    assert experiment("question-types", lab, benchmarks[:1]).settings["n_questions"] == 27
 
 
 def _some(model):
@@ -156,10 +196,23 @@ def test_methods_are_ranked_and_tested_against_controls(lab, benchmarks):
     assert {"base", "enhancement", "steering vector"} <= set(ranks["method"])
     assert (ranks["rank_low"] <= ranks["average_rank"]).all()
     assert (ranks["average_rank"] <= ranks["rank_high"]).all()
-    assert set(tests["control"]) == {"layer", "influence", "damage"}
-    assert (tests["n_controls"] == lab.n_controls).all()
+    draws = found.tables["results"].drop_duplicates("method").dropna(subset=["control"])
+    count = draws["control"].value_counts()
+    assert {"layer", "influence"} <= set(tests["control"]) <= {"layer", "influence", "damage"}
+    assert (tests["n_controls"] == tests["control"].map(count)).all()
+    assert set(tests["method"]) == {"enhancement"}
     assert tests["p"].between(1 / 3, 1).all()
     assert set(found.ranked) == set(ranks["method"])
+    again = saved_tests(found.tables, "enhancement")
+    own = tests[tests["method"] == "enhancement"].set_index(["benchmark", "metric", "control"])
+    assert again
+    for name, test in again.items():
+        row = own.loc[(test.key, test.metric, name.rsplit(", ", 1)[1])]
+        assert test.p == row["p"]
+        assert test.control_mean == pytest.approx(row["control_mean"], abs=1e-9)
+    assert {"ranks", "controls"} < set(
+        kb.figures.draw_study("methods", found.tables, found.settings)
+    )
 
 
 def test_transfer_uses_one_dimension_at_a_time(lab):

@@ -361,7 +361,7 @@ def test_files_that_hold_no_steering(tmp_path):
     with pytest.raises(ValueError, match="no such steering file"):
         Steering.load(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no readable safetensors file"):
+    with pytest.raises(ValueError, match="no readable steering file"):
         Steering.load(path)
     save_file({"vector": torch.ones(2)}, path, {"format": "else"})
     with pytest.raises(ValueError, match="holds no steering vector: its format is 'else'"):
