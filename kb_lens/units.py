@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from kb_lens.benchmarks import Benchmark
 from kb_lens.conditions import Condition
 from kb_lens.engines import run_serial
@@ -49,7 +51,7 @@ class Unit:
             "change": change,
             "benchmark": asked.key,
             "digest": asked.digest,
-            "items": hashlib.sha256(str(asked.items.to_json(orient="split")).encode()).hexdigest(),
+            "items": _digest(asked.items),
             "tokens": _first_tokens(model, asked),
             "seed": self.seed,
         }
@@ -79,6 +81,11 @@ class Unit:
         if found is None:
             raise ValueError(f"the result of {self} was damaged after it was written: start again.")
         return found
+
+
+def _digest(items: pd.DataFrame) -> str:
+    """Of every cell, whatever kind of thing it is."""
+    return hashlib.sha256(repr(items.to_dict("split")).encode()).hexdigest()
 
 
 def _first_tokens(model: Any, benchmark: Benchmark) -> list[int]:

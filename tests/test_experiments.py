@@ -11,7 +11,7 @@ from kb_lens import studies
 from kb_lens.comparison import compare
 from kb_lens.conditions import Condition, Prompting, Scaling
 from kb_lens.control_tests import saved_tests
-from kb_lens.experiments import EXPERIMENTS, Experiment, experiment
+from kb_lens.experiments import BASE, EXPERIMENTS, Experiment, experiment
 from kb_lens.models import fingerprint, model_name
 from kb_lens.studies import Lab
 from kb_lens.unit_store import UnitStore
@@ -159,6 +159,15 @@ def test_another_chat_template_is_another_key(benchmarks):
     before = Unit(Condition("base"), chat).key(model)
     model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
     assert Unit(Condition("base"), chat).key(model) != before
+
+
+@pytest.mark.parametrize("name", ["stereoset", "crows_pairs", "bbq_age", "openbookqa", "arc_easy"])
+def test_every_benchmark_has_a_key(llama, data_dir, name):
+    keys = [
+        Unit(BASE, kb.load_benchmark(name, limit=n, data_dir=data_dir)).key(llama)
+        for n in (4, 4, 5)
+    ]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_the_name_of_a_result_is_the_models_own(lab, benchmarks):
