@@ -212,8 +212,7 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
         method: The method's name.
 
     Returns:
-        ``<benchmark> <metric>, <kind of control>`` -> its test, each benchmark's first headline
-        metric.
+        ``<benchmark>, <kind of control>`` -> its test, by each benchmark's first headline metric.
     """
     results, found = tables["results"], {}
     for row in tables["control_tests"].query("method == @method").to_dict("records"):
@@ -227,7 +226,7 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
         base = distance[here["difference"].isna().to_numpy()][0]
         effects = base - distance[(here["control"] == kind).to_numpy()]
         effect = Metric(row["gain"], row["low"], row["high"], n=int(row["n"]))
-        found[f"{key} {metric}, {kind}"] = ControlTest(key, metric, effect, effects)
+        found[f"{key}, {kind}"] = ControlTest(key, metric, effect, effects)
     return found
 
 

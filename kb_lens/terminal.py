@@ -44,14 +44,14 @@ _INTERVALS = {
 
 
 def show_study(table: pd.DataFrame, title: str) -> None:
-    """A study's table, each interval beside its value in one column."""
+    """A study's table, each interval beside its value in one column; ranks by their average."""
     shown = table.copy()
     for column, (low, high, sign) in _INTERVALS.items():
         if {column, low, high} <= set(table.columns):
             ends = zip(table[column], table[low], table[high], strict=True)
             shown[column] = ["" if pd.isna(v) else _interval(v, a, b, sign) for v, a, b in ends]
     ends = {end for low, high, _ in _INTERVALS.values() for end in (low, high)}
-    kept = [column for column in shown if column not in ends and " change" not in column]
+    kept = [name for name in shown if name not in ends and not name.endswith((" change", " rank"))]
     show_table(pd.DataFrame(shown[kept]), title)
 
 
