@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from kb_lens.benchmarks import BENCHMARKS, formulas, protocols, result_key
+from kb_lens.benchmarks import formulas, named_by
 from kb_lens.comparison import gain, headline
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.statistics import Metric, interval
@@ -232,12 +232,11 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
 
 def _best(key: str, metric: str) -> float | None:
     """The best value of a metric, by its result's key, if it is the benchmark's first."""
-    for name in BENCHMARKS:
-        for protocol in protocols(name):
-            first = next(iter(formulas(name, protocol).headline))
-            if result_key(name, protocol) == key and first == metric:
-                return formulas(name, protocol).headline[metric]
-    return None
+    named = named_by(key)
+    if named is None:
+        return None
+    first, best = next(iter(formulas(*named).headline.items()))
+    return best if metric == first else None
 
 
 @dataclass(frozen=True)

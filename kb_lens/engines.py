@@ -171,10 +171,7 @@ def _ray(address: str | None) -> Iterator[Any]:
     """The package, connected to a cluster; what is started here is stopped here."""
     if address is None:
         _keep_to_itself()
-    try:
-        ray: Any = import_module("ray")
-    except ImportError as error:
-        raise ValueError("Ray is not installed: pip install 'kb-lens[ray]'.") from error
+    ray: Any = import_module("ray")
     if ray.is_initialized():
         yield ray
         return

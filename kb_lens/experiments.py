@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from kb_lens.benchmarks import BENCHMARKS, Benchmark, formulas, protocols, result_key
+from kb_lens.benchmarks import Benchmark, formulas, named_by
 from kb_lens.comparison import compare, rank_table
 from kb_lens.conditions import Condition
 from kb_lens.control_tests import control_table
@@ -188,7 +188,7 @@ def _done(
     else:
         run = engine or partial(_serial, model=lab.model, progress=lab.progress)
         run(units, lab.store)
-        found = {key: unit.measured(lab.model, lab.store) for key, unit in units.items()}
+        found = {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
     return {job: found[key] for job, key in keys.items()}
 
 
@@ -257,11 +257,10 @@ def _ranked(
 
 def _headline(key: str) -> tuple[str, ...]:
     """The metrics of a result to look at first, by the result's key."""
-    for name in BENCHMARKS:
-        for protocol in protocols(name):
-            if result_key(name, protocol) == key:
-                return tuple(formulas(name, protocol).headline)
-    raise ValueError(f"no benchmark gives results called {key!r}.")
+    named = named_by(key)
+    if named is None:
+        raise ValueError(f"no benchmark gives results called {key!r}.")
+    return tuple(formulas(*named).headline)
 
 
 def _labels(case: Case) -> dict[str, Any]:

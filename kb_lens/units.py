@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
-
-import pandas as pd
 
 from kb_lens.benchmarks import Benchmark
 from kb_lens.conditions import Condition
@@ -51,7 +48,7 @@ class Unit:
             "change": change,
             "benchmark": asked.key,
             "digest": asked.digest,
-            "items": _digest(asked.items),
+            "items": asked.items_digest,
             "tokens": _first_tokens(model, asked),
             "seed": self.seed,
         }
@@ -69,23 +66,18 @@ class Unit:
                 seed=self.seed,
             )
 
-    def kept(self, model: Any, store: UnitStore) -> EvaluationResult | None:
-        """Its result in the store, if it is there, under the name that the model has here."""
-        found = store.read(self.key(model))
-        return None if found is None else replace(found, model=model_name(model))
+    def kept(self, key: str, model: Any, store: UnitStore) -> EvaluationResult:
+        """Its result in the store, under the name that the model has here."""
+        found = store.read(key)
+        if found is None:
+            raise ValueError(f"the result of {self} was damaged after it was written: start again.")
+        return replace(found, model=model_name(model))
 
     def measured(self, model: Any, store: UnitStore) -> EvaluationResult:
         """Its result, from the store if it is there."""
-        run_serial({self.key(model): self}, store, lambda unit: unit.work(model), progress=False)
-        found = self.kept(model, store)
-        if found is None:
-            raise ValueError(f"the result of {self} was damaged after it was written: start again.")
-        return found
-
-
-def _digest(items: pd.DataFrame) -> str:
-    """Of every cell, whatever kind of thing it is."""
-    return hashlib.sha256(repr(items.to_dict("split")).encode()).hexdigest()
+        key = self.key(model)
+        run_serial({key: self}, store, lambda unit: unit.work(model), progress=False)
+        return self.kept(key, model, store)
 
 
 def _first_tokens(model: Any, benchmark: Benchmark) -> list[int]:

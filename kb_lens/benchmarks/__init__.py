@@ -78,6 +78,11 @@ class Benchmark:
         asked = "\n".join(map(repr, self.requests))
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
+    @cached_property
+    def items_digest(self) -> str:
+        """Of every cell of the items, whatever kind of thing it is."""
+        return hashlib.sha256(repr(self.items.to_dict("split")).encode()).hexdigest()
+
     def __post_init__(self) -> None:
         if len(self.items) == 0:
             raise ValueError(f"the benchmark {self.name!r} has no items; at least one is needed.")
@@ -188,6 +193,12 @@ def result_key(name: str, protocol: str) -> str:
 def formulas(name: str, protocol: str) -> Formulas:
     """The formulas of a benchmark, to compute its metrics again from a saved item table."""
     return _module(name, protocol).FORMULAS[protocol]
+
+
+def named_by(key: str) -> tuple[str, str] | None:
+    """The benchmark and protocol whose results are called so, see `result_key`; None if none are."""
+    known = {result_key(name, p): (name, p) for name in BENCHMARKS for p in protocols(name)}
+    return known.get(key)
 
 
 def _module(name: str, protocol: str) -> Any:
