@@ -29,7 +29,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import kb_lens as kb
-from kb_lens.models import EMBEDDED_MODEL, Site, _checkpoint, fingerprint, model_name, site_hooks
+from kb_lens.models import (
+    EMBEDDED_MODEL,
+    Site,
+    checkpoint_source,
+    fingerprint,
+    model_name,
+    site_hooks,
+)
 
 PROMPTS = (
     "The nurse and the engineer met after work, and",
@@ -108,7 +115,7 @@ def eager(plain: Any) -> Iterator[Any]:
 def ways(model: Any, name: str, neurons: kb.NeuronSet, lam: float) -> dict[str, Way]:
     """All ways by name. Three models are in memory."""
     options: dict[str, Any] = {"dtype": model.cfg.dtype}
-    plain = AutoModelForCausalLM.from_pretrained(_checkpoint(name), **options).eval()
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint_source(name), **options).eval()
     plain = plain.to(model.cfg.device)
     folded = kb.fold_neurons(model, neurons, lam=lam)
     folded.set_attn_implementation(plain.config._attn_implementation)

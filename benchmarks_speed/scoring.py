@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 import kb_lens as kb
 from kb_lens.benchmarks import Benchmark, Request
-from kb_lens.models import EMBEDDED_MODEL, _checkpoint, chat_text
+from kb_lens.models import EMBEDDED_MODEL, chat_text, checkpoint_source
 from kb_lens.scoring import option_logprobs
 
 HFLM: Any = huggingface.HFLM
@@ -123,7 +123,9 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", default=["instructed", "original"])
     options = parser.parse_args()
     model = kb.load_model(options.model, device="cpu")
-    plain = AutoModelForCausalLM.from_pretrained(_checkpoint(options.model), dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(
+        checkpoint_source(options.model), dtype=torch.float32
+    )
     say(f"{options.model}, float32, {torch.get_num_threads()} threads")
     for protocol in options.protocols:
         compare(protocol, options.items, model, plain.eval())

@@ -64,7 +64,7 @@ def load_model(
 
     name = os.fspath(name)
     target = _device(device)
-    source = _checkpoint(name)
+    source = checkpoint_source(name)
     try:
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         hf_model: Any = AutoModelForCausalLM.from_pretrained(
@@ -112,7 +112,7 @@ def _tokenizer_kept(tokenizer: Any) -> Iterator[None]:
         tokenizer.init_kwargs.update(before)
 
 
-def _checkpoint(name: str) -> str:
+def checkpoint_source(name: str) -> str:
     """The folder or hub name to load `name` from; GGUF files are converted once."""
     if name == EMBEDDED_MODEL:
         return str(_converted(_embedded_gguf()))
