@@ -1,7 +1,7 @@
 """Rebuild every figure from saved results: ``python figures/make_figures.py RESULTS_DIR``.
 
-RESULTS_DIR is what ``kb-lens run``, ``identify`` or ``experiment`` made. Nothing is computed again;
-a figure whose results are not there is left out.
+RESULTS_DIR is what ``run``, ``identify``, ``doctor``, ``experiment``, ``tune`` or ``neurons`` made.
+Nothing is computed again; a figure whose results are not there is left out.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from kb_lens.experiments import Experiment
-from kb_lens.export_figures import FORMATS, write_figures
-from kb_lens.figures import draw_study, make_all
-from kb_lens.run_folder import RunFolder
+from kb_lens.export_figures import FORMATS, Width, write_figures
+from kb_lens.plots.themes import Theme
+from kb_lens.saved_figures import draw_folder
 
 HERE = Path(__file__).parent
 
 
-def make(folder: Path, out: Path, formats: Sequence[str]) -> str:
+def make(results: Path, out: Path, formats: Sequence[str], theme: Theme, width: Width) -> str:
     """Draw and write all that the folder has results for.
 
     Returns:
@@ -28,13 +28,8 @@ def make(folder: Path, out: Path, formats: Sequence[str]) -> str:
     Raises:
         ValueError: If the folder has no results, or damaged ones, or a format is unknown.
     """
-    if (folder / "study.json").is_file():
-        study = Experiment.load(folder)
-        figures = draw_study(study.name, study.tables, study.settings)
-    else:
-        run = RunFolder.load(folder)
-        figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
-    written = write_figures(figures, out, formats)
+    figures = draw_folder(results)
+    written = write_figures(figures, out, formats, theme=theme, width=width)
     return f"{len(figures)} figures, {len(written.files)} files in {out}. {written.note}".rstrip()
 
 
@@ -46,9 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all"
     )
+    parser.add_argument("--theme", choices=get_args(Theme), default="light")
+    parser.add_argument(
+        "--width", choices=get_args(Width), default="page", help="of a page, or a paper's column"
+    )
     given = parser.parse_args(arguments)
     try:
-        sys.stdout.write(make(given.results, given.out, given.formats) + "\n")
+        sys.stdout.write(make(**vars(given)) + "\n")
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kb_lens.benchmarks import DEFAULT_BENCHMARKS, Benchmark, NoDataError, load_benchmark, protocols
-from kb_lens.export_figures import FORMATS, write_figures
+from kb_lens.export_figures import FORMATS, Width, write_figures
 from kb_lens.models import EMBEDDED_MODEL
+from kb_lens.plots.themes import Theme
 from kb_lens.questions import Question, load_questions
 
 Model = Annotated[
@@ -68,6 +69,11 @@ Rows = Annotated[
 ]
 Tokens = Annotated[
     int | None, typer.Option("--batch-tokens", help="Most tokens a pass when evaluating.")
+]
+
+DrawnTheme = Annotated[Theme, typer.Option("--theme", help="Of the figures.")]
+DrawnWidth = Annotated[
+    Width, typer.Option("--width", help="Of the figures: a page's, or a paper's column.")
 ]
 
 
@@ -128,7 +134,9 @@ def benchmarks_available(
     return found
 
 
-def write_drawn(drawn: Mapping[str, Any], folder: Path, formats: Sequence[str] = FORMATS) -> None:
-    """Write figures and say what was written."""
-    written = write_figures(drawn, folder, formats)
+def write_drawn(
+    drawn: Mapping[str, Any], folder: Path, formats: Sequence[str] = FORMATS, **form: Any
+) -> None:
+    """Write figures and say what was written; `form` as `write_figures`."""
+    written = write_figures(drawn, folder, formats, **form)
     typer.echo(f"{len(drawn)} figures in {folder}. {written.note}".rstrip())

@@ -18,12 +18,14 @@ from kb_lens.evaluation import EvaluationResult
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.plots.attribution import attribution_heatmap, completeness
+from kb_lens.plots.layers import layer_profile, shared_per_layer
 from kb_lens.plots.methods import control_distribution, rank_figure, tuning_figure
 from kb_lens.plots.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.plots.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
 from kb_lens.plots.results import before_after, knowledge_plot
 from kb_lens.plots.specificity import specificity_plot
 from kb_lens.plots.studies import study_figures
+from kb_lens.plots.themes import themed
 from kb_lens.specificity import Specificity
 
 __all__ = [
@@ -35,12 +37,15 @@ __all__ = [
     "draw_study",
     "effect_against_attribution",
     "knowledge_plot",
+    "layer_profile",
     "make_all",
     "neurons_per_layer",
     "overlap_heatmap",
     "rank_figure",
+    "shared_per_layer",
     "specificity_plot",
     "study_figures",
+    "themed",
     "tuning_figure",
     "upset",
 ]
@@ -56,9 +61,9 @@ def make_all(
     """Every figure that the results allow.
 
     Args:
-        attributions: The scores; None leaves out the three figures drawn from them.
-        sets: Name -> neurons, usually one a dimension. With fewer than 2 there is no ``overlap``
-            and no ``upset``, with more than 5 no ``upset``.
+        attributions: The scores; None leaves out the four figures drawn from them.
+        sets: Name -> neurons, usually one a dimension. With fewer than 2 there is no
+            ``shared_per_layer``, ``overlap`` and ``upset``, with more than 5 no ``upset``.
         results: Condition -> its results, for ``before_after``.
         knowledge: What the model answers, for ``knowledge``.
         specificity: What else selects the neurons, for ``specificity``.
@@ -75,10 +80,12 @@ def make_all(
     if attributions is not None:
         figures["attribution_heatmap"] = attribution_heatmap(attributions)
         figures["attribution_by_question"] = attribution_heatmap(attributions, view="questions")
+        figures["layer_profile"] = layer_profile(attributions)
         figures["completeness"] = completeness(attributions)
     if sets:
         figures["neurons_per_layer"] = neurons_per_layer(sets)
     if len(sets) >= 2:
+        figures["shared_per_layer"] = shared_per_layer(sets)
         figures["overlap"] = overlap_heatmap(sets)
     if 2 <= len(sets) <= MAX_UPSET_SETS:
         figures["upset"] = upset(sets)

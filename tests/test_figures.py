@@ -12,10 +12,12 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import kb_lens as kb
 from kb_lens import export_figures
 from kb_lens.attribution import Settings
+from kb_lens.cli import app
 from kb_lens.evaluation import EvaluationResult, save_results
 from kb_lens.export_figures import INSTALL, write_figure, write_figures
 from kb_lens.figures import (
@@ -23,9 +25,11 @@ from kb_lens.figures import (
     before_after,
     completeness,
     knowledge_plot,
+    layer_profile,
     make_all,
     neurons_per_layer,
     overlap_heatmap,
+    shared_per_layer,
     upset,
 )
 from kb_lens.knowledge import Knowledge, Spelling
@@ -53,8 +57,10 @@ ALL = [
     "knowledge",
     "attribution_heatmap",
     "attribution_by_question",
+    "layer_profile",
     "completeness",
     "neurons_per_layer",
+    "shared_per_layer",
     "overlap",
     "upset",
     "before_after",
@@ -138,6 +144,10 @@ SETS = {
     "race": chosen((0, 0), (0, 1), (1, 5)),
     "religion": chosen((0, 0), (2, 8)),
 }
+BITS = {
+    f"bit {i}": chosen(*((0, j) for j in range(1, 32) if j >> i & 1), d_mlp=32) for i in range(5)
+}
+"""Every intersection of five sets has one neuron: 31 bars."""
 RESULTS = {
     "base": [
         measured("stereoset", lms=(80.0, 78.0, 83.0, 200), ss=(60.0, 55.0, 64.0, 200)),
@@ -149,7 +159,9 @@ DRAWINGS = {
     "neurons": lambda: attribution_heatmap(SCORES),
     "questions": lambda: attribution_heatmap(SCORES, view="questions"),
     "completeness": lambda: completeness(SCORES),
+    "profile": lambda: layer_profile(SCORES, n_bootstrap=50),
     "per_layer": lambda: neurons_per_layer(SETS),
+    "shared_per_layer": lambda: shared_per_layer(SETS),
     "overlap": lambda: overlap_heatmap(SETS),
     "upset": lambda: upset(SETS),
     "before_after": lambda: before_after(RESULTS),
@@ -176,7 +188,7 @@ def test_every_figure_is_valid_json_and_says_what_it_rests_on(name):
     assert len(again["data"]) == len(figure.data) > 0
     assert figure.layout.title.text
     assert "tiny" in note(figure)
-    assert figure.layout.template.layout.paper_bgcolor == "white"
+    assert figure.layout.template.layout.paper_bgcolor == "#FFFFFF"
     assert min(figure.layout.template.layout.xaxis.tickfont.size, figure.layout.width / 54) > 12
 
 
@@ -363,8 +375,8 @@ def test_the_forest_shows_each_metrics_interval():
         assert value + trace.error_x.array[0] == pytest.approx(high)
     assert "80.0 [78.0, 83.0]" in texts(figure)
     assert "not measured" in texts(figure)
-    assert "<b>stereoset lms</b> (n = 190 to 200)" in texts(figure)
-    assert "<b>stereoset ss</b> (ideal 50, n = 190 to 200)" in texts(figure)
+    assert "<b>stereoset lms</b><br>n = 190 to 200" in texts(figure)
+    assert "<b>stereoset ss</b><br>ideal 50, n = 190 to 200" in texts(figure)
     assert [line.x0 for line in figure.layout.shapes] == [50]
 
 
@@ -396,7 +408,7 @@ def test_protocols_of_one_benchmark_have_panels_of_their_own():
         measured("stereoset", p, icat=(9.0, 8.0, 9.5, 9)) for p in ("original", "instructed")
     ]
     shown = texts(before_after({"base": results}))
-    assert "<b>stereoset_instructed icat</b> (ideal 100, n = 9)" in shown
+    assert "<b>stereoset_instructed icat</b><br>ideal 100, n = 9" in shown
 
 
 def test_a_benchmark_of_your_own_is_shown():
@@ -462,7 +474,7 @@ def test_make_all_makes_what_the_results_allow():
     assert list(make_all(SCORES, SETS)) == ALL[1:-1]
     assert list(make_all(None, {"all": SETS["race"]})) == ["neurons_per_layer"]
     six = {f"set {i}": SETS["race"] for i in range(6)}
-    assert list(make_all(None, six)) == ["neurons_per_layer", "overlap"]
+    assert list(make_all(None, six)) == ["neurons_per_layer", "shared_per_layer", "overlap"]
     assert make_all(None, {}) == {}
 
 
@@ -545,7 +557,43 @@ def test_static_files_are_what_they_say(tmp_path):
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ({}, "upset.html"),
+        ({"theme": "dark"}, "upset.dark.html"),
+        ({"width": "column"}, "upset.column.html"),
+        ({"theme": "dark", "width": "column"}, "upset.dark.column.html"),
+    ],
+)
+def test_every_form_has_a_name_of_its_own(form, name, tmp_path):
+    written = write_figure(upset(SETS), tmp_path / "upset", ("html",), **form)
+    assert written.files[0] == tmp_path / name
+    assert written.note == ""
+    page = written.files[0].read_text(encoding="utf-8")
+    paper = "#15181D" if "theme" in form else "#FFFFFF"
+    assert f'"paper_bgcolor":"{paper}"' in page
+    assert f'<body style="background: {paper}">' in page
+    assert ("Which neurons the sets have in common" in page) != ("width" in form)
+    text = tmp_path / "upset.txt"
+    assert text.is_file() == ("width" in form)
+    if "width" in form:
+        assert "Which neurons the sets have in common\ntiny, " in text.read_text(encoding="utf-8")
+
+
+def test_what_is_too_wide_for_a_column_is_written_for_the_page_and_named(tmp_path):
+    figures = {"wide": upset(BITS), "narrow": upset(SETS)}
+    written = write_figures(figures, tmp_path, "html", width="column")
+    names = [path.name for path in written.files]
+    assert names == ["wide.html", "narrow.column.html", "narrow.txt"]
+    assert written.note == "Page width is needed by: wide."
+
+
 def test_what_writing_refuses(tmp_path):
+    with pytest.raises(ValueError, match="theme is 'grey': allowed are light, dark"):
+        write_figure(upset(SETS), tmp_path / "upset", ("html",), theme="grey")
+    with pytest.raises(ValueError, match="width is 'wide': allowed are page, column"):
+        write_figure(upset(SETS), tmp_path / "upset", ("html",), width="wide")
     with pytest.raises(ValueError, match="format is 'gif': allowed are html, png, svg, pdf"):
         write_figure(upset(SETS), tmp_path / "upset", ("gif",))
     with pytest.raises(ValueError, match="no file name"):
@@ -586,7 +634,18 @@ def test_every_figure_is_rebuilt_from_a_folder(script, run_folder, tmp_path, cap
     out = tmp_path / "out"
     assert script.main([str(run_folder), "--out", str(out), "--formats", "html"]) == 0
     assert {path.stem for path in out.iterdir()} == set(ALL)
-    assert capsys.readouterr().out == f"8 figures, 8 files in {out}.\n"
+    assert capsys.readouterr().out == f"10 figures, 10 files in {out}.\n"
+
+
+def test_the_script_and_the_command_write_dark_columns(script, run_folder, tmp_path, capsys):
+    form = ["--formats", "html", "--theme", "dark", "--width", "column"]
+    assert script.main([str(run_folder), "--out", str(tmp_path / "out"), *form]) == 0
+    names = {f"{name}.dark.column.html" for name in ALL} | {f"{name}.txt" for name in ALL}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert "10 figures, 20 files" in capsys.readouterr().out
+    found = CliRunner().invoke(app, ["figures", str(run_folder), *form])
+    assert found.exit_code == 0, found.output
+    assert {path.name for path in (run_folder / "figures").iterdir()} == names
 
 
 def test_conditions_and_dimensions_keep_a_sensible_order(run_folder):

@@ -341,5 +341,5 @@ def test_names_in_the_scatter_do_not_cover_points():
     neurons = ((0, 0), (0, 1), (1, 0))
     change = ((-0.11, 0), (-0.105, 0), (-0.45, 0))
     crowded = replace(scores(), scores=torch.tensor([[[0.02, 0.03], [0.5, 0.0]]]).repeat(3, 1, 1))
-    points = effect_against_attribution(made(change, neurons=neurons), crowded).data[1]
-    assert [text.strip() for text in points.text] == ["", "L0.N1", "L1.N0"]
+    figure = effect_against_attribution(made(change, neurons=neurons), crowded)
+    assert {name.text for name in figure.layout.annotations} == {"L0.N1", "L1.N0"}

@@ -31,10 +31,10 @@ def test_the_rank_figure_has_every_rank_and_value_the_best_method_first():
     assert figure.layout.yaxis.ticktext == ("good", "base", "below", "worst")
     np.testing.assert_array_equal(heat.z, [[1, 1], [2.5, 2.5], [2.5, 2.5], [4, 4]])
     assert heat.text.tolist() == [
-        ["<b>1.0</b><br>1.0 to 3.0", "<b>1</b><br>50.0"],
-        ["<b>2.5</b><br>1.0 to 3.0", "<b>2.5</b><br>80.0"],
-        ["<b>2.5</b><br>1.0 to 3.0", "<b>2.5</b><br>20.0"],
-        ["<b>4.0</b><br>1.0 to 3.0", "<b>4</b><br>100.0"],
+        ["<b>1.0</b><br>1.0\N{EN DASH}3.0", "<b>1</b><br>50.0"],
+        ["<b>2.5</b><br>1.0\N{EN DASH}3.0", "<b>2.5</b><br>80.0"],
+        ["<b>2.5</b><br>1.0\N{EN DASH}3.0", "<b>2.5</b><br>20.0"],
+        ["<b>4.0</b><br>1.0\N{EN DASH}3.0", "<b>4</b><br>100.0"],
     ]
     assert "stereotype" in figure.layout.xaxis.ticktext[1]
 

@@ -13,6 +13,14 @@ from kb_lens.plots.style import MINUS
 from kb_lens.studies import STUDIES
 
 SETTINGS = {"model": "tiny", "n_questions": 45, "tau": 0.1, "beta": 0.15, "lam": 2.0}
+OWN_SETTINGS = {
+    "lambda": {"lam": None},
+    "question-types": {"n_questions": 225},
+    "questions": {"n_questions": None},
+    "right-answers": {"n_questions": 225},
+    "thresholds": {"tau": None, "beta": None},
+}
+"""What the studies' plans say of themselves."""
 BASE = {
     ("stereoset", "ss"): 60.0,
     ("stereoset", "icat"): 60.0,
@@ -36,7 +44,10 @@ CASES = {
     "quadrature": [{"rule": rule, "spelling": "model"} for rule in ("converged", "20 points")],
     "question-types": [{"questions": "only bias_recognition"}, {"questions": "all kinds"}],
     "questions": [{"n_questions": n} for n in (9, 18, 27, 225)],
-    "right-answers": [{"set": name} for name in ("right", "all", "random 0", "random 1")],
+    "right-answers": [
+        *({"set": name} for name in ("right", "all")),
+        *({"set": f"random {draw}, like {name}"} for name in ("right", "all") for draw in (0, 1)),
+    ],
     "site": [{"site": site, "at": at} for site in ("post", "pre") for at in ("all", "last")],
     "thresholds": [{"tau": tau, "beta": beta} for tau, beta in product(GRID, GRID)],
     "transfer": [{"source": name} for name in ("gender", "race", "union")],
@@ -67,7 +78,8 @@ def drawn_as_is(name):
 def drawn(name, **changed):
     if not changed:
         return drawn_as_is(name)
-    return study_figures(name, {"results": results(CASES[name], **changed)}, SETTINGS)
+    settings = SETTINGS | OWN_SETTINGS.get(name, {})
+    return study_figures(name, {"results": results(CASES[name], **changed)}, settings)
 
 
 def plain(text):
@@ -121,7 +133,8 @@ def test_settings_that_the_study_varies_are_not_said_to_hold():
     assert said["site"] == "tiny, 45 questions, tau 10 %, beta 15 %, lambda 2"
     assert said["lambda"] == "tiny, 45 questions, tau 10 %, beta 15 %"
     assert said["thresholds"] == "tiny, 45 questions, lambda 2"
-    assert said["question-types"] == said["questions"] == "tiny, tau 10 %, beta 15 %, lambda 2"
+    assert said["questions"] == "tiny, tau 10 %, beta 15 %, lambda 2"
+    assert said["question-types"] == "tiny, parts of 225 questions, tau 10 %, beta 15 %, lambda 2"
 
 
 def test_a_row_is_a_case_with_its_neurons_and_its_interval():
@@ -149,6 +162,15 @@ def test_random_sets_are_one_row_of_mean_and_percentiles():
     np.testing.assert_allclose(random.error_x.arrayminus, 9.5)
     assert "percentiles" in note(figure)
     assert "percentiles" not in note(drawn("aggregation")["aggregation"])
+
+
+def test_random_sets_for_different_neurons_are_different_rows():
+    assert rows_of(drawn("right-answers")["right-answers"]) == [
+        "right (0)",
+        "all (10)",
+        "random, like right (20, 2 sets)",
+        "random, like all (40, 2 sets)",
+    ]
 
 
 def test_what_was_not_measured_says_so():

@@ -16,11 +16,12 @@ from kb_lens.questions import Question
 View = Literal["neurons", "questions"]
 LEAST_GAP = 1e-10
 """A completeness gap of nothing has no place on a log axis; it is drawn here."""
-_OBJECTIVES = {
+OBJECTIVES = {
     "probability": ("P(right answer)", "percentage points", 100.0),
     "log_probability": ("log P(right answer)", "nats", 1.0),
     "logit_difference": ("logit of the right answer minus the wrong one's", "logits", 1.0),
 }
+"""What was differentiated -> its name, its unit, and how many of these are 1."""
 _PERCENTS = (1, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
 
 
@@ -44,7 +45,7 @@ def attribution_heatmap(
         raise ValueError(f"view is {view!r}: allowed are {', '.join(get_args(View))}.")
     if not isinstance(n_ranks, int) or n_ranks < 1:
         raise ValueError(f"n_ranks is {n_ranks!r}: allowed are integers from 1.")
-    _check(attributions)
+    check_scores(attributions)
     return _by_rank(attributions, n_ranks) if view == "neurons" else _by_question(attributions)
 
 
@@ -57,7 +58,7 @@ def completeness(attributions: Attributions) -> go.Figure:
     Raises:
         ValueError: For no questions, or scores that are not finite or all 0.
     """
-    _check(attributions)
+    check_scores(attributions)
     change = attributions.output_change.abs().amax(1, keepdim=True)
     gap = (attributions.completeness_gap.abs() / change.clamp_min(1e-30)).double().numpy()
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.07)
@@ -76,7 +77,7 @@ def completeness(attributions: Attributions) -> go.Figure:
     return finish(
         figure,
         "How far each layer's scores are from the sum they should have",
-        f"{_rests_on(attributions)}; rule: {settings.rule}, {rule}. Gap: |sum of the layer's "
+        f"{rests_on(attributions)}; rule: {settings.rule}, {rule}. Gap: |sum of the layer's "
         f"scores {MINUS} (F(h) {MINUS} F(0))| over the question's largest |F(h) {MINUS} F(0)|. "
         "Nodes: mean, and from fewest to most.",
         height=480,
@@ -84,7 +85,8 @@ def completeness(attributions: Attributions) -> go.Figure:
     )
 
 
-def _check(attributions: Attributions) -> None:
+def check_scores(attributions: Attributions) -> None:
+    """Raise `ValueError` for no questions, or scores that are not finite or all 0."""
     if not len(attributions):
         raise ValueError("the attributions hold no questions: there is nothing to draw.")
     for name in ("scores", "output_change", "completeness_gap"):
@@ -94,7 +96,8 @@ def _check(attributions: Attributions) -> None:
         raise ValueError("all scores are 0: there is nothing to draw.")
 
 
-def _rests_on(attributions: Attributions) -> str:
+def rests_on(attributions: Attributions) -> str:
+    """What every note begins with."""
     settings = attributions.settings
     return f"{settings.model}, site {settings.site}, {len(attributions)} questions"
 
@@ -109,16 +112,16 @@ def _by_rank(attributions: Attributions, n_ranks: int) -> go.Figure:
     order = np.argsort(-mean, axis=1, kind="stable")
     n_high, n_low = min(n_ranks, -(-mean.shape[1] // 2)), min(n_ranks, mean.shape[1] // 2)
     ends = [order[:, :n_high], order[:, ::-1][:, :n_low]]
-    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.08)
     for column, chosen in enumerate(ends, 1):
         figure.add_trace(_rank_heatmap(mean, chosen, largest), 1, column)
     _rank_axes(figure, n_high, n_low, mean.shape[0])
     figure.update_layout(coloraxis=_percent_colours(100 * np.abs(mean).max() / largest))
-    objective, unit, scale = _OBJECTIVES[attributions.settings.objective]
+    objective, unit, scale = OBJECTIVES[attributions.settings.objective]
     return finish(
         figure,
         "Which neurons add to the right answer, and which take away from it",
-        f"{_rests_on(attributions)}. Mean score of each layer's highest and lowest neurons in "
+        f"{rests_on(attributions)}. Mean score of each layer's highest and lowest neurons in "
         f"percent of the largest: {scale * largest:.3g} {unit} of {objective}, layer {best[0]}, "
         f"neuron {best[1]}. Root colour scale.",
         height=460,
@@ -189,7 +192,7 @@ def _percent_ticks(widest: float) -> list[int]:
 
 
 def _by_question(attributions: Attributions) -> go.Figure:
-    objective, unit, scale = _OBJECTIVES[attributions.settings.objective]
+    objective, unit, scale = OBJECTIVES[attributions.settings.objective]
     groups = _grouped(attributions.questions)
     rows = [row for _, members in groups for row in members]
     change = scale * attributions.output_change[rows].double().numpy()
@@ -212,7 +215,7 @@ def _by_question(attributions: Attributions) -> go.Figure:
     return finish(
         figure,
         "What each layer contributes to the right answer, question by question",
-        f"{_rests_on(attributions)}. Colour: change of {objective} when the layer's MLP neurons at "
+        f"{rests_on(attributions)}. Colour: change of {objective} when the layer's MLP neurons at "
         f"the last position go from 0 to what they are, in {unit}. In brackets: the right answer.",
         height=460,
     )
@@ -237,7 +240,7 @@ def _grouped(questions: tuple[Question, ...]) -> list[tuple[str, list[int]]]:
 
 def _hover(attributions: Attributions, row: int) -> str:
     question = attributions.questions[row]
-    objective, _, _ = _OBJECTIVES[attributions.settings.objective]
+    objective, _, _ = OBJECTIVES[attributions.settings.objective]
     return (
         f"{question.text}<br>right answer: {question.answer}; {objective}: "
         f"{float(attributions.answer_prob[row]):.3g}"

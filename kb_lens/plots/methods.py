@@ -12,12 +12,24 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.control_tests import ControlTest
-from kb_lens.plots.style import COLOURS, GREY, INK, MINUS, PALE, SEQUENTIAL, SMALL, finish, label
+from kb_lens.plots.column import WHOLE_PAGE
+from kb_lens.plots.style import (
+    BACKGROUND,
+    COLOURS,
+    GREY,
+    INK,
+    MINUS,
+    PALE,
+    SEQUENTIAL,
+    SMALL,
+    finish,
+    label,
+)
 from kb_lens.tuning import Tuning
 
 _RANK, _BLUE, _ORANGE = " rank", COLOURS[0], COLOURS[1]
 _AVERAGE = ("average_rank", "rank_low", "rank_high")
-_LONG = 10
+_LONG = 6
 """Letters that fit into a column of the rank table."""
 
 
@@ -36,7 +48,8 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     table = table.sort_values("average_rank", kind="stable")
     values = {key: _value_column(table, key) for key in keys}
     average = table[list(_AVERAGE)].to_numpy()
-    cells = [[f"<b>{rank:.1f}</b><br>{low:.1f} to {high:.1f}" for rank, low, high in average]]
+    span = "<b>{:.1f}</b><br>{:.1f}\N{EN DASH}{:.1f}"
+    cells = [[span.format(*row) for row in average]]
     for key in keys:
         pairs = zip(table[key + _RANK], table[values[key]], strict=True)
         cells.append([f"<b>{rank:g}</b><br>{_signed(value)}" for rank, value in pairs])
@@ -78,6 +91,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
         height=130 + top + 40 * len(table),
         top=top,
         margin={"b": 20},
+        meta={"column": WHOLE_PAGE},
     )
 
 
@@ -124,7 +138,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
     figure.update_traces(showlegend=False)
     figure.update_traces(showlegend=True, selector=lambda trace: trace.y[0] < 0.5)
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
-    figure.update_xaxes(title_text="how much nearer to the best value than the base model")
+    figure.update_xaxes(title_text="nearer to the best value, in the metric's unit")
     names = [f"{name}<br><i>{test.metric}</i>" for name, test in tests.items()]
     figure.update_yaxes(
         tickvals=list(range(len(tests))),
@@ -185,7 +199,7 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
     """
     if tuning.development.empty:
         raise ValueError("no lambda to draw: make the tuning with kb_lens.tuning.tune_lambda.")
-    figure: Any = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.16)
+    figure: Any = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.2)
     own = tuning.development
     cost = own.drop(columns=["gain", "low", "high", "n"])
     cost.columns = [name.removeprefix("capability_") for name in cost.columns]
@@ -206,17 +220,19 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
     return finish(
         figure,
         "Which lambda, and does it hold?",
-        f"{tuning.settings['model']}, {tuning.settings['n_neurons']} neurons. {tuning.verdict}",
-        height=580,
-        top=58,
-        legend={"y": 1.08},
+        f"{tuning.settings['model']}, {tuning.settings['n_neurons']} neurons. {tuning.verdict} "
+        "Lines: 95 % paired bootstrap interval over n items; too costly: the capability's reaches "
+        "the bound.",
+        height=610,
+        top=76,
+        legend={"y": 1.1},
     )
 
 
 def _tuning_panel(figure: Any, row: int, tuning: Tuning, role: str, table: pd.DataFrame) -> None:
     """One benchmark: a point with its interval a lambda, and a diamond for the test items."""
     settings, test = tuning.settings, tuning.test
-    for admissible, fill in ((True, INK), (False, "white")):
+    for admissible, fill in ((True, INK), (False, BACKGROUND)):
         part = table.loc[table["admissible"] == admissible]
         name = "development items" + ", too costly" * (not admissible)
         marker = {"symbol": "circle", "color": fill, "line": {"color": INK, "width": 2}}
@@ -228,9 +244,10 @@ def _tuning_panel(figure: Any, row: int, tuning: Tuning, role: str, table: pd.Da
     figure.add_trace(_points(x, mine, "test items", _BLUE, marker, row == 1), row, 1)
     word = "Gain" if role == "bias" else "Change"
     counts = f"n = {table['n'].iloc[0]:.0f}" + "".join(f", test {n:.0f}" for n in mine["n"])
-    text = f"{word} of {settings[role]} {settings[f'{role}_metric']}, up is better ({counts})"
+    name = f"{word} of {settings[role]} {settings[f'{role}_metric']}"
+    text = f"<b>{name}</b><br>up is better, {counts}"
     place = {"x": 0, "y": 1, "xref": "x domain", "yref": "y domain"}
-    title = label(text, xanchor="left", yanchor="bottom", **place)
+    title = label(text, xanchor="left", yanchor="bottom", align="left", **place)
     figure.add_annotation(**title, row=row, col=1)
 
 

@@ -11,13 +11,12 @@ from plotly.subplots import make_subplots
 
 from kb_lens.attribution import Attributions
 from kb_lens.neuron_effects import NeuronEffects, effect_against_score, rank_correlation
-from kb_lens.plots.style import COLOURS, GREY, MINUS, SMALL, finish, label
+from kb_lens.plots.style import BACKGROUND, COLOURS, GREY, MINUS, faint, finish, label
 
 _COLUMNS, _PANEL = 4, 130
-_LABELS, _ROOM = 8, (0.13, 0.05)
+_LABELS, _ROOM = 8, (0.17, 0.08)
 """Most names in a scatter; width and height of one, as shares of both axes."""
-_BAND = "rgba(0, 114, 178, 0.2)"
-"""The first colour of the house, pale."""
+_BAND = faint(COLOURS[0])
 
 
 def dose_response(effects: NeuronEffects, top: int = 12) -> go.Figure:
@@ -56,7 +55,7 @@ def dose_response(effects: NeuronEffects, top: int = 12) -> go.Figure:
         "intervals over the questions.",
         height=165 + _PANEL * n_rows,
         top=22,
-        margin={"l": 78},
+        margin={"l": 92},
         showlegend=False,
     )
 
@@ -78,6 +77,7 @@ def effect_against_attribution(effects: NeuronEffects, attributions: Attribution
         )
     )
     figure.add_trace(_points(table))
+    _add_names(figure, table)
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
     figure.update_xaxes(title_text="Mean attribution score, percentage points of P(right answer)")
     figure.update_yaxes(title_text="Lost by ablation, percentage points")
@@ -138,27 +138,32 @@ def _dose_axes(figure: go.Figure, n_panels: int, n_columns: int) -> None:
     axis = {"xref": "paper", "yref": "paper"}
     figure.add_annotation(label("Factor of the neuron", x=0.5, y=0, yshift=-42, **axis))
     words = "Change of P(right),<br>percentage points"
-    figure.add_annotation(label(words, x=0, y=0.5, xshift=-66, textangle=-90, **axis))
+    figure.add_annotation(label(words, x=0, y=0.5, xshift=-72, textangle=-90, **axis))
 
 
 def _points(table: pd.DataFrame) -> go.Scatter:
-    """A point a neuron; those farthest out are named."""
+    """A point a neuron, in percentage points."""
     score, loss, low, high = 100 * table[["score", "loss", "low", "high"]].to_numpy().T
-    names, left = _names(table), score > (score.min() + score.max()) / 2
-    labelled = _labelled(np.stack([score, loss], 1), np.where(left, -1, 1))
     return go.Scatter(
         x=score,
         y=loss,
-        mode="markers+text",
+        mode="markers",
         marker={"size": 7, "color": COLOURS[0], "opacity": 0.8},
-        text=[f" {name} " if place in labelled else "" for place, name in enumerate(names)],
-        textposition=["middle left" if one else "middle right" for one in left],
-        textfont={"size": SMALL},
         error_y={"array": high - loss, "arrayminus": loss - low, "thickness": 1, "width": 0},
-        customdata=names,
+        customdata=_names(table),
         hovertemplate="%{customdata}<br>score %{x:.2f}, lost %{y:.2f} percentage points"
         "<extra></extra>",
     )
+
+
+def _add_names(figure: go.Figure, table: pd.DataFrame) -> None:
+    """The names of the neurons farthest out, beside them; a line behind a name is hidden."""
+    points, names = 100 * table[["score", "loss"]].to_numpy(), _names(table)
+    side = np.where(points[:, 0] > (points[:, 0].min() + points[:, 0].max()) / 2, -1, 1)
+    for one in _labelled(points, side):
+        place = {"x": points[one, 0], "y": points[one, 1], "xshift": 5 * side[one]}
+        anchor = "left" if side[one] > 0 else "right"
+        figure.add_annotation(label(names[one], xanchor=anchor, bgcolor=BACKGROUND, **place))
 
 
 def _labelled(points: np.ndarray, side: np.ndarray) -> list[int]:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.neurons import NeuronSet
+from kb_lens.plots.column import WHOLE_PAGE
 from kb_lens.plots.style import (
     GREY,
     HEIGHT,
@@ -26,6 +27,8 @@ from kb_lens.plots.style import (
 
 MAX_UPSET_SETS = 5
 """More sets have more intersections than a page has room for."""
+_NARROW_BARS = 12
+"""As many bars fit into a column."""
 
 
 def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
@@ -34,7 +37,7 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     Raises:
         ValueError: For no sets, or sets of different models or sites.
     """
-    first = _check(sets)
+    first = check_sets(sets)
     figure = go.Figure()
     for (name, neurons), colour in zip(sets.items(), colours(len(sets)), strict=True):
         figure.add_bar(
@@ -62,7 +65,7 @@ def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
     Raises:
         ValueError: For no sets, or sets of different models or sites.
     """
-    first = _check(sets)
+    first = check_sets(sets)
     names = [f"{name} ({len(neurons)})" for name, neurons in sets.items()]
     pairs = [[(a, b) for b in sets.values()] for a in sets.values()]
     figure = go.Figure(
@@ -102,7 +105,7 @@ def upset(sets: Mapping[str, NeuronSet]) -> go.Figure:
     Raises:
         ValueError: For no sets, more than `MAX_UPSET_SETS`, or sets of different models or sites.
     """
-    first = _check(sets)
+    first = check_sets(sets)
     if len(sets) > MAX_UPSET_SETS:
         raise ValueError(
             f"{len(sets)} sets: allowed are up to {MAX_UPSET_SETS}. Use overlap_heatmap instead."
@@ -129,6 +132,7 @@ def upset(sets: Mapping[str, NeuronSet]) -> go.Figure:
         "are in every set marked below it and in no other.",
         height=HEIGHT + 25 * max(0, len(sets) - 3),
         showlegend=False,
+        meta={"column": WHOLE_PAGE} if len(counts) > _NARROW_BARS else None,
     )
 
 
@@ -148,7 +152,7 @@ def intersections(sets: Mapping[str, NeuronSet]) -> dict[tuple[str, ...], int]:
     return dict(sorted(present.items(), key=lambda pair: -pair[1]))
 
 
-def _check(sets: Mapping[str, NeuronSet]) -> NeuronSet:
+def check_sets(sets: Mapping[str, NeuronSet]) -> NeuronSet:
     """The first set, after a check that all belong together."""
     if not isinstance(sets, Mapping) or not sets:
         raise ValueError(

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from kb_lens.benchmarks import BENCHMARKS, formulas
 from kb_lens.evaluation import EvaluationResult
 from kb_lens.knowledge import Knowledge
-from kb_lens.plots.style import GREY, MINUS, PALE, colours, finish, label
+from kb_lens.plots.style import COLOURS, GREY, MINUS, PALE, colours, finish, label
 from kb_lens.statistics import Metric
 
 Key = tuple[str, str]
@@ -70,7 +70,7 @@ def before_after(
     found = _collect(results)
     ideals = _ideals(results)
     keys = _chosen(found, metrics, ideals)
-    panel, between = 22 * len(found) + 84, 84
+    panel, between = 22 * len(found) + 102, 102
     room = panel * len(keys) - between
     figure = make_subplots(rows=len(keys), vertical_spacing=between / room if len(keys) > 1 else 0)
     ideals = {key: best for key, best in ideals.items() if not key[1].startswith(_MORE_IS_BETTER)}
@@ -85,8 +85,8 @@ def before_after(
         "What the intervention changes",
         f"{models}. Points: the metric; lines: its 95 % bootstrap interval over n items."
         + " Dotted: the ideal." * ideal,
-        height=room + 160,
-        top=28,
+        height=room + 178,
+        top=46,
         margin={"r": 165, "b": 60},
         showlegend=False,
     )
@@ -198,7 +198,7 @@ def _panel(
     ideal: float | None,
 ) -> None:
     shown = [metric for metric in values.values() if metric is not None]
-    palette = ["#000000", *colours(len(values) - 1)]
+    palette = [COLOURS[-1], *colours(len(values) - 1)]
     for place, (condition, metric) in enumerate(values.items()):
         if metric is not None:
             figure.add_trace(_marker(condition, place, metric, palette[place]), row, 1)
@@ -226,7 +226,8 @@ def _panel(
     )
     if ideal is not None:
         figure.add_vline(x=ideal, line={"color": GREY, "dash": "dot", "width": 2}, row=row, col=1)  # pyright: ignore[reportArgumentType]
-    title = label(_panel_title(key, ideal, shown), x=0, y=1, xanchor="left", yanchor="bottom")
+    text = _panel_title(key, ideal, shown)
+    title = label(text, x=0, y=1, xanchor="left", yanchor="bottom", align="left")
     figure.add_annotation(**title, xref="x domain", yref="y domain", row=row, col=1)
 
 
@@ -259,7 +260,7 @@ def _panel_title(key: Key, ideal: float | None, shown: Sequence[Metric]) -> str:
     counts = sorted({metric.n for metric in shown})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     best = "" if ideal is None else f"ideal {ideal:g}, "
-    return f"<b>{key[0]} {key[1]}</b> ({best}{n})"
+    return f"<b>{key[0]} {key[1]}</b><br>{best}{n}"
 
 
 # -- knowledge --------------------------------------------------------------------------------

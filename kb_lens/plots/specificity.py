@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.plots.style import SMALL, colours, finish, label
+from kb_lens.plots.column import STACK
+from kb_lens.plots.style import colours, finish, label
 from kb_lens.specificity import CONTRASTIVE, KNOW_BIAS, Specificity
 
 _HEIGHT, _PER_ROW = 250, 22
@@ -24,11 +26,7 @@ def specificity_plot(found: Specificity) -> go.Figure:
         raise ValueError("no rows to draw: make them with kb_lens.specificity.")
     taus = sorted(found.overlaps["tau"].unique())
     rows = len(taus) * max(len(set(overlaps["set"])), len(set(found.stability["dimension"])))
-    figure = make_subplots(
-        cols=2,
-        horizontal_spacing=0.19,
-        subplot_titles=("Know-bias neurons also selected by", "Jaccard of random halves"),
-    )
+    figure = make_subplots(cols=2, horizontal_spacing=0.19)
     mine = found.overlaps.loc[found.overlaps["set"].eq(KNOW_BIAS)].set_index("tau")["size"]
     for tau, colour in zip(taus, colours(len(taus)), strict=True):
         part = overlaps.loc[overlaps["tau"].eq(tau)]
@@ -37,20 +35,13 @@ def specificity_plot(found: Specificity) -> go.Figure:
         bars.text = [f"{value:.0f}" for value in 100 * part["contained"]]
         figure.add_trace(bars, 1, 1)
         halves = found.stability.loc[found.stability["tau"].eq(tau)]
-        dots = _bars(halves["dimension"], halves["jaccard"], name, colour)
-        dots.showlegend = False
-        dots.error_x = {
-            "array": halves["high"] - halves["jaccard"],
-            "arrayminus": halves["jaccard"] - halves["low"],
-            "thickness": 1.5,
-            "width": 3,
-        }
-        figure.add_trace(dots, 1, 2)
+        figure.add_trace(_intervals(halves, name, colour), 1, 2)
     figure.update_xaxes(title_text="% of the know-bias neurons", range=[0, 108], row=1, col=1)
     figure.update_xaxes(title_text="Jaccard", range=[0, 1], row=1, col=2)
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    for annotation in figure.layout.annotations:
-        annotation.update(label(annotation.text, font={"size": SMALL + 1}))
+    for column, text in enumerate(("Know-bias neurons also selected by", "Random halves"), 1):
+        head = label(f"<b>{text}</b>", x=0, y=1, xanchor="left", yanchor="bottom")
+        figure.add_annotation(**head, xref="x domain", yref="y domain", row=1, col=column)
     first = found.stability.loc[found.stability["tau"].eq(taus[0])]
     total = first.loc[first["dimension"].ne("all"), "n_questions"].sum()
     return finish(
@@ -61,11 +52,12 @@ def specificity_plot(found: Specificity) -> go.Figure:
         f"{first['n_halves'].max()} random splits of the {total} questions; lines: the middle "
         "95 %.",
         height=_HEIGHT + _PER_ROW * rows,
-        top=52,
-        margin={"l": 130},
+        top=56,
         showlegend=True,
-        legend={"y": 1.12},
+        legend={"y": 1 + 28 / (_PER_ROW * rows + 60)},
         barmode="group",
+        scattermode="group",
+        meta={"column": STACK, "between": 90},
     )
 
 
@@ -81,5 +73,22 @@ def _bars(names: Iterable[str], values: Iterable[float], name: str, colour: str)
         marker_color=colour,
         textposition="outside",
         cliponaxis=False,
+        hovertemplate="%{y}: %{x:.2f}",
+    )
+
+
+def _intervals(halves: pd.DataFrame, name: str, colour: str) -> go.Scatter:
+    """The mean of the random halves and where most of them are."""
+    mean = halves["jaccard"]
+    ends = {"array": halves["high"] - mean, "arrayminus": mean - halves["low"]}
+    return go.Scatter(
+        x=mean,
+        y=halves["dimension"],
+        orientation="h",
+        mode="markers",
+        name=name,
+        showlegend=False,
+        marker={"size": 9, "color": colour},
+        error_x={**ends, "color": colour, "thickness": 2, "width": 4},
         hovertemplate="%{y}: %{x:.2f}",
     )

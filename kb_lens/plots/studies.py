@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kb_lens.benchmarks import BENCHMARKS, formulas, protocols, result_key
+from kb_lens.benchmarks import formulas, named_by
 from kb_lens.plots.study_heatmaps import threshold_maps, transfer_matrix
 from kb_lens.plots.study_panels import (
     BEST,
@@ -32,10 +32,9 @@ from kb_lens.plots.study_panels import (
     reach,
     rows_axis,
 )
-from kb_lens.plots.style import GREY, INK, SMALL, label
+from kb_lens.plots.style import BACKGROUND, GREY, INK, NOTE, SMALL, faint, label
 from kb_lens.statistics import interval
 
-_BLUE_BAND, _GREY_BAND = "rgba(0, 114, 178, 0.2)", "rgba(140, 140, 140, 0.3)"
 _ROWS = {
     "aggregation": "{aggregation}",
     "methods": "{method}",
@@ -46,14 +45,8 @@ _ROWS = {
     "transfer": "{source}",
 }
 """Studies whose cases are rows beside one another, and what a row is called."""
-_VARIED = {
-    "lambda": ("lam",),
-    "question-types": ("n_questions",),
-    "questions": ("n_questions",),
-    "right-answers": ("n_questions",),
-    "thresholds": ("tau", "beta"),
-}
-"""Settings that do not hold for the whole study."""
+_CHOSEN = ("question-types", "right-answers")
+"""Studies whose cases are found on parts of the questions."""
 
 
 def study_figures(
@@ -90,22 +83,22 @@ def _headline(results: pd.DataFrame, key: str) -> Metric:
     """The benchmark's metric to look at first; of a caller's own benchmark the first one."""
     if key == "plain_text":
         return metric_of(results, key, FLUENCY, None)
-    known = {result_key(name, p): (name, p) for name in BENCHMARKS for p in protocols(name)}
-    if key in known:
-        return metric_of(results, key, *next(iter(formulas(*known[key]).headline.items())))
+    named = named_by(key)
+    if named is not None:
+        return metric_of(results, key, *next(iter(formulas(*named).headline.items())))
     first = results.loc[results["benchmark"].eq(key), "metric"].iloc[0]
     return metric_of(results, key, first, None)
 
 
 def _rests_on(name: str, settings: Mapping[str, Any]) -> str:
-    percent = {key: 100 * settings[key] for key in ("tau", "beta")}
-    said = {
-        "n_questions": f"{settings['n_questions']} questions",
-        **{key: f"{key} {value:.3g} %" for key, value in percent.items()},
-        "lam": f"lambda {settings['lam']:g}",
-    }
-    fixed = [words for key, words in said.items() if key not in _VARIED.get(name, ())]
-    return ", ".join([settings["model"], *fixed]) + "."
+    """The model and the settings that hold for every case: one that the study varies is None."""
+    questions = "parts of {} questions" if name in _CHOSEN else "{} questions"
+    words = {"n_questions": questions, "tau": "tau {:.3g} %", "beta": "beta {:.3g} %"}
+    words["lam"] = "lambda {:g}"
+    scale = {"tau": 100, "beta": 100}
+    fixed = {key: settings[key] for key in words if settings[key] is not None}
+    said = [words[key].format(scale.get(key, 1) * value) for key, value in fixed.items()]
+    return ", ".join([settings["model"], *said]) + "."
 
 
 # -- against a number -------------------------------------------------------------------------
@@ -132,8 +125,8 @@ def _factor_panel(metric: Metric, figure: go.Figure, where: Where) -> None:
     if traces:
         spread = random.groupby("lam")["value"].agg(["min", "max"]).reset_index()
         lam, low_end, high_end = spread.to_numpy().T
-        traces.insert(0, band(lam, low_end, high_end, _GREY_BAND, "random neurons"))
-    traces.append(band(lams, low, high, _BLUE_BAND))
+        traces.insert(0, band(lam, low_end, high_end, faint(GREY, 0.3), "random neurons"))
+    traces.append(band(lams, low, high, faint(BLUE)))
     traces.append(curve(lams[[0, -1]], [metric.base] * 2, "base model", color=INK, dash="dash"))
     if metric.best is not None and ends[0] <= metric.best <= ends[1]:
         traces.append(curve(lams[[0, -1]], [metric.best] * 2, "best value", **BEST))
@@ -200,9 +193,9 @@ def _forest(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Fi
 
 
 def _rows(cases: pd.DataFrame, template: str) -> pd.DataFrame:
-    """A row a case, and one for all random sets of a kind, whose names end in a number."""
+    """A row a case, and one for all random sets of a kind, whose names differ by a number."""
     names = [template.format(**row).replace("_", " ") for row in cases.to_dict("records")]
-    rows = [re.sub(r"^(random.*?),? \d+$", r"\1", name) for name in names]
+    rows = [re.sub(r"^(random.*?),? \d+\b", r"\1", name) for name in names]
     groups = cases.groupby(pd.Series(rows, cases.index), sort=False)
     return pd.DataFrame.from_dict({row: _row(str(row), one) for row, one in groups}, orient="index")
 
@@ -234,6 +227,6 @@ def _forest_panel(
         figure.add_trace(points.update(error_x=error_bars(part, colour)), **where)
     difference_axis(metric, table, figure, "x", where)
     for place in table.loc[table["label"].isna(), "place"]:
-        text = label("not measured", x=0.5, y=place, font={"size": SMALL, "color": GREY})
-        figure.add_annotation(**text, xref="x domain", bgcolor="white", **where)
+        text = label("not measured", x=0.5, y=place, font={"size": SMALL, "color": NOTE})
+        figure.add_annotation(**text, xref="x domain", bgcolor=BACKGROUND, **where)
     rows_axis(figure, words, where)

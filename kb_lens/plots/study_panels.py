@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kb_lens.plots.column import STACK
 from kb_lens.plots.style import COLOURS, GREY, MINUS, finish, label
 
 _COLUMNS, _PAGE = 2, 900
@@ -163,7 +164,9 @@ def _grid(
         figure.add_annotation(**head, xref="x domain", yref="y domain", **where)
     legend = _one_legend(figure)
     top = above + legend * (_LINE + 12)
-    finish(figure, title, note, top=top, legend={"y": 1 + above / room}, showlegend=legend)
+    meta = {"column": STACK, "between": above + _BELOW}
+    legend_y = {"y": 1 + above / room}
+    finish(figure, title, note, top=top, legend=legend_y, showlegend=legend, meta=meta)
     margin: Any = figure.layout["margin"]
     return figure.update_layout(height=margin.t + room + margin.b)
 

@@ -13,19 +13,20 @@ import plotly.graph_objects as go
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
-INK, GREY, PALE = "#222222", "#8C8C8C", "#E6E6E6"
-"""Text and lines; what is secondary; grids and what is absent."""
+INK, NOTE, GREY, PALE = "#222222", "#444444", "#8C8C8C", "#E6E6E6"
+"""Text and lines; text that is secondary; lines and points that are; grids and what is absent."""
+BACKGROUND = "#FFFFFF"
 DIVERGING = (
     (0.0, "#003049"),
     (0.2, "#0072B2"),
     (0.42, "#B5D9EE"),
-    (0.5, "#FFFFFF"),
+    (0.5, BACKGROUND),
     (0.58, "#F9CBA8"),
     (0.8, "#D55E00"),
     (1.0, "#601F00"),
 )
 """Blue below zero, white at zero, orange above it."""
-SEQUENTIAL = ((0.0, "#FFFFFF"), (1.0, "#56B4E9"))
+SEQUENTIAL = ((0.0, BACKGROUND), (1.0, "#62B9EA"))
 """From nothing to all, never too dark for black numbers."""
 WIDTH, HEIGHT = 700, 420
 """Pixels; a paper's text width, so that 13 pixels print as about 8 points."""
@@ -54,12 +55,17 @@ def template() -> go.layout.Template:
     layout = go.Layout(
         font={"family": _FONT, "size": FONT_SIZE, "color": INK},
         colorway=COLOURS,
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+        paper_bgcolor=BACKGROUND,
+        plot_bgcolor=BACKGROUND,
         xaxis=_AXIS,
         yaxis=_AXIS,
         legend={"font": {"size": SMALL}, "orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        hoverlabel={"font": {"family": _FONT, "size": SMALL}, "align": "left"},
+        hoverlabel={
+            "font": {"family": _FONT, "size": SMALL, "color": INK},
+            "align": "left",
+            "bgcolor": BACKGROUND,
+            "bordercolor": GREY,
+        },
         bargap=0.15,
     )
     return go.layout.Template(layout=layout)
@@ -86,7 +92,7 @@ def finish(
         title={
             "text": "<br>".join(textwrap.wrap(title, 78)),
             "font": {"size": TITLE_SIZE},
-            "subtitle": {"text": "<br>".join(lines), "font": {"size": SMALL, "color": "#444444"}},
+            "subtitle": {"text": "<br>".join(lines), "font": {"size": SMALL, "color": NOTE}},
             "x": 0,
             "xref": "container",
             "xanchor": "left",
@@ -97,9 +103,22 @@ def finish(
         },
         **layout,
     )
-    above = 24 + 22 * len(textwrap.wrap(title, 78)) + 18 * len(lines) + top
-    figure.update_layout(margin={"l": 60, "r": 20, "b": 55, **layout.get("margin", {}), "t": above})
+    top += title_room(figure)
+    figure.update_layout(margin={"l": 60, "r": 20, "b": 55, **layout.get("margin", {}), "t": top})
     return figure
+
+
+def title_room(figure: go.Figure) -> int:
+    """Pixels that the title and the note take."""
+    title: Any = figure.layout["title"]
+    title_lines, note_lines = (text.count("<br>") + 1 for text in (title.text, title.subtitle.text))
+    return 24 + 22 * title_lines + 18 * note_lines
+
+
+def faint(colour: str, opacity: float = 0.2) -> str:
+    """A colour of the house as an area that others show through."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
 def label(text: str, **place: Any) -> dict[str, Any]:
@@ -110,7 +129,7 @@ def label(text: str, **place: Any) -> dict[str, Any]:
 def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
     """A colour bar with the house style's fonts; in the title ``<br>`` breaks the line."""
     fonts = {"title": {"text": title, "font": {"size": SMALL}}, "tickfont": {"size": SMALL}}
-    return {**fonts, "thickness": 18, "outlinewidth": 0.5, **settings}
+    return {**fonts, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
 
 
 def layer_axis(n_layers: int) -> dict[str, Any]:
