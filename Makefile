@@ -8,7 +8,7 @@ DEMO := out/demo
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lint format test-hooked notebooks ci clean
+.PHONY: setup demo test browser lint format test-hooked notebooks ci clean
 
 setup: $(VENV)/ready
 
@@ -25,6 +25,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/kb-lens run smollm2-135m-instruct --out $(DEMO) --limit 200
 
+# The tests of static figures and of the report run in a browser; without one they are skipped.
 test: setup
 	$(BIN)/pytest
 
@@ -53,7 +54,20 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 notebooks: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 notebooks
 
-ci: lint test-hooked test notebooks
+# Debian's, where there is none: as root, or as a user who may sudo without a password.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	command -v google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ]; then as=; else as="sudo -n"; fi; \
+		echo "No Chromium: installing it with $$as apt-get."; \
+		$$as apt-get update && $$as apt-get install --yes --no-install-recommends chromium; \
+	} || { \
+		echo "The browser tests need a Chromium and it cannot be installed: install Debian's" \
+			"package chromium, or Chrome, by hand." >&2; \
+		exit 1; \
+	}
+
+ci: browser lint test-hooked test notebooks
 
 clean:
 	rm -rf $(VENV) $(HOOKED) out build dist

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import torch
 import typer
 
-from kb_lens import cli_studies, pipeline, terminal
+from kb_lens import cli_report, cli_studies, pipeline, terminal
 from kb_lens.attribution import check_settings
 from kb_lens.benchmarks import DEFAULT_BENCHMARKS
 from kb_lens.checkpoint import check_push, check_target, push
@@ -19,6 +19,8 @@ from kb_lens.cli_options import (
     DataDir,
     Device,
     Dimensions,
+    DrawnTheme,
+    DrawnWidth,
     DType,
     Joined,
     Language,
@@ -48,9 +50,8 @@ from kb_lens.conditions import Condition, Scaling
 from kb_lens.controls import random_neurons
 from kb_lens.doctor import as_table
 from kb_lens.evaluation import EvaluationResult
-from kb_lens.experiments import Experiment
 from kb_lens.export_figures import FORMATS
-from kb_lens.figures import draw_study, make_all
+from kb_lens.figures import make_all
 from kb_lens.files import write_text
 from kb_lens.folding import export as export_model
 from kb_lens.folding import stored_dtype
@@ -59,7 +60,9 @@ from kb_lens.models import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import NeuronSet, check_thresholds, overlap
 from kb_lens.pipeline import Identified
 from kb_lens.questions import DIMENSIONS, Question
+from kb_lens.report import write_report
 from kb_lens.run_folder import RunFolder, RunLog, read_conditions
+from kb_lens.saved_figures import draw_folder
 
 app = typer.Typer(
     help="Find the neurons of a language model that know what bias is, enhance them, and measure "
@@ -72,6 +75,7 @@ app = typer.Typer(
 app.command()(cli_studies.experiment)
 app.command()(cli_studies.tune)
 app.command()(cli_studies.neurons)
+app.command()(cli_report.report)
 
 
 def main() -> None:
@@ -152,11 +156,14 @@ def run(
     summary = summarize(results, seed=seed)
     summary.to_csv(out / "summary.csv", index=False)
     terminal.show_summary(summary, chosen)
+    with log.stage("checks and tokens"):
+        cli_report.write_reading(bridge, found, results, factors[0], out)
     with log.stage("figures"):
         drawn = make_all(found.attributions, found.sets, results, found.knowledge)
         write_drawn(drawn, out / "figures")
     log.write()
-    typer.echo(f"\n{found.knowledge.verdict()}\nEverything is in {out}")
+    write_report(out, drawn, out / "report.html")
+    typer.echo(f"\n{found.knowledge.verdict()}\nEverything is in {out}; read {out}/report.html")
 
 
 @app.command()
@@ -297,18 +304,17 @@ def export(
 
 @app.command()
 def figures(
-    folder: Annotated[Path, typer.Argument(help="What `run`, `identify` or `experiment` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(help="What `run`, `identify`, `experiment`, `tune` ... wrote.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Default: FOLDER/figures.")] = None,
     formats: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(FORMATS),
+    theme: DrawnTheme = "light",
+    width: DrawnWidth = "page",
 ) -> None:
     """Draw every figure again from saved results."""
-    if (folder / "study.json").is_file():
-        study = Experiment.load(folder)
-        drawn = draw_study(study.name, study.tables, study.settings)
-    else:
-        run = RunFolder.load(folder)
-        drawn = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
-    write_drawn(drawn, out or folder / "figures", formats.split(","))
+    place = out or folder / "figures"
+    write_drawn(draw_folder(folder), place, formats.split(","), theme=theme, width=width)
 
 
 @app.command()

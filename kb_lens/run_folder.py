@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from kb_lens.attribution import Attributions
 from kb_lens.evaluation import EvaluationResult, load_results
 from kb_lens.files import write_text
@@ -29,9 +31,12 @@ WRITTEN = (
     *("neurons", "evaluations", "items", "figures", "development", "test", "tuning.json"),
     *("development.csv", "test.csv", "study.json", "results.parquet", "control_tests.parquet"),
     *("ranks.parquet", "sets.parquet", "answered_right.parquet", "effects.safetensors"),
-    *("effects.csv", "tokens.csv", "texts.csv"),
+    *("effects.csv", "tokens.csv", "texts.csv", "report.html"),
 )
 """What a run writes and --overwrite removes; the attribution cache is keyed by its settings."""
+_TOKENS = ("layer", "index", "side", "rank", "token")
+_CHECKS = ("check", "status", "finding", "advice")
+"""Columns of ``tokens.csv`` and ``checks.json`` that are needed."""
 PACKAGES = (
     *("kb-lens", "torch", "transformer-lens", "transformers", "lm-eval"),
     *("plotly", "pandas", "numpy"),
@@ -158,6 +163,14 @@ class RunFolder:
     """What the model answers."""
     specificity: Specificity | None = None
     """What else selects the neurons, if ``doctor --specificity`` wrote the folder."""
+    neurons: NeuronSet | None = None
+    """The dimensions' neurons, aggregated."""
+    tokens: pd.DataFrame | None = None
+    """What the neurons promote: `kb_lens.neuron_meaning.promoted_tokens`."""
+    checks: pd.DataFrame | None = None
+    """The checks of `kb_lens.doctor`: check, status, finding, advice."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What ``run.json`` says."""
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> RunFolder:
@@ -175,7 +188,59 @@ class RunFolder:
             raise ValueError(f"'{folder}' has no results: expected what `kb-lens run` wrote.")
         there = (folder / "specificity.csv").is_file()
         specificity = Specificity.load(folder) if there else None
-        return cls(attributions, sets, results, knowledge, specificity)
+        joined = folder / "neurons.json"
+        return cls(
+            attributions,
+            sets,
+            results,
+            knowledge,
+            specificity,
+            neurons=NeuronSet.load(joined) if joined.is_file() else None,
+            tokens=_load_tokens(folder / "tokens.csv"),
+            checks=_load_checks(folder / "checks.json"),
+            record=load_record(folder),
+        )
+
+
+def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What ``run.json`` says; empty if there is none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = Path(folder) / "run.json"
+    found = _load_json(path, {})
+    parts = ("arguments", "model", "seconds", "versions")
+    if not isinstance(found, dict) or any(not isinstance(found.get(p, {}), dict) for p in parts):
+        raise ValueError(f"'{path}' is not what kb_lens writes.")
+    return found
+
+
+def _load_json(path: Path, otherwise: Any = None) -> Any:
+    if not path.is_file():
+        return otherwise
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}' is damaged: {error}.") from error
+
+
+def _load_tokens(path: Path) -> pd.DataFrame | None:
+    """A token may be spelled like a missing value (``NA``, ``null``) and is none."""
+    if not path.is_file():
+        return None
+    return _with_columns(pd.read_csv(path, keep_default_na=False), _TOKENS, path)
+
+
+def _load_checks(path: Path) -> pd.DataFrame | None:
+    found = _load_json(path)
+    return None if found is None else _with_columns(pd.DataFrame(found), _CHECKS, path)
+
+
+def _with_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(f"'{path}' is not what kb_lens writes: no {lacking[0]!r}.")
+    return table
 
 
 def _load_sets(folder: Path, attributions: Attributions | None) -> dict[str, NeuronSet]:
