@@ -276,8 +276,8 @@ def quadrature(lab: Lab) -> Plan:
 def right_answers(lab: Lab) -> Plan:
     """Neurons found on the questions that the model answers right, against those found on all.
 
-    Beside them, for the same lambda: random neurons of like influence, and the neurons of plain
-    factual questions.
+    Beside them, for the same lambda: random neurons of like influence for each of the two, and the
+    neurons of plain factual questions.
     """
     scores = lab.attributions(load_questions(WHOLE_BANK))
     knowledge = lab.knowledge
@@ -293,11 +293,18 @@ def right_answers(lab: Lab) -> Plan:
     }
     kinds = pd.Series([scores.questions[i].kind for i in right]).value_counts()
     asked = pd.DataFrame({"kind": kinds.index, "answered_right": kinds.to_numpy()})
-    cases = [lab.case(one, set=name) for name, one in sets.items()]
-    controls = [lab.case(one, set=name) for name, one in lab.random_sets(chosen).items()]
-    tests = {"influence": (cases[:1], controls)}  # drawn for the first set alone
+    cases = {name: lab.case(one, set=name) for name, one in sets.items()}
+    drawn = {
+        name: [
+            lab.case(one, set=f"{draw}, like {name}")
+            for draw, one in lab.random_sets(sets[name]).items()
+        ]
+        for name in ("right", "all")
+    }
+    tests = {f"influence, {name}": ([cases[name]], drawn[name]) for name in drawn}
     settings = {"n_questions": len(scores)}
-    return Plan([*cases, *controls], {"answered_right": asked}, tests, settings)
+    every = [*cases.values(), *drawn["right"], *drawn["all"]]
+    return Plan(every, {"answered_right": asked}, tests, settings)
 
 
 def _written(neurons: NeuronSet) -> str:

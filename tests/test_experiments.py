@@ -74,6 +74,7 @@ def test_every_study(name, lab, benchmarks, tmp_path):
     loaded = Experiment.load(tmp_path / "a")
     pd.testing.assert_frame_equal(loaded.tables["results"], table)
     assert set(loaded.headline()["metric"]) < set(table["metric"])
+    assert name in kb.figures.draw_study(name, loaded.tables, loaded.settings)
 
 
 def test_rows_are_paired_differences(lab, benchmarks):

@@ -196,7 +196,7 @@ def formulas(name: str, protocol: str) -> Formulas:
 
 
 def named_by(key: str) -> tuple[str, str] | None:
-    """The benchmark and protocol whose results are called so, see `result_key`; None if none are."""
+    """The benchmark and protocol whose results are called so, see `result_key`, or None."""
     known = {result_key(name, p): (name, p) for name in BENCHMARKS for p in protocols(name)}
     return known.get(key)
 
