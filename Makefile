@@ -8,7 +8,7 @@ DEMO := out/demo
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test browser lint format test-hooked notebooks ci clean
+.PHONY: setup demo test browser lint format test-hooked notebooks pages ci clean
 
 setup: $(VENV)/ready
 
@@ -53,6 +53,11 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 
 notebooks: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 notebooks
+
+# The executed notebooks as pages of HTML with their figures in them, for docs/.
+pages: setup
+	PLOTLY_RENDERER=png HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
+		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
 
 # Debian's, where there is none: as root, or as a user who may sudo without a password.
 browser:
