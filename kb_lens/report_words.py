@@ -6,9 +6,8 @@ interval of what they do more than random neurons is so too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -199,9 +198,7 @@ def change_points(found: Sequence[Change], summary: pd.DataFrame) -> list[Point]
     points: list[Point] = []
     for name in dict.fromkeys(one.condition for one in found):
         said = [_change_words(one) for one in found if one.condition == name]
-        for row in summary.to_dict("records"):
-            if (row["metric"], row["condition"]) == (_FLUENCY, name):
-                said.append(_damage_words(row))
+        said += _damage_words(summary.query("metric == @_FLUENCY and condition == @name"))
         points.append((f"{name}, how much nearer each metric came to its best value (gain):", said))
     return points
 
@@ -218,17 +215,22 @@ def _written(metric: Metric) -> str:
     return interval(metric.value, metric.low, metric.high)
 
 
-def _damage_words(row: Mapping[Any, Any]) -> str:
-    verdict = "no change shown"
-    if row["difference_high"] < 0:
-        verdict = "damaged, which by itself pulls bias scores to the middle"
-    elif row["difference_low"] > 0:
-        verdict = "the texts became likelier"
-    changed = interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
-    return (
-        f"{row['benchmark']}, the language model: {verdict}. Mean log-probability of a token "
-        f"changed by {changed} to {row['value']:.2f}."
-    )
+def _damage_words(rows: pd.DataFrame) -> Iterator[str]:
+    """One sentence for every verdict, with the benchmarks that it is about."""
+    verdicts: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        verdict = "no change shown"
+        if row["difference_high"] < 0:
+            verdict = "damaged, which by itself pulls bias scores to the middle"
+        elif row["difference_low"] > 0:
+            verdict = "the texts became likelier"
+        changed = interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
+        verdicts.setdefault(verdict, []).append(f"{row['benchmark']} {changed}")
+    for verdict, found in verdicts.items():
+        yield (
+            f"the language model: {verdict}. Change of a token's mean log-probability: "
+            f"{'; '.join(found)}."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -106,7 +106,7 @@ def test_a_damaged_language_model_is_named():
     ((head, below),) = change_points(changes(results), summarize(results))
     assert head.startswith("lambda 9")
     assert "the language model: damaged" in below[-1]
-    assert "changed by -2.00 [-2.00, -2.00]" in below[-1]
+    assert "log-probability: crows_pairs -2.00 [-2.00, -2.00]" in below[-1]
 
 
 def test_the_summary_of_a_run(tmp_path):
