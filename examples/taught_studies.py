@@ -1,0 +1,152 @@
+"""What enhancement does to the taught models, side by side: ``python examples/taught_studies.py``.
+
+Reads what these wrote, for each seed S of `teach.py`:
+
+    kb-lens run out/taught/seed-S --out out/taught-studies/S/run
+    kb-lens experiment lambda --model out/taught/seed-S --out out/taught-studies/S
+
+and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
+``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
+and the figure. Random sets: of like influence in every layer, from the study; as many in every
+layer, from the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kb_lens.experiments import Experiment
+from kb_lens.export_figures import write_figures
+from kb_lens.plots.study_panels import curve
+from kb_lens.plots.style import COLOURS, GREY, INK, finish, label
+
+PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
+    ("stereoset", "icat"): ("StereoSet icat, points", 100.0),
+    ("crows_pairs", "stereotype_share"): ("CrowS-Pairs stereotypes, %", 50.0),
+    ("bbq_religion", "s_AMB"): ("BBQ religion s_AMB, points", 0.0),
+    ("bbq_age", "s_AMB"): ("BBQ age s_AMB, points", 0.0),
+    ("openbookqa", "acc"): ("OpenBookQA accuracy, %", 100.0),
+    ("plain_text", "logprob_per_token"): ("Plain text, nats a token", None),
+}
+"""What is drawn: benchmark and metric -> the panel's name, and the best value; None: the more the
+better."""
+KNOW, INFLUENCE, LAYERS = "know-bias", "random, like influence", "random, same layers"
+
+
+def gathered(folder: Path) -> pd.DataFrame:
+    """All values of one seed: neurons, draw, lam, benchmark, metric, value, differences.
+
+    Raises:
+        ValueError: If a study or a run is missing.
+    """
+    study = Experiment.load(folder / "lambda").tables["results"]
+    base = study.loc[study["set"].isna()].assign(lam=1.0, set="base")
+    scaled = study.loc[study["set"].notna() & study["lam"].ne(1)]
+    sets = pd.concat([base, scaled], ignore_index=True)
+    drawn = sets["set"].str.startswith("random")
+    sets["neurons"] = sets["set"].where(~drawn, INFLUENCE)
+    path = folder / "run/summary.csv"
+    if not path.is_file():
+        raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
+    run = pd.read_csv(path)
+    run = run.loc[run["condition"].str.startswith("random")]
+    factor = run["condition"].str.extract(r"lambda ([\d.]+)", expand=False).astype(float)
+    layers = run.assign(lam=factor, neurons=LAYERS, set="random")
+    found = pd.concat([sets, layers.drop(columns="condition")], ignore_index=True)
+    return found.set_index(["benchmark", "metric"]).loc[list(PANELS)].reset_index()
+
+
+def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
+    """Gains towards the best value at one lambda: a row a seed and panel.
+
+    Returns:
+        seed, benchmark, metric, base, value, n, difference with its interval, gain (how much nearer
+        the value came to the best one), and the random sets' gains: their number, mean, least and
+        largest.
+    """
+    base = table.loc[table["neurons"].eq("base")].set_index(["seed", "benchmark", "metric"])
+    rows = []
+    parts: Any = table.loc[table["lam"].eq(lam)].groupby(["seed", "benchmark", "metric"])
+    for key, part in parts:
+        before, (_, best) = float(base.loc[key, "value"]), PANELS[key[1:]]
+        gains = part["value"] - before
+        if best is not None:
+            gains = abs(before - best) - (part["value"] - best).abs()
+        own, random = part["neurons"].eq(KNOW), part["neurons"].isin([INFLUENCE, LAYERS])
+        names = ["value", "n", "difference", "difference_low", "difference_high"]
+        about = dict(zip(("seed", "benchmark", "metric"), key, strict=True)) | {"base": before}
+        of_random = gains[random].agg(["size", "mean", "min", "max"]).add_prefix("random_")
+        mine = part.loc[own, names].iloc[0].to_dict() | {"gain": gains[own].item()}
+        rows.append(about | mine | dict(of_random))
+    return pd.DataFrame(rows)
+
+
+def taught_figure(table: pd.DataFrame) -> go.Figure:
+    """Every panel's value against lambda: the models' know-bias and random neurons."""
+    titles = [name for name, _ in PANELS.values()]
+    figure = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.1)
+    styles: dict[str, dict[str, Any]] = {
+        INFLUENCE: {"color": GREY, "width": 1},
+        LAYERS: {"color": GREY, "width": 1, "dash": "dot"},
+        KNOW: {"color": COLOURS[0], "width": 2},
+    }
+    for i, (key, (_, best)) in enumerate(PANELS.items()):
+        where: dict[str, Any] = {"row": i // 2 + 1, "col": i % 2 + 1}
+        part = table.loc[table["benchmark"].eq(key[0]) & table["metric"].eq(key[1])]
+        if best is not None and part["value"].min() <= best <= part["value"].max():
+            line = curve([1, part["lam"].max()], [best] * 2, color=COLOURS[2], dash="dot")
+            figure.add_trace(line, **where)
+        starts = part.loc[part["neurons"].eq("base")].set_index("seed", drop=False)
+        for name, style in styles.items():
+            several: Any = part.loc[part["neurons"].eq(name)].groupby(["seed", "set"])
+            for j, ((seed, _), one) in enumerate(several):
+                whole = pd.concat([starts.loc[[seed]], one]).sort_values("lam")
+                line = curve(whole["lam"], whole["value"], name, **style)
+                line.update(showlegend=i == j == 0, legendgroup=name)
+                line.update(hovertemplate=f"seed {seed}, lambda %{{x}}: %{{y:.2f}}")
+                figure.add_trace(line, **where)
+        figure.update_xaxes(title_text="lambda" if i > 3 else None, showgrid=False, **where)
+    layout: Any = figure.layout
+    for annotation in layout.annotations:
+        annotation.update(label(annotation.text))
+    n = table["seed"].nunique()
+    counts = table.loc[table["neurons"].eq("base")].groupby("benchmark", sort=False)["n"].max()
+    items = ", ".join(f"{name} {int(n_items)}" for name, n_items in counts.items())
+    return finish(
+        figure,
+        "What does the factor do to models that know?",
+        f"{n} taught models. Blue: a model's know-bias neurons; grey: random neurons. Green: the "
+        f"best value. n: {items}.",
+        height=760,
+        top=30,
+        font_color=INK,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="The taught models' studies side by side.")
+    parser.add_argument("--studies", type=Path, default=Path("out/taught-studies"))
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--out", type=Path, default=Path("out/taught-studies"))
+    given = parser.parse_args(arguments)
+    tables = [gathered(given.studies / seed).assign(seed=seed) for seed in given.seeds]
+    table = pd.concat(tables, ignore_index=True)
+    table.to_parquet(given.out / "taught.parquet", index=False)
+    gains = at(table, 2.0)
+    gains.to_parquet(given.out / "at_lambda_2.parquet", index=False)
+    sys.stdout.write(gains.round(2).to_string(index=False) + "\n")
+    write_figures({"taught_lambda": taught_figure(table)}, given.out, ("html", "png"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
