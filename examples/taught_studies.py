@@ -8,7 +8,7 @@ Reads what these wrote, for each seed S of `teach.py`:
 and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
 ``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
 and the figure. Random sets: of like influence in every layer, from the study; as many in every
-layer, from the run.
+layer, from the run. What the study did not measure is from the run.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def gathered(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
     run = pd.read_csv(path)
-    run = run.loc[run["condition"].str.startswith("random")]
-    factor = run["condition"].str.extract(r"lambda ([\d.]+)", expand=False).astype(float)
-    layers = run.assign(lam=factor, neurons=LAYERS, set="random")
-    found = pd.concat([sets, layers.drop(columns="condition")], ignore_index=True)
+    words = run["condition"].str.extract(r"(?:(random) )?(?:lambda ([\d.]+))?")
+    run = run.assign(lam=words[1].astype(float).fillna(1), set="run", neurons=KNOW)
+    run["neurons"] = run["neurons"].mask(run["lam"].eq(1), "base").mask(words[0].notna(), LAYERS)
+    only_here = ~run["benchmark"].isin(sets["benchmark"]) | run["neurons"].eq(LAYERS)
+    found = pd.concat([sets, run.loc[only_here].drop(columns="condition")], ignore_index=True)
     return found.set_index(["benchmark", "metric"]).loc[list(PANELS)].reset_index()
 
 
