@@ -26,7 +26,7 @@ from plotly.subplots import make_subplots
 from kb_lens.experiments import Experiment
 from kb_lens.export_figures import write_figures
 from kb_lens.plots.study_panels import curve
-from kb_lens.plots.style import COLOURS, GREY, INK, finish, label
+from kb_lens.plots.style import COLOURS, GREY, finish, label
 
 PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
     ("stereoset", "icat"): ("StereoSet icat, points", 100.0),
@@ -92,6 +92,7 @@ def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
 
 def taught_figure(table: pd.DataFrame) -> go.Figure:
     """Every panel's value against lambda: the models' know-bias and random neurons."""
+    lams = sorted(table["lam"].unique())
     titles = [name for name, _ in PANELS.values()]
     figure = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.1)
     styles: dict[str, dict[str, Any]] = {
@@ -104,7 +105,7 @@ def taught_figure(table: pd.DataFrame) -> go.Figure:
         part = table.loc[table["benchmark"].eq(key[0]) & table["metric"].eq(key[1])]
         if best is not None and part["value"].min() <= best <= part["value"].max():
             line = curve([1, part["lam"].max()], [best] * 2, color=COLOURS[2], dash="dot")
-            figure.add_trace(line, **where)
+            figure.add_trace(line.update(showlegend=False), **where)
         starts = part.loc[part["neurons"].eq("base")].set_index("seed", drop=False)
         for name, style in styles.items():
             several: Any = part.loc[part["neurons"].eq(name)].groupby(["seed", "set"])
@@ -115,6 +116,7 @@ def taught_figure(table: pd.DataFrame) -> go.Figure:
                 line.update(hovertemplate=f"seed {seed}, lambda %{{x}}: %{{y:.2f}}")
                 figure.add_trace(line, **where)
         figure.update_xaxes(title_text="lambda" if i > 3 else None, showgrid=False, **where)
+        figure.update_xaxes(tickvals=lams, range=[0.95, lams[-1] + 0.05], **where)
     layout: Any = figure.layout
     for annotation in layout.annotations:
         annotation.update(label(annotation.text))
@@ -124,11 +126,11 @@ def taught_figure(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         "What does the factor do to models that know?",
-        f"{n} taught models. Blue: a model's know-bias neurons; grey: random neurons. Green: the "
-        f"best value. n: {items}.",
-        height=760,
-        top=30,
-        font_color=INK,
+        f"Models taught with {n} seeds. Blue: a model's know-bias neurons; grey: random neurons. "
+        f"Green: the best value. n: {items}.",
+        height=790,
+        top=60,
+        legend_y=1.05,
     )
 
 
