@@ -56,7 +56,7 @@ notebooks: setup
 
 # The executed notebooks as pages of HTML with their figures in them, for docs/.
 pages: setup
-	PLOTLY_RENDERER=png HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
+	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
 		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
 
 # Debian's, where there is none: as root, or as a user who may sudo without a password.
