@@ -58,6 +58,8 @@ notebooks: setup
 pages: setup
 	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
 		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
+	# What the template would load from elsewhere, for diagrams and widgets that are not there.
+	sed -i -E "s#https://(unpkg|cdnjs)[^\"']*##" docs/notebooks/*.html
 
 # Debian's, where there is none: as root, or as a user who may sudo without a password.
 browser:
