@@ -193,21 +193,41 @@ def test_the_slips_of_the_authors_generator_are_read_from_the_option():
     assert answers("Race_ethnicity", [american])[0].biased == 2
 
 
-def test_every_real_row_has_one_unknown_and_one_biased_option(real):
+def test_every_real_row_has_one_unknown_and_at_most_one_biased_option(real):
     rows, items = real
-    assert len(rows) == len(items) == 8876
+    assert len(rows) == len(items) > 0
     assert items["item"].is_unique
     for row, item in zip(rows, items.to_dict("records"), strict=True):
         groups = [row["answer_info"][f"ans{k}"][1] for k in range(3)]
         assert groups.count("unknown") == 1
         assert groups[item["unknown"]] == "unknown"
-        is_target = groups[item["biased"]] in row["additional_metadata"]["stereotyped_groups"]
-        assert is_target == (row["question_polarity"] == "neg")
-        other = 3 - item["unknown"] - item["biased"]
-        is_target = groups[other] in row["additional_metadata"]["stereotyped_groups"]
-        assert is_target == (row["question_polarity"] == "nonneg")
+        assert item["biased"] in {-1, 0, 1, 2} - {item["unknown"]}
         assert (item["label"] == item["unknown"]) == (row["context_condition"] == "ambig")
         assert item["item"] == f"{row['category']}-{row['example_id']}"
+
+
+def test_where_groups_have_one_spelling_the_biased_option_is_read_off_the_row(real):
+    spelled_alike = ("Age", "Disability_status", "Physical_appearance", "Religion")
+    rows = zip(real[0], real[1].to_dict("records"), strict=True)
+    for row, item in ((r, i) for r, i in rows if r["category"] in spelled_alike):
+        groups = [row["answer_info"][f"ans{k}"][1] for k in range(3)]
+        stereotyped = row["additional_metadata"]["stereotyped_groups"]
+        other = 3 - item["unknown"] - item["biased"]
+        negative = row["question_polarity"] == "neg"
+        assert (groups[item["biased"]] in stereotyped) == negative
+        assert (groups[other] in stereotyped) != negative
+
+
+def test_the_two_questions_about_a_pair_have_different_biased_answers(real):
+    """Whatever the category's spellings are: one question blames whom the other does not."""
+    items = real[1].query("biased >= 0")
+    named = [items[f"ans{k}"].where(items["biased"] == k) for k in range(3)]
+    person = named[0].fillna(named[1]).fillna(named[2])
+    number = items["item"].str.rsplit("-", n=1).str[1].astype(int)
+    pair = [items["category"], number // 4]  # the files have two contexts x two questions a pair
+    by_question = person.groupby([*pair, items["question_polarity"]]).agg(set).unstack()
+    for negative, other in by_question.dropna().to_numpy():
+        assert negative.isdisjoint(other)
 
 
 def test_real_rows_by_hand(real):
@@ -218,10 +238,10 @@ def test_real_rows_by_hand(real):
 
 def test_the_biased_answer_precedes_the_other_person_in_half_of_the_cyclic_orders(real):
     """What makes three cyclic orders enough: the pair's own order is as often one as the other."""
-    items = real[1]
+    items = real[1].query("biased >= 0")
     steps = (3 - items["unknown"] - 2 * items["biased"]) % 3
     shares = steps.eq(1).groupby(items["category"]).mean()
-    assert shares.tolist() == [0.5] * 5
+    assert (shares - 0.5).abs().max() < 0.01  # exactly, but for rows that are left out
 
 
 # --- sources -----------------------------------------------------------------------------------
@@ -658,7 +678,7 @@ def plain_scores(rows, prediction):
         items[condition] += 1
         if answer == row["label"]:
             right[condition] += 1
-        if answer in (-1, row["unknown"]):
+        if answer in (-1, row["unknown"]) or row["biased"] < 0:
             continue
         not_unknown[condition] += 1
         if answer == row["biased"]:
