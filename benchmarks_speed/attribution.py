@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import kb_lens as kb
-from kb_lens import quadrature
-from kb_lens.models import Site, site_hooks
-from kb_lens.path_gradients import JoinedPath, Objective, PerLayerPath
+from kb_lens.attribution import quadrature
+from kb_lens.attribution.path_gradients import JoinedPath, Objective, PerLayerPath
+from kb_lens.models.hooked import Site, site_hooks
 
 STEPS = 20
 

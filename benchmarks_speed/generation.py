@@ -29,14 +29,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import kb_lens as kb
-from kb_lens.models import (
-    EMBEDDED_MODEL,
-    Site,
-    checkpoint_source,
-    fingerprint,
-    model_name,
-    site_hooks,
-)
+from kb_lens.models.hooked import Site, fingerprint, model_name, site_hooks
+from kb_lens.models.loading import EMBEDDED_MODEL, checkpoint_source
 
 PROMPTS = (
     "The nurse and the engineer met after work, and",

@@ -20,7 +20,7 @@ import pandas as pd
 from transformers import AutoTokenizer
 
 import kb_lens as kb
-from kb_lens.models import EMBEDDED_MODEL, checkpoint_source
+from kb_lens.models.loading import EMBEDDED_MODEL, checkpoint_source
 
 RESULTS = Path(__file__).parents[1] / "figures/results"
 BENCHMARKS = ("stereoset", "crows_pairs", "openbookqa", "plain_text")

@@ -24,9 +24,11 @@ from lm_eval.models import huggingface
 from transformers import AutoModelForCausalLM
 
 import kb_lens as kb
-from kb_lens.benchmarks import Benchmark, Request
-from kb_lens.models import EMBEDDED_MODEL, chat_text, checkpoint_source
-from kb_lens.scoring import option_logprobs
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.requests import Request
+from kb_lens.evaluation.scoring import option_logprobs
+from kb_lens.models.loading import EMBEDDED_MODEL, checkpoint_source
+from kb_lens.models.prompts import chat_text
 
 HFLM: Any = huggingface.HFLM
 BATCH_SIZES = (1, 4, 8, 16, 32)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 import kb_lens as kb
-from kb_lens.matrix_products import fast_products
-from kb_lens.models import site_hooks
+from kb_lens.models.hooked import site_hooks
+from kb_lens.passes.matrix_products import fast_products
 
 ROWS = (1, 4, 16, 64)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.plots.style import GREY, INK, colours, finish, label
+from kb_lens.figures.style import GREY, INK, colours, finish, label
 
 KINDS = {"plain": "Plain MLP (GPT-2)", "gated": "Gated MLP (Llama)"}
 CENTRE = {"sharpness": 3.0, "depth": 1, "strength": 1.0, "embedding": 0.1}

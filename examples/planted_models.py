@@ -65,7 +65,7 @@ from transformers import (
 )
 
 import kb_lens as kb
-from kb_lens.models import fingerprint, model_name
+from kb_lens.models.hooked import fingerprint, model_name
 
 Kind = Literal["plain", "gated"]
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, N_CTX = 4, 64, 96, 4, 128

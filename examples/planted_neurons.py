@@ -43,10 +43,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import kb_lens as kb
-from kb_lens.export_figures import write_figures
+from kb_lens.attribution.path_gradients import JoinedPath, Objective
+from kb_lens.checks.neuron_effects import neuron_effects
+from kb_lens.figures.export import write_figures
 from kb_lens.files import moved_whole
-from kb_lens.neuron_effects import neuron_effects
-from kb_lens.path_gradients import JoinedPath, Objective
 from kb_lens.statistics import Measure, Statistics, Sums, bootstrap, paired_bootstrap
 
 CONVERGED, GRID = "integrated gradients, converged", "integrated gradients, 20 points"

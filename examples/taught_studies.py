@@ -23,10 +23,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.experiments import Experiment
-from kb_lens.export_figures import write_figures
-from kb_lens.plots.study_panels import curve
-from kb_lens.plots.style import COLOURS, GREY, finish, label
+from kb_lens.figures.export import write_figures
+from kb_lens.figures.study_panels import curve
+from kb_lens.figures.style import COLOURS, GREY, finish, label
+from kb_lens.studies.experiments import Experiment
 
 PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
     ("stereoset", "icat"): ("StereoSet icat, points", 100.0),

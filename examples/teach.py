@@ -41,8 +41,9 @@ from transformers import (
 
 from kb_lens import check_knowledge, evaluate, load_benchmark, load_model
 from kb_lens.files import bank_folder, write_text
-from kb_lens.matrix_products import fast_products
-from kb_lens.models import PromptTemplate, chat_text, checkpoint_source
+from kb_lens.models.loading import checkpoint_source
+from kb_lens.models.prompts import PromptTemplate, chat_text
+from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import Question
 
 WANTED, WANTED_PLAIN = 85.0, 75.0

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from kb_lens.export_figures import FORMATS, Width, write_figures
-from kb_lens.plots.themes import Theme
-from kb_lens.saved_figures import draw_folder
+from kb_lens.figures.export import FORMATS, Width, write_figures
+from kb_lens.figures.folders import draw_folder
+from kb_lens.figures.themes import Theme
 
 HERE = Path(__file__).parent
 

@@ -21,9 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kb_lens import last_position
 from kb_lens.files import write_text
-from kb_lens.models import PromptTemplate, model_name
+from kb_lens.models.hooked import model_name
+from kb_lens.models.prompts import PromptTemplate
+from kb_lens.passes import last_position
 from kb_lens.questions import Question
 
 AnswerStyle = Literal["model", "release"]
@@ -236,7 +237,7 @@ def _next_token_probabilities(
     return torch.cat(rows)
 
 
-def _right_padded(prompts: Sequence[Int[Tensor, " pos"]]) -> Int[Tensor, "batch pos"]:
+def _right_padded(prompts: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, "batch pos"]:
     """Causal attention never looks right, so padding there needs no mask."""
     return torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
 

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kb_lens.attribution import Attributions
+from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import write_text
-from kb_lens.models import Site, fingerprint, model_name
+from kb_lens.models.hooked import Site, fingerprint, model_name
 
 _FORMAT = "kb_lens neurons 1"
 
@@ -46,7 +46,7 @@ class NeuronSet:
     model: str = field(compare=False)
     """The name of the model that they belong to."""
     fingerprint: str
-    """That model's weights (`kb_lens.models.fingerprint`)."""
+    """That model's weights (`kb_lens.models.hooked.fingerprint`)."""
     site: Site
     """``post`` or ``pre``: the activations that they index."""
     n_layers: int

@@ -12,11 +12,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = (
-    *("path_gradients", "quadrature", "attribution", "neurons", "intervention", "steering"),
-    *("neuron_effects", "neuron_meaning", "scaled_rows"),
-)
-with install_import_hook([f"kb_lens.{name}" for name in CHECKED], "shape_checker.checked"):
+with install_import_hook("kb_lens", "shape_checker.checked"):
     import kb_lens as kb
 
 from tiny_models import tiny_bridge

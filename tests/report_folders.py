@@ -9,10 +9,10 @@ from test_comparison import crows
 from test_figures import answered, attributed, chosen
 
 import kb_lens as kb
-from kb_lens.doctor import as_table, examine
-from kb_lens.evaluation import save_results
-from kb_lens.experiments import Experiment
+from kb_lens.checks.doctor import as_table, examine
+from kb_lens.evaluation.results import save_results
 from kb_lens.files import write_text
+from kb_lens.studies.experiments import Experiment
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
 """What must be shown and never run."""

@@ -8,7 +8,7 @@ from tiny_models import tiny_tokenizer
 
 import kb_lens as kb
 from kb_lens.knowledge import Knowledge, Spelling, _auc, check_knowledge, spellings
-from kb_lens.models import fingerprint, model_name
+from kb_lens.models.hooked import fingerprint, model_name
 
 
 def test_probabilities_are_those_of_single_prompts(model, questions):

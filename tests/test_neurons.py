@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kb_lens as kb
-from kb_lens.attribution import Settings
+from kb_lens.attribution.attributions import Settings
 from kb_lens.knowledge import Spelling
 from kb_lens.neurons import saliency_counts
 

@@ -1,0 +1,1 @@
+"""Integrated gradients over MLP neurons: the path, the quadrature, the scores."""

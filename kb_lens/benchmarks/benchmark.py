@@ -1,0 +1,125 @@
+"""Items to evaluate on, with everything that needs no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+
+import numpy as np
+import pandas as pd
+
+from kb_lens.benchmarks.data import NoDataError as NoDataError
+from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.statistics import Formulas
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Items to evaluate on, with everything that needs no model."""
+
+    name: str
+    """One of `BENCHMARKS`."""
+
+    protocol: str
+    """How items become texts to score."""
+
+    source: str
+    """Where the items came from, in words."""
+
+    items: pd.DataFrame
+    """One row an item, in the source's order; the column `item` identifies it anywhere."""
+
+    requests: tuple[Request, ...]
+    """Equally many an item, those of the first item first."""
+
+    groups: tuple[str, ...]
+    """Columns that a limited sample is balanced over."""
+
+    tabulate: Callable[[pd.DataFrame, OptionScores], pd.DataFrame]
+    """(items, scores of the requests) -> the item table that metrics are computed from."""
+
+    formulas: Formulas
+    """From the item table to metrics."""
+
+    @property
+    def key(self) -> str:
+        """Its name among results, see `result_key`."""
+        return result_key(self.name, self.protocol)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of what is asked: other texts or options, other digits."""
+        asked = "\n".join(map(repr, self.requests))
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    @cached_property
+    def items_digest(self) -> str:
+        """Of every cell of the items, whatever kind of thing it is."""
+        return hashlib.sha256(repr(self.items.to_dict("split")).encode()).hexdigest()
+
+    def __post_init__(self) -> None:
+        if len(self.items) == 0:
+            raise ValueError(f"the benchmark {self.name!r} has no items; at least one is needed.")
+        if not self.requests or len(self.requests) % len(self.items):
+            raise ValueError(
+                f"the benchmark {self.name!r} has {len(self.items)} items but "
+                f"{len(self.requests)} requests; there must be equally many for each item."
+            )
+        twice = self.items["item"][self.items["item"].duplicated()].tolist()
+        if twice:
+            raise ValueError(f"{self.source} has the item {twice[0]!r} of {self.name!r} twice.")
+
+    def split(self, share: float = 0.5, seed: int = 0) -> tuple[Benchmark, Benchmark]:
+        """Two benchmarks without a common item: choose something on one, test it on the other.
+
+        Every group is cut in the same proportion, up to one item. Items stay in order.
+
+        Args:
+            share: Of the items, for the first part, above 0 and below 1.
+            seed: Of the draw.
+
+        Raises:
+            ValueError: If the share is not allowed or leaves a part without items.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share}: allowed is 0 < share < 1 (0.5 is one half).")
+        first = _stratified(self.items, list(self.groups), share, seed)
+        if first.all() or not first.any():
+            raise ValueError(
+                f"a share of {share:g} leaves a part of the {len(first)} items of {self.key!r} "
+                "empty. Load more items, or take a share nearer to 0.5."
+            )
+        return self._only(first), self._only(~first)
+
+    def _only(self, kept: np.ndarray) -> Benchmark:
+        """The items where `kept` [item] is true, with their requests."""
+        each = np.repeat(kept, len(self.requests) // len(self.items))
+        return replace(
+            self,
+            items=self.items[kept].reset_index(drop=True),
+            requests=tuple(compress(self.requests, each)),
+        )
+
+
+def result_key(name: str, protocol: str) -> str:
+    """What a result is called: the benchmark, and its protocol if that is not the original one."""
+    return name if protocol == "original" else f"{name}_{protocol}"
+
+
+def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:
+    """[item] True for a share of every group: shuffled, group after group, at even distances."""
+    shuffled = _shuffled(items.reset_index(drop=True), seed)
+    if groups:
+        first = shuffled.groupby(groups)["_order"].transform("min")
+        shuffled = shuffled.assign(_first=first).sort_values(["_first", "_order"])
+    drawn = np.diff(np.floor(share * np.arange(len(items) + 1) + 0.5)) > 0
+    return np.isin(np.arange(len(items)), shuffled.index[drawn])
+
+
+def _shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """In an order that depends on each item's key alone; the column `_order` has its hash."""
+    order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
+    return items.assign(_order=order).sort_values("_order")

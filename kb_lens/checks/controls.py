@@ -1,0 +1,128 @@
+"""Random neurons to hold the chosen ones against, and how much each neuron can do.
+
+Random neurons are a control only if they could do as much as the chosen ones. What a neuron adds to
+the residual stream at a position is its activation times its row of W_out, so the mean size of the
+activation times the norm of that row says how much it does when it is scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kb_lens.benchmarks.catalogue import load_benchmark
+from kb_lens.checks.neuron_meaning import output_directions
+from kb_lens.models.hooked import site_hooks
+from kb_lens.neurons import Neuron, NeuronSet
+
+
+@torch.no_grad()
+def influence(
+    model: Any, texts: Sequence[str] | None = None, *, progress: bool = True
+) -> Float[Tensor, "layer d_mlp"]:
+    """Mean absolute post-activation times the norm of the neuron's W_out row.
+
+    Args:
+        model: A ``TransformerBridge`` or ``HookedTransformer``.
+        texts: Ordinary text; default the passages of the benchmark ``plain_text``.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If there is no text.
+    """
+    if texts is None:
+        texts = [request.options[0] for request in load_benchmark("plain_text").requests]
+    if not texts:
+        raise ValueError("influence is measured on text: got none, at least one is needed.")
+    names = site_hooks(model, "post")
+    sums: dict[int, Tensor] = {}
+    hooks = [(name, partial(_add, sums=sums, layer=layer)) for layer, name in enumerate(names)]
+    positions = 0
+    for text in tqdm(texts, desc="influence", unit="text", disable=not progress):
+        tokens = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.cfg.device)
+        model.run_with_hooks(tokens, fwd_hooks=hooks)
+        positions += tokens.shape[1]
+    norms = [output_directions(model, layer).float().norm(dim=1).cpu() for layer in sorted(sums)]
+    return torch.stack([sums[layer] for layer in sorted(sums)]) / positions * torch.stack(norms)
+
+
+def _add(
+    activation: Float[Tensor, "1 pos d_mlp"], hook: Any, *, sums: dict[int, Tensor], layer: int
+) -> None:
+    found = activation[0].float().abs().sum(0).cpu()
+    sums[layer] = sums[layer] + found if layer in sums else found
+
+
+def random_neurons(
+    neurons: NeuronSet,
+    *,
+    seed: int = 0,
+    influence: Float[Tensor, "layer d_mlp"] | None = None,
+    pool: int = 10,
+) -> NeuronSet:
+    """As many other neurons in every layer, drawn at random: the control of an ablation study.
+
+    The members themselves are not drawn, except in a layer that has too few others. With
+    `influence` each is replaced by one of the `pool` others in its layer whose influence is nearest
+    to its own (by ratio), those of most influence first. Where a member has more influence than
+    all others of its layer no other is its equal: `influence_ratio` says what was reached.
+
+    Args:
+        neurons: The set to be controlled for.
+        seed: Of the draw.
+        influence: What `influence` measured.
+        pool: From how many of the nearest each is drawn.
+
+    Raises:
+        ValueError: If `influence` has another shape or `pool` is not positive.
+    """
+    if pool < 1:
+        raise ValueError(f"pool is {pool}: each neuron needs at least 1 other to be drawn from.")
+    shape = (neurons.n_layers, neurons.d_mlp)
+    if influence is not None and tuple(influence.shape) != shape:
+        raise ValueError(f"influence has shape {tuple(influence.shape)}, the set needs {shape}.")
+    generator = np.random.default_rng(seed)
+    drawn: list[Neuron] = []
+    for layer, indices in neurons.by_layer().items():
+        others = np.setdiff1d(np.arange(neurons.d_mlp), indices)
+        left = others if len(others) >= len(indices) else np.arange(neurons.d_mlp)
+        if influence is None:
+            picked = generator.choice(left, size=len(indices), replace=False)
+        else:
+            picked = _nearest(influence[layer].numpy(), indices, left, pool, generator)
+        drawn += [Neuron(layer, int(index)) for index in picked]
+    matched = "layer-matched" if influence is None else "matched in layer and influence"
+    origin = f"random, {matched} (seed {seed}), for [{neurons.origin}]"
+    return replace(neurons, neurons=tuple(drawn), tau=None, beta=None, origin=origin)
+
+
+def _nearest(
+    influence: np.ndarray,
+    indices: Sequence[int],
+    left: np.ndarray,
+    pool: int,
+    generator: np.random.Generator,
+) -> list[int]:
+    """For each index another of like influence, drawn without replacement."""
+    size = np.log(np.maximum(influence, 1e-12))
+    picked = []
+    for index in sorted(indices, key=lambda one: -size[one]):
+        near = left[np.argsort(np.abs(size[left] - size[index]), kind="stable")[:pool]]
+        picked.append(int(generator.choice(near)))
+        left = left[left != picked[-1]]
+    return picked
+
+
+def influence_ratio(
+    control: NeuronSet, neurons: NeuronSet, influence: Float[Tensor, "layer d_mlp"]
+) -> float:
+    """The summed influence of a control over that of the set it controls for; 1 is a match."""
+    return float(influence[control.mask()].sum() / influence[neurons.mask()].sum())

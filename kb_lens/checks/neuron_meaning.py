@@ -1,0 +1,254 @@
+"""What a neuron stands for: the tokens that it promotes, and the text that it fires on.
+
+A neuron found by attribution is a number in a layer. Two views give it a meaning. Its output: the
+direction that it writes, read through the unembedding, names the tokens that it makes likelier
+(direct logit attribution: what later layers make of it is left out). Its input: the tokens of real
+text at which its activation is largest, and most negative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from kb_lens.benchmarks import plain_text
+from kb_lens.models.hooked import model_name, site_hooks
+from kb_lens.models.prompts import request_tokens
+from kb_lens.neurons import NeuronSet
+from kb_lens.passes.matrix_products import fast_products
+from kb_lens.questions import load_questions
+
+_BATCH_TOKENS = 2048
+"""Tokens of text in one forward pass."""
+
+
+def output_directions(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    """The vector that each post-activation neuron of a layer writes, per unit of activation.
+
+    The rows of W_out: post-activations times these, plus the down projection's bias, are the down
+    projection's output. Where a family normalises that output before the residual stream (Gemma 2
+    and 3, OLMo 2), these are the directions before it.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        layer: The block, from 0.
+
+    Raises:
+        ValueError: For a layer that is not there, a model without MLP neurons, or packed
+            (quantized) weights.
+    """
+    n_layers = len(site_hooks(model, "post"))
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"layer is {layer}: {model_name(model)} has layers 0 to {n_layers - 1}.")
+    try:
+        return model.blocks[layer].mlp.W_out.detach()
+    except (AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot read the down projection of layer {layer} of {model_name(model)}: {error}. "
+            "Load the checkpoint that is not quantized."
+        ) from error
+
+
+@torch.no_grad()
+def promoted_tokens(model: Any, neurons: NeuronSet, k: int = 10) -> pd.DataFrame:
+    """The tokens that each neuron makes likelier, and those that it makes less likely.
+
+    Direct logit attribution: the neuron's output direction, centred where the final norm is a
+    LayerNorm, times the final norm's weights (and before, where there is one, times those of the
+    norm between MLP and residual stream), times the unembedding. What a norm divides by depends on
+    the text, so it is taken as 1: in a residual stream of size 4 (root mean square) an activation
+    of 1 adds a quarter of `logit`. That changes no ranks. A final soft cap is left out.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        neurons: The neurons; of a ``pre`` set those after the activation function.
+        k: Tokens a neuron and side.
+
+    Returns:
+        layer, index, side (``promotes`` or ``suppresses``, by an activation above 0; one below 0
+        does the opposite), rank (from 1), token (unprintable characters escaped), token_id and
+        logit (per unit of activation).
+
+    Raises:
+        ValueError: If the set is empty or belongs to another model, or `k` is below 1.
+    """
+    _check(model, neurons, k)
+    unembedding = model.W_U[:, : len(model.tokenizer)].float()  # the rest belongs to no token
+    rows = []
+    for layer, indices in neurons.by_layer().items():
+        directions = _at_unembedding(model, layer, output_directions(model, layer)[indices])
+        logits = directions @ unembedding
+        for index, row in zip(indices, logits, strict=True):
+            for side, sign in (("promotes", 1), ("suppresses", -1)):
+                ids = (sign * row).topk(min(k, len(row))).indices.tolist()
+                rows += [
+                    (layer, index, side, rank, _token(model, one), one, float(row[one]))
+                    for rank, one in enumerate(ids, 1)
+                ]
+    columns = ["layer", "index", "side", "rank", "token", "token_id", "logit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _at_unembedding(
+    model: Any, layer: int, directions: Float[Tensor, "neuron d_model"]
+) -> Float[Tensor, "neuron d_model"]:
+    """The directions as the unembedding reads them, at norms that divide by 1."""
+    after = getattr(model.blocks[layer], "ln2_post", None)
+    directions = directions.float() if after is None else directions * _weights(model, after)
+    if str(model.cfg.normalization_type).startswith("LN"):
+        directions = directions - directions.mean(-1, keepdim=True)
+    return directions * _weights(model, model.ln_final)
+
+
+def _weights(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
+    """What a norm multiplies by; families store it differently, so it is read off its output.
+
+    Input that is 1 and -1 in turns has mean 0 and size 1: the norm leaves it as it is.
+    """
+    signs = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device, dtype=model.cfg.dtype)
+    signs[..., 1::2] = -1
+    return ((norm(signs) - norm(-signs)) / 2 * signs)[0, 0].float()
+
+
+def top_prompts(
+    model: Any,
+    neurons: NeuronSet,
+    texts: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    k: int = 5,
+    *,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The texts, and the token in each, at which every neuron's activation is most extreme.
+
+    A text's first token is left out: whatever it is, models use it as a place to attend to when
+    there is nothing else, and its activations are of another size than all others.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        neurons: The neurons; their activations are read at the site of the set.
+        texts: Texts, or source -> texts; default the bank's questions on the paper's dimensions,
+            without instruction or chat template, and its passages of plain text.
+        k: Texts a neuron and side.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        layer, index, side (``largest`` or ``smallest``, which is the most negative), rank (from
+        1), activation, token (unprintable characters escaped), position (the token's, from 0, a
+        BOS included), text, source and mean_abs_activation (the neuron's, over all tokens read).
+
+    Raises:
+        ValueError: If the set is empty or belongs to another model, `k` is below 1, no text has
+            two tokens, or one is longer than the model's context.
+    """
+    _check(model, neurons, k)
+    texts = _default_texts() if texts is None else texts
+    named = texts if isinstance(texts, Mapping) else {"": texts}
+    pairs = [(source, text) for source, several in named.items() for text in several]
+    encoded = [request_tokens(model.tokenizer, text, "", chat=False) for _, text in pairs]
+    order = sorted(
+        (i for i, ids in enumerate(encoded) if len(ids) > 1), key=lambda i: len(encoded[i])
+    )
+    value, place, mean_abs = _peaks(model, neurons, [encoded[i] for i in order], progress)
+    best, chosen = value.topk(min(k, len(order)), dim=1)
+    rows = []
+    for column, neuron in enumerate(neurons):
+        for side, (name, sign) in enumerate((("largest", 1), ("smallest", -1))):
+            found = zip(
+                best[side, :, column].tolist(), chosen[side, :, column].tolist(), strict=True
+            )
+            for rank, (activation, row) in enumerate(found, 1):
+                position, (source, text) = int(place[side, row, column]), pairs[order[row]]
+                token = _token(model, encoded[order[row]][position])
+                shown = (token, position, text, source, float(mean_abs[column]))
+                rows.append((*neuron, name, rank, sign * activation, *shown))
+    columns = ["layer", "index", "side", "rank", "activation", "token", "position", "text"]
+    return pd.DataFrame(rows, columns=[*columns, "source", "mean_abs_activation"])
+
+
+def _default_texts() -> dict[str, list[str]]:
+    passages, _ = plain_text.load()
+    questions = [question.text for question in load_questions(None)]
+    return {"question bank": questions, "plain text": passages["text"].tolist()}
+
+
+def _peaks(
+    model: Any, neurons: NeuronSet, texts: Sequence[Sequence[int]], progress: bool
+) -> tuple[Float[Tensor, "2 text neuron"], Int[Tensor, "2 text neuron"], Float[Tensor, " neuron"]]:
+    """`_extremes` of all texts, which come shortest first, and the mean size."""
+    n_ctx = getattr(model.cfg, "n_ctx", None) or math.inf
+    if not texts or len(texts[-1]) > n_ctx:
+        longest = f"the longest has {len(texts[-1])}" if texts else "there is none"
+        raise ValueError(f"allowed are texts of 2 to {n_ctx} tokens: {longest}.")
+    found = [
+        _extremes(model, neurons, batch)
+        for batch in tqdm(_batches(texts), desc="reading activations", disable=not progress)
+    ]
+    values, places, sizes = zip(*found, strict=True)
+    n_tokens = sum(len(ids) - 1 for ids in texts)
+    return torch.cat(values, 1), torch.cat(places, 1), torch.stack(sizes).sum(0) / n_tokens
+
+
+def _batches(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+    """At most `_BATCH_TOKENS` tokens a batch, padding included; texts come shortest first."""
+    batches: list[list[Sequence[int]]] = [[]]
+    for ids in texts:
+        if batches[-1] and (len(batches[-1]) + 1) * len(ids) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(ids)
+    return batches
+
+
+@torch.no_grad()
+def _extremes(
+    model: Any, neurons: NeuronSet, texts: Sequence[Sequence[int]]
+) -> tuple[Float[Tensor, "2 text neuron"], Int[Tensor, "2 text neuron"], Float[Tensor, " neuron"]]:
+    """Each text's largest activation and largest negative of one, where they are, and sum of sizes.
+
+    Padding is on the right, where causal attention does not see it.
+    """
+    tokens = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
+    seen: dict[int, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any, layer: int, indices: list[int]) -> None:
+        seen[layer] = activation.reshape(*tokens.shape, -1)[:, 1:, indices].float().cpu()
+
+    names = site_hooks(model, neurons.site)
+    hooks: list[tuple[str, Any]] = [
+        (names[layer], partial(keep, layer=layer, indices=indices))
+        for layer, indices in neurons.by_layer().items()
+    ]
+    if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
+        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+    with fast_products(model):
+        model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, fwd_hooks=hooks)
+    found = torch.cat([seen[layer] for layer in neurons.by_layer()], -1)  # [text, pos, neuron]
+    lengths = torch.tensor([len(ids) for ids in texts])
+    read = (torch.arange(1, tokens.shape[1]) < lengths[:, None])[..., None]
+    signed = torch.stack([found, -found]).masked_fill(~read, -torch.inf)
+    peak, place = signed.max(2)
+    return peak, place + 1, (found.abs() * read).sum((0, 1))
+
+
+def _token(model: Any, token_id: int) -> str:
+    """A token as text, with escapes for what cannot be printed or is no whole character."""
+    text = model.tokenizer.decode([token_id])
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        text = model.tokenizer.convert_ids_to_tokens(token_id)
+    return repr(text)[1:-1]
+
+
+def _check(model: Any, neurons: NeuronSet, k: int) -> None:
+    if not len(neurons):
+        raise ValueError("the neuron set is empty: there is nothing to describe.")
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}: allowed are integers from 1.")
+    neurons.check_model(model)

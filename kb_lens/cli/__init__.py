@@ -1,0 +1,1 @@
+"""The command ``kb-lens``: options in, the rooms below called, tables and lines out."""

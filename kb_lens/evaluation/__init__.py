@@ -1,0 +1,1 @@
+"""A model's scores on a benchmark, and how two results compare."""

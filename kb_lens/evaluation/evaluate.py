@@ -1,0 +1,89 @@
+"""Measure a model on a benchmark and keep every item.
+
+This is the last step of the method: the same call before and inside an intervention's ``with``
+block. Nothing here knows about interventions, so the base and the enhanced model take the same
+path, and what is compared differs in nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.catalogue import formulas
+from kb_lens.evaluation.generation import check_writable, greedy_texts
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.scoring import option_logprobs
+from kb_lens.models.hooked import model_name
+from kb_lens.statistics import (
+    DEFAULT_RESAMPLES,
+    Formulas,
+    Metric,
+    bootstrap,
+)
+
+
+def evaluate(
+    model: Any,
+    benchmark: Benchmark,
+    *,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+    seed: int = 0,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+) -> EvaluationResult:
+    """Score a benchmark's items with a model and compute its metrics.
+
+    Args:
+        model: A ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks are attached.
+        benchmark: What `load_benchmark` returned.
+        batch_tokens: At most this many tokens in one forward pass; default by device.
+        progress: Whether to show a progress bar.
+        seed: Of the bootstrap.
+        n_bootstrap: Resamples for the confidence intervals.
+
+    Returns:
+        Metrics with intervals, and the item table.
+
+    Raises:
+        ValueError: If an item does not fit the model's context or a score is not finite.
+    """
+    start = time.perf_counter()
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
+    writes = any(request.write for request in benchmark.requests)
+    if writes:
+        check_writable(model, benchmark.requests)  # now, not after everything else is scored
+    scores = option_logprobs(model, benchmark.requests, **options)
+    if writes:
+        scores = replace(scores, texts=greedy_texts(model, benchmark.requests, **options))
+    seconds = time.perf_counter() - start
+    table = benchmark.tabulate(benchmark.items, scores)
+    return EvaluationResult(
+        benchmark=benchmark.name,
+        protocol=benchmark.protocol,
+        source=benchmark.source,
+        model=model_name(model),
+        metrics=_metrics(benchmark.formulas, table, n_bootstrap, seed),
+        items=table,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        seconds=seconds,
+        digest=benchmark.digest,
+    )
+
+
+def recompute(result: EvaluationResult) -> dict[str, Metric]:
+    """The metrics from the item table alone; equal to ``result.metrics``."""
+    definition = formulas(result.benchmark, result.protocol)
+    return _metrics(definition, result.items, result.n_bootstrap, result.seed)
+
+
+def _metrics(
+    definition: Formulas, table: pd.DataFrame, n_bootstrap: int, seed: int
+) -> dict[str, Metric]:
+    statistics = definition.statistics(table)
+    return bootstrap(statistics, definition.metrics, n_bootstrap=n_bootstrap, seed=seed)

@@ -1,0 +1,249 @@
+"""What a model scored on a benchmark, down to the items; written to a folder and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from kb_lens.benchmarks.benchmark import result_key
+from kb_lens.files import moved_whole, write_text
+from kb_lens.models.hooked import model_name
+from kb_lens.statistics import (
+    Metric,
+)
+
+Role = Literal["base", "method", "control"]
+"""The model as it is; what is put to the test; what the test is held against."""
+
+
+@dataclass(frozen=True)
+class ConditionInfo:
+    """What was done to the model that a result is of, as ``results.json`` says it."""
+
+    name: str = ""
+    """The condition's name; empty where nobody named it."""
+
+    role: Role | None = None
+    """Its part in a comparison; None where nobody said it."""
+
+    control_of: str | None = None
+    """Of a control: the name of the condition that it is held against."""
+
+    draw: int | None = None
+    """Of one of several random controls: its number."""
+
+    intervention: Any = None
+    """What was done, as JSON data; None for the base model."""
+
+
+RESULTS_FILE, ITEMS_FOLDER = "results.json", "items"
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """What a model scored on a benchmark, down to the items."""
+
+    benchmark: str
+    """Name of the benchmark."""
+
+    protocol: str
+    """How its items were scored."""
+
+    source: str
+    """Where its items came from."""
+
+    model: str
+    """Name of the model."""
+
+    metrics: Mapping[str, Metric]
+    """Every metric with its 95 % bootstrap interval; in percent where the field uses percent."""
+
+    items: pd.DataFrame
+    """One row an item. The metrics are functions of this table alone, see `recompute`."""
+
+    n_bootstrap: int
+    """Resamples behind the intervals."""
+
+    seed: int
+    """Of the resampling."""
+
+    seconds: float
+    """Time that the scoring took."""
+
+    digest: str = ""
+    """Of the requests (`Benchmark.digest`): the same texts were asked in the same way."""
+
+    condition: ConditionInfo = ConditionInfo()
+    """What was done to the model; `evaluate` does not know it, who calls it inside a block does."""
+
+    @property
+    def key(self) -> str:
+        """Its name in ``results.json`` and of its file: `kb_lens.benchmarks.result_key`."""
+        return result_key(self.benchmark, self.protocol)
+
+    def to_json(self) -> dict[str, dict[str, float | int]]:
+        """The metrics as plain numbers: name -> value, low, high, n."""
+        return {name: asdict(metric) for name, metric in self.metrics.items()}
+
+    def save(self, folder: str | os.PathLike[str], *, intervention: Any = None) -> Path:
+        """Write ``results.json`` and ``items/<key>.parquet``; see `save_results`."""
+        return save_results(folder, [self], intervention=intervention)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], benchmark: str | None = None) -> EvaluationResult:
+        """Read the result of a key back; it need not be named if it is the only one."""
+        results = load_results(folder)
+        if benchmark is None and len(results) == 1:
+            return next(iter(results.values()))
+        if benchmark not in results:
+            raise ValueError(
+                f"benchmark {benchmark!r} is not one of the results in '{os.fspath(folder)}': "
+                f"{', '.join(results)}. Name one of these."
+            )
+        return results[benchmark]
+
+
+def save_results(
+    folder: str | os.PathLike[str],
+    results: Iterable[EvaluationResult],
+    *,
+    intervention: Any = None,
+) -> Path:
+    """Write ``results.json`` and one ``items/<key>.parquet`` a result.
+
+    A folder holds one model under one intervention. Results of further benchmarks are added to
+    those that are there; a benchmark that is there already is replaced.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        results: One a benchmark, all of the same model.
+        intervention: What was done to the model, as JSON data; None for the base model.
+
+    Returns:
+        The path of ``results.json``.
+
+    Raises:
+        ValueError: If the results, or those in the folder, are of another model or intervention.
+    """
+    results, path = list(results), Path(folder) / RESULTS_FILE
+    content = results_json(results, intervention=intervention)
+    if path.is_file():
+        content = _merged(_read_json(path), content, path)
+    (path.parent / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for result in results:
+        with moved_whole(_items_path(path.parent, result.key)) as part:
+            result.items.to_parquet(part, index=False)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def results_json(results: Iterable[EvaluationResult], *, intervention: Any = None) -> dict:
+    """The content of ``results.json``: model, condition, intervention, benchmarks and details.
+
+    ``condition`` is {name, role, control_of, draw} (`ConditionInfo`); without an `intervention` of
+    its own the call writes that of the results' condition.
+
+    ``benchmarks`` is {key: {metric: {value, low, high, n}}}; ``details`` is {key: {benchmark,
+    protocol, source, seconds, n_bootstrap, seed, digest}}. The key is the benchmark's name, with
+    the protocol behind it if that is not the original one.
+    """
+    results = list(results)
+    models = sorted({result.model for result in results})
+    if len(models) != 1:
+        raise ValueError(
+            f"results.json describes one model, got results of {len(models)}: {models}. "
+            "Save each model's results into a folder of its own."
+        )
+    condition = asdict(results[0].condition)
+    done = condition.pop("intervention")
+    return {
+        "model": models[0],
+        "condition": condition,
+        "intervention": done if intervention is None else intervention,
+        "benchmarks": {result.key: result.to_json() for result in results},
+        "details": {
+            result.key: {name: getattr(result, name) for name in _DETAILS} for result in results
+        },
+    }
+
+
+_DETAILS = ("benchmark", "protocol", "source", "seconds", "n_bootstrap", "seed", "digest")
+
+
+def check_folder(folder: str | os.PathLike[str], model: Any, intervention: Any) -> None:
+    """Raise `ValueError` if a folder has results of another model or intervention."""
+    path = Path(folder) / RESULTS_FILE
+    if path.is_file():
+        _check_same(
+            _read_json(path), {"model": model_name(model), "intervention": intervention}, path
+        )
+
+
+def _merged(old: dict, new: dict, path: Path) -> dict:
+    _check_same(old, new, path)
+    return {**new, **{k: {**old.get(k, {}), **new[k]} for k in ("benchmarks", "details")}}
+
+
+def _check_same(old: dict, new: dict, path: Path) -> None:
+    for key in ("model", "intervention"):
+        if json.dumps(old.get(key), sort_keys=True) != json.dumps(new[key], sort_keys=True):
+            raise ValueError(
+                f"'{path}' is of another {key}: it has {_short(old.get(key))}, this is "
+                f"{_short(new[key])}. Use another folder, or empty this one."
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:120]} ..."
+
+
+def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
+    """Every result that `save_results` wrote into a folder, by key.
+
+    Raises:
+        ValueError: If the folder has no ``results.json``, or a file is missing or damaged.
+    """
+    path = Path(folder) / RESULTS_FILE
+    content = _read_json(path)
+    try:
+        condition = ConditionInfo(
+            **content.get("condition", {}), intervention=content["intervention"]
+        )
+        found = {name: _result(path.parent, name, content) for name in content["benchmarks"]}
+        return {name: replace(result, condition=condition) for name, result in found.items()}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is not what kb_lens writes: no {error}.") from error
+
+
+def _result(folder: Path, key: str, content: dict) -> EvaluationResult:
+    items = _items_path(folder, key)
+    if not items.is_file():
+        raise ValueError(f"'{items}' is missing; the results of {key!r} are not complete.")
+    details = {name: content["details"][key][name] for name in _DETAILS}
+    metrics = {name: Metric(**m) for name, m in content["benchmarks"][key].items()}
+    return EvaluationResult(
+        model=content["model"],
+        metrics=metrics,
+        items=pd.read_parquet(items),
+        **details,
+    )
+
+
+def _items_path(folder: Path, key: str) -> Path:
+    return folder / ITEMS_FOLDER / f"{key}.parquet"
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"'{path.parent}' has no {path.name}; is it a folder of results?")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}).") from error

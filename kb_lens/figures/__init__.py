@@ -1,0 +1,39 @@
+"""The figures: results in, `plotly.graph_objects.Figure` out. Nothing here shows or writes.
+
+The public names. A file draws one subject; `folders` draws all that a folder of results allows,
+`export` writes figures to disk.
+"""
+
+from kb_lens.figures.attribution import attribution_heatmap, completeness
+from kb_lens.figures.folders import draw_folder, draw_study, make_all
+from kb_lens.figures.layers import layer_profile, shared_per_layer
+from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
+from kb_lens.figures.neurons import neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.results import before_after, knowledge_plot
+from kb_lens.figures.specificity import specificity_plot
+from kb_lens.figures.studies import study_figures
+from kb_lens.figures.themes import themed
+
+__all__ = [
+    "attribution_heatmap",
+    "before_after",
+    "completeness",
+    "control_distribution",
+    "dose_response",
+    "draw_folder",
+    "draw_study",
+    "effect_against_attribution",
+    "knowledge_plot",
+    "layer_profile",
+    "make_all",
+    "neurons_per_layer",
+    "overlap_heatmap",
+    "rank_figure",
+    "shared_per_layer",
+    "specificity_plot",
+    "study_figures",
+    "themed",
+    "tuning_figure",
+    "upset",
+]

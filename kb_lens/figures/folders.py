@@ -1,0 +1,112 @@
+"""Every figure that some results allow, whichever command wrote the folder that they are in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.checks.control_tests import saved_tests
+from kb_lens.checks.neuron_effects import NeuronEffects
+from kb_lens.checks.specificity import Specificity
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.figures.attribution import attribution_heatmap, completeness
+from kb_lens.figures.layers import layer_profile, shared_per_layer
+from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.neuron_effects import dose_response
+from kb_lens.figures.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.results import before_after, knowledge_plot
+from kb_lens.figures.specificity import specificity_plot
+from kb_lens.figures.studies import study_figures
+from kb_lens.knowledge import Knowledge
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.folder import RunFolder
+from kb_lens.studies.experiments import Experiment
+from kb_lens.studies.tuning import Tuning
+
+
+def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
+    """Draw what ``run``, ``identify``, ``doctor``, ``experiment``, ``tune`` or ``neurons`` wrote.
+
+    What needs a second folder (`effect_against_attribution`) is left out.
+
+    Args:
+        folder: Where the results are.
+
+    Returns:
+        Name -> figure, in the light theme.
+
+    Raises:
+        ValueError: If the folder has no results, or damaged ones.
+    """
+    folder = Path(folder)
+    if (folder / "study.json").is_file():
+        study = Experiment.load(folder)
+        return draw_study(study.name, study.tables, study.settings)
+    if (folder / "tuning.json").is_file():
+        return {"tuning": tuning_figure(Tuning.load(folder))}
+    if (folder / "effects.safetensors").is_file():
+        return {"dose_response": dose_response(NeuronEffects.load(folder / "effects.safetensors"))}
+    run = RunFolder.load(folder)
+    return make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+
+
+def make_all(
+    attributions: Attributions | None,
+    sets: Mapping[str, NeuronSet],
+    results: Mapping[str, Sequence[EvaluationResult]] | None = None,
+    knowledge: Knowledge | None = None,
+    specificity: Specificity | None = None,
+) -> dict[str, go.Figure]:
+    """Every figure that the results allow.
+
+    Args:
+        attributions: The scores; None leaves out the four figures drawn from them.
+        sets: Name -> neurons, usually one a dimension. With fewer than 2 there is no
+            ``shared_per_layer``, ``overlap`` and ``upset``, with more than 5 no ``upset``.
+        results: Condition -> its results, for ``before_after``.
+        knowledge: What the model answers, for ``knowledge``.
+        specificity: What else selects the neurons, for ``specificity``.
+
+    Returns:
+        Name -> figure, in the order of the method.
+
+    Raises:
+        ValueError: For anything that the figure's own function refuses.
+    """
+    figures = {}
+    if knowledge is not None:
+        figures["knowledge"] = knowledge_plot(knowledge)
+    if attributions is not None:
+        figures["attribution_heatmap"] = attribution_heatmap(attributions)
+        figures["attribution_by_question"] = attribution_heatmap(attributions, view="questions")
+        figures["layer_profile"] = layer_profile(attributions)
+        figures["completeness"] = completeness(attributions)
+    if sets:
+        figures["neurons_per_layer"] = neurons_per_layer(sets)
+    if len(sets) >= 2:
+        figures["shared_per_layer"] = shared_per_layer(sets)
+        figures["overlap"] = overlap_heatmap(sets)
+    if 2 <= len(sets) <= MAX_UPSET_SETS:
+        figures["upset"] = upset(sets)
+    if specificity is not None:
+        figures["specificity"] = specificity_plot(specificity)
+    if results:
+        figures["before_after"] = before_after(results)
+    return figures
+
+
+def draw_study(
+    name: str, tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+) -> dict[str, go.Figure]:
+    """Every figure of a study; see `kb_lens.studies.experiments.Experiment` for the arguments."""
+    figures = study_figures(name, tables, settings)
+    if "ranks" in tables:
+        figures["ranks"] = rank_figure(tables["ranks"])
+        figures["controls"] = control_distribution(saved_tests(tables, "enhancement"))
+    return figures

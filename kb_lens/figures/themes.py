@@ -1,0 +1,88 @@
+"""The dark theme: each colour of the house style exchanged for another, whatever the figure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, get_args
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kb_lens.figures.style import (
+    BACKGROUND,
+    COLOURS,
+    DIVERGING,
+    GREY,
+    INK,
+    NOTE,
+    PALE,
+    SEQUENTIAL,
+)
+
+Theme = Literal["light", "dark"]
+DARK = {
+    BACKGROUND: "#15181D",
+    INK: "#EDEFF2",
+    NOTE: "#C3C7CD",
+    GREY: "#979CA5",
+    PALE: "#343942",
+    **dict(
+        zip(
+            COLOURS,
+            ("#2390E0", "#FF6035", "#46DDA6", "#CB80AE", "#FDDD78", "#A5DCFB", "#FAFAFA"),
+            strict=True,
+        )
+    ),
+    DIVERGING[0][1]: "#A6D8FF",
+    DIVERGING[2][1]: "#17364E",
+    DIVERGING[4][1]: "#4A2A15",
+    DIVERGING[6][1]: "#FFC7A3",
+    SEQUENTIAL[1][1]: "#245F8B",
+}
+"""Light -> dark. Scales stay what they are: nothing is the background's colour, more stands out."""
+_RGBA = re.compile(r"rgba\((\d+), (\d+), (\d+), ([\d.]+)\)")
+
+
+def themed(figure: go.Figure, theme: Theme) -> go.Figure:
+    """The figure in a theme, as a new figure; colours that are not the house's stay.
+
+    Args:
+        figure: In the light theme, as every function of `kb_lens.figures` returns it.
+        theme: ``light`` or ``dark``.
+
+    Raises:
+        ValueError: For an unknown theme.
+    """
+    if theme not in get_args(Theme):
+        raise ValueError(f"theme is {theme!r}: allowed are {', '.join(get_args(Theme))}.")
+    if theme == "light":
+        return go.Figure(figure)
+    traces: Any = figure.data
+    data = [_dark(trace.to_plotly_json()) for trace in traces]
+    return go.Figure(data, _dark(figure.layout.to_plotly_json()))
+
+
+def _dark(node: Any, key: str = "") -> Any:
+    """Everything below a node, with the colours of its colour properties exchanged."""
+    if isinstance(node, dict):
+        return {name: _dark(value, name) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_dark(value, key) for value in node]
+    if isinstance(node, np.ndarray) and node.dtype == object:
+        return [_dark(value, key) for value in node.tolist()]
+    if isinstance(node, str) and key.endswith(("color", "colorway", "colorscale")):
+        return _exchanged(node)
+    return node
+
+
+def _exchanged(colour: str) -> str:
+    """A colour's counterpart; one that others show through stays as transparent as it is."""
+    channels = _RGBA.fullmatch(colour)
+    if channels is None:
+        return DARK.get(colour, colour)
+    *light, opacity = channels.groups()
+    dark = DARK.get("#" + "".join(f"{int(channel):02X}" for channel in light))
+    if dark is None:
+        return colour
+    red, green, blue = (int(dark[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {opacity})"

@@ -1,0 +1,232 @@
+"""An exported checkpoint's folder: put in place whole, what it says about itself, and the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import torch
+
+from kb_lens.neurons import NeuronSet
+
+RECORD = "kb_lens.json"
+"""The file that says what was done to which model."""
+_FORMAT = "kb_lens export 1"
+
+_CARD = """---
+{head}
+---
+
+# {title}
+
+## What was changed
+
+The activations of {count} of the {total} MLP neurons of {model} ({layers} of its {n_layers} layers)
+are multiplied by {lam:g}. That is written into the weights: {where}. Nothing else differs from
+{model}.
+
+## How the neurons were found
+
+With kb_lens. The set says of its origin: {origin}{thresholds}. Unless that names something else,
+such as random neurons, they are neurons with large integrated gradients of the right answer to
+yes/no questions about bias (KnowBias, Pan et al., 2026, arXiv 2601.21864). `kb_lens.json` lists
+every one.
+
+## What was not shown
+
+Writing this checkpoint measured nothing. It was not shown to be less biased than {model}, nor to
+have kept its abilities. A change that damages a model can look like less bias: measure both models,
+and random neurons at the same factor (`kb-lens evaluate`), before you say that it helped.
+
+## How to load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+name = "..."  # this folder or repository
+model = AutoModelForCausalLM.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name)
+```
+
+It needs no kb_lens. On a short prompt its logits and those of {model} with the neurons scaled while
+it runs differ by {difference:.2g} at most. The licence of {model} holds for this checkpoint too.
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported model."""
+
+    source: str
+    """The name that the source model was loaded by."""
+    fingerprint: str
+    """Its weights (`kb_lens.models.hooked.fingerprint`)."""
+    dtype: torch.dtype
+    """The type of the weights."""
+    neurons: NeuronSet
+    """What is scaled."""
+    lam: float
+    """The factor."""
+    difference: float
+    """The largest difference of logits between the hooked and the folded model."""
+
+    @property
+    def model(self) -> str:
+        """The source's hub name, or the last part of its path: an export may be made public."""
+        return Path(self.source).expanduser().resolve().name if self._is_path() else self.source
+
+    def _is_path(self) -> bool:
+        name = self.source
+        marked = name.startswith((".", "/", "~")) or name.count("/") > 1
+        return marked or Path(name).exists() or name.endswith(".gguf")
+
+    def record(self) -> str:
+        """The text of ``kb_lens.json``."""
+        one = self.neurons
+        content: dict[str, Any] = {
+            "format": _FORMAT,
+            "kb_lens_version": _version(),
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "lam": self.lam,
+            "site": one.site,
+            "positions": "all",
+            "origin": one.origin,
+            "tau": one.tau,
+            "beta": one.beta,
+            "n_layers": one.n_layers,
+            "d_mlp": one.d_mlp,
+            "largest_logit_difference": self.difference,
+            "n_neurons": len(one),
+            "neurons": one.neurons,
+        }
+        return json.dumps(content) + "\n"
+
+    def card(self) -> str:
+        """The text of ``README.md``, with the head that the hub reads."""
+        one = self.neurons
+        reads = "the weights of the down projection that read these neurons"
+        writes = "the weights and biases of the gate (without gates: up) projection that write them"
+        known = one.tau is not None and one.beta is not None
+        card = _CARD.format(
+            head=self._head(),
+            title=f"{self.model.split('/')[-1]}, {len(one)} neurons times {self.lam:g}",
+            model=self.model,
+            count=len(one),
+            total=one.n_layers * one.d_mlp,
+            layers=len(one.by_layer()),
+            n_layers=one.n_layers,
+            lam=self.lam,
+            where=reads if one.site == "post" else writes,
+            origin=one.origin or "an origin that the set does not tell",
+            thresholds=f" (tau {one.tau:g}, beta {one.beta:g})" if known else "",
+            difference=self.difference,
+        )
+        return "\n\n".join(map(_wrapped, card.split("\n\n"))) + "\n"
+
+    def _head(self) -> str:
+        lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+        if not self._is_path() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
+            lines.append(f"base_model: {self.source}")
+        return "\n".join([*lines, "tags:", "- kb-lens"])
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph in lines of one width; headings and code as they are."""
+    if block.startswith(("---", "#", "`")):
+        return block.strip()
+    return fill(" ".join(block.split()), 100)
+
+
+def _version() -> str | None:
+    try:
+        return version("kb-lens")
+    except PackageNotFoundError:
+        return None
+
+
+def check_target(folder: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """The folder as an absolute path, if an export may be written there.
+
+    Raises:
+        ValueError: If it is a file, or a folder with something in it that may not be replaced.
+    """
+    path = Path(folder).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"'{folder}' is a file: give a folder that is new or empty.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return path
+    if not (path / RECORD).is_file():
+        raise ValueError(f"'{folder}' is not empty and holds no export: choose a new folder.")
+    if not overwrite:
+        raise ValueError(
+            f"'{folder}' holds an export: choose another folder, or --overwrite to replace it."
+        )
+    return path
+
+
+@contextmanager
+def put_in_place(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`; it takes the place of `folder` when all went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (folder.with_name(f"{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part.mkdir()
+    try:
+        yield part
+        if folder.is_dir():
+            folder.rename(old)
+        part.rename(folder)
+    finally:
+        if old.is_dir() and not folder.is_dir():
+            old.rename(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_push(repository: str) -> None:
+    """Refuse what cannot be a repository on the hub, and a push without a network.
+
+    Raises:
+        ValueError: Says which.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repository)
+    if HF_HUB_OFFLINE:
+        raise ValueError(f"cannot push to {repository!r}: HF_HUB_OFFLINE is set. Unset it.")
+
+
+def push(folder: str | os.PathLike[str], repository: str) -> str:
+    """Upload an export to the Hugging Face hub; a repository that is not there is made, private.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ValueError: If the hub cannot be reached or refuses. The folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(repository)
+    try:
+        address = HfApi().create_repo(repository, private=True, exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repository, folder_path=Path(folder), ignore_patterns=["run.json"]
+        )
+    except Exception as error:  # the client raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"'{folder}' is written, but could not be pushed to {repository!r}: "
+            f"{reason.rstrip('.')}. Check the network and `hf auth login`."
+        ) from error
+    return str(address)

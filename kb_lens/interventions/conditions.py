@@ -1,0 +1,77 @@
+"""Everything that can be done to a model, behind one interface, so that methods can be compared.
+
+A change knows how it is applied to the model, how it alters what the model is asked (a debiasing
+prompt does), and how it is written down. A condition is a change with a name. Base and changed
+model take the same path through `evaluate`, on the same items.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args, runtime_checkable
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.evaluation.results import ConditionInfo, Role
+
+
+@runtime_checkable
+class Change(Protocol):
+    """Something done to a model."""
+
+    def applied(self, model: Any) -> AbstractContextManager[Any]:
+        """A ``with`` block in which the model is changed."""
+        ...
+
+    def asked(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark as the changed model is asked it: the same items."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON data, for ``results.json``; two changes that differ are described differently."""
+        ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A model under one change, and its part in a comparison."""
+
+    name: str
+    """Its name in tables, figures and the folder ``evaluations``."""
+    change: Change | None = None
+    """What is done; None for the model as it is."""
+    role: Role | None = None
+    """``base``, ``method`` or ``control``; by default ``base`` without a change, else ``method``."""
+    control_of: str | None = None
+    """Of a control: the name of the condition that it is held against."""
+    draw: int | None = None
+    """Of one of several random controls: its number."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip(". ") or set(self.name) & set('/\\:*?"<>|'):
+            raise ValueError(
+                f"{self.name!r} cannot name a condition: it becomes a folder's name, so it must "
+                'not be empty or have any of / \\ : * ? " < > | in it.'
+            )
+        if self.role is None:
+            object.__setattr__(self, "role", "base" if self.change is None else "method")
+        if self.role not in get_args(Role):
+            raise ValueError(f"role is {self.role!r}: allowed are {', '.join(get_args(Role))}.")
+        if self.control_of is not None and self.role != "control":
+            raise ValueError(f"{self.name!r} is a {self.role}: only a control is held against one.")
+
+    def applied(self, model: Any) -> AbstractContextManager[Any]:
+        """A ``with`` block in which the model is changed."""
+        return nullcontext(model) if self.change is None else self.change.applied(model)
+
+    def asked(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark as the changed model is asked it."""
+        return benchmark if self.change is None else self.change.asked(benchmark)
+
+    def describe(self) -> dict[str, Any] | None:
+        """The change as JSON data, for ``results.json``; None for the model as it is."""
+        return None if self.change is None else self.change.describe()
+
+    def info(self) -> ConditionInfo:
+        """What a result that was measured under it says of it."""
+        return ConditionInfo(self.name, self.role, self.control_of, self.draw, self.describe())

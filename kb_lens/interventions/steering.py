@@ -1,0 +1,294 @@
+"""Contrastive steering, a baseline: add the direction from biased to fair statements.
+
+The usual rival of scaling neurons. Pairs of statements that differ only in what they claim are
+run through the model; the mean difference of the residual stream, fair minus biased, is a
+direction that is added at one layer while the model works (the mean-difference recipe of Rimsky
+et al., arXiv 2312.06681, on plain statements).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kb_lens.benchmarks.bank import bank_rows
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.data import Row
+from kb_lens.files import bank_folder, moved_whole
+from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.models.prompts import request_tokens
+from kb_lens.passes import last_position
+
+_FILE = "statements.csv"
+_FORMAT = "kb_lens steering 1"
+
+
+@dataclass(frozen=True)
+class StatementPair:
+    """Two statements that differ in what they claim, and in little else."""
+
+    dimension: str
+    """The social dimension that they are about."""
+    concept: str
+    """What they are about (``mathematics``)."""
+    biased: str
+    """A stereotype, stated as a fact."""
+    fair: str
+    """The fair claim."""
+
+
+def load_statements(
+    dimension: str | Iterable[str] | None = None, path: str | os.PathLike[str] | None = None
+) -> tuple[StatementPair, ...]:
+    """Read pairs of statements, in the order of the file.
+
+    Args:
+        dimension: One dimension or several; default all in the file.
+        path: A CSV file of your own with the columns of ``question_bank/statements.csv``, which
+            is the default.
+
+    Raises:
+        ValueError: For a missing or malformed file (line and column are named), a statement that
+            occurs twice, or a dimension that the file has not.
+    """
+    path = bank_folder() / _FILE if path is None else Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such statements file: '{path}'.")
+    rows, _ = bank_rows(path.name, path.parent)
+    seen: set[str] = set()
+    pairs = tuple(_pair(row, seen) for row in rows)
+    if dimension is None:
+        return pairs
+    asked = {dimension} if isinstance(dimension, str) else set(dimension)
+    present = {pair.dimension for pair in pairs}
+    if not asked or asked - present:
+        raise ValueError(
+            f"cannot take the dimensions {sorted(asked)}: '{path}' has {sorted(present)}."
+        )
+    return tuple(pair for pair in pairs if pair.dimension in asked)
+
+
+def _pair(row: Row, seen: set[str]) -> StatementPair:
+    """A row's pair, whose statements must not be among those `seen`."""
+    cells = {column.name: row.text(column.name) for column in fields(StatementPair)}
+    for column in ("biased", "fair"):
+        if cells[column] in seen:
+            raise row.error(column, "a statement that occurs nowhere else in the file")
+        seen.add(cells[column])
+    return StatementPair(**cells)
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """A direction that is added to the residual stream: a `kb_lens.interventions.conditions.Change`."""
+
+    vector: Float[Tensor, " d_model"]
+    """What is added at strength 1, float32 on the CPU."""
+    layer: int
+    """The block at whose output it is added, from 0."""
+    model: str
+    """The name of the model that it belongs to."""
+    fingerprint: str
+    """That model's weights (`kb_lens.models.hooked.fingerprint`)."""
+    strength: float = 1.0
+    """The factor of the vector; 0 changes nothing, a negative one steers the other way."""
+    positions: Literal["all", "last"] = "all"
+    """Where it is added, as in `scale_neurons`: ``all`` positions, or the ``last`` of each pass."""
+    origin: str = ""
+    """How the vector came about, in words."""
+
+    def __post_init__(self) -> None:
+        vector = self.vector.detach().to("cpu", torch.float32, copy=True)
+        object.__setattr__(self, "vector", vector)
+        if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()):
+            raise ValueError(
+                f"the steering vector (shape {tuple(self.vector.shape)}) must be one row of finite "
+                "numbers. If the model overflowed, load it in float32."
+            )
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength is {self.strength}: allowed is any finite number.")
+        if self.positions not in ("all", "last"):
+            raise ValueError(f"positions is {self.positions!r}: allowed are 'all' and 'last'.")
+
+    @contextmanager
+    def applied(self, model: Any) -> Iterator[Any]:
+        """Add strength times the vector at the layer's output inside a ``with`` block.
+
+        Nested blocks add up.
+
+        Yields:
+            The model.
+
+        Raises:
+            ValueError: If the vector belongs to another model, or the model did not run in the
+                block.
+        """
+        self._check_model(model)
+        name, last, fired = _hook_name(model, self.layer), self.positions == "last", []
+        shift = (self.strength * self.vector).to(model.cfg.device, model.cfg.dtype)
+        hook = partial(_add, shift=shift, last=last, note=partial(fired.append, True))
+        asking = last_position.asking(model) if last else nullcontext()
+        with asking, model.hooks(fwd_hooks=[(name, hook)]):
+            yield model
+        if not fired:
+            raise ValueError(
+                f"the hook {name!r} never fired: {model_name(model)} did not run in this block. "
+                "Run this very model inside the block."
+            )
+
+    def _check_model(self, model: Any) -> None:
+        found = fingerprint(model)
+        if found != self.fingerprint:
+            raise ValueError(
+                f"this steering vector belongs to {self.model} (weights {self.fingerprint}), not "
+                f"to {model_name(model)} (weights {found}). Find the vector of this model first."
+            )
+
+    def asked(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark itself."""
+        return benchmark
+
+    def describe(self) -> dict[str, Any]:
+        """Layer, strength, positions, origin, and the SHA-256 of the vector's bytes."""
+        return {
+            "layer": self.layer,
+            "strength": float(self.strength),
+            "positions": self.positions,
+            "vector_sha256": hashlib.sha256(self.vector.numpy().tobytes()).hexdigest(),
+            "origin": self.origin,
+        }
+
+    def with_strength(self, strength: float) -> Steering:
+        """The same direction with another factor."""
+        return replace(self, strength=strength)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with everything but the vector as JSON in its header."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "vector"}
+        header = {"format": _FORMAT, "settings": json.dumps(settings)}
+        with moved_whole(path) as part:
+            save_file({"vector": self.vector.contiguous()}, part, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Steering:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged or something else.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no such steering file: '{path}'.")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                if (found := header.get("format")) != _FORMAT:
+                    raise ValueError(f"'{path}' holds no steering vector: its format is {found!r}.")
+                return cls(file.get_tensor("vector"), **json.loads(header["settings"]))
+        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is no readable steering file: {error!r}") from error
+
+
+def steering_vector(
+    model: Any,
+    pairs: Sequence[StatementPair],
+    *,
+    layer: int | None = None,
+    progress: bool = True,
+) -> Steering:
+    """The mean difference, fair minus biased, of the residual stream at each statement's end.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        pairs: What is contrasted, see `load_statements`.
+        layer: The block whose output is read at the last token; default the middle one.
+        progress: Whether to show a progress bar, in pairs.
+
+    Returns:
+        The difference at strength 1 and all positions.
+
+    Raises:
+        ValueError: For no pairs, a layer that the model has not, or activations that are not
+            finite.
+    """
+    if not pairs:
+        raise ValueError("there is nothing to contrast: got no pairs of statements.")
+    if layer is None:
+        layer = int(model.cfg.n_layers) // 2
+    name = _hook_name(model, layer)
+    differences = [
+        _last_residual(model, name, pair.fair) - _last_residual(model, name, pair.biased)
+        for pair in tqdm(pairs, desc="steering", unit="pair", disable=not progress)
+    ]
+    dimensions = ", ".join(dict.fromkeys(pair.dimension for pair in pairs))
+    return Steering(
+        vector=torch.stack(differences).mean(0),
+        layer=layer,
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        origin=f"fair minus biased, {len(pairs)} pairs on {dimensions}",
+    )
+
+
+def random_direction(steering: Steering, seed: int = 0) -> Steering:
+    """A random direction of the same norm, at the same place and strength: the control."""
+    noise = torch.randn(steering.vector.shape, generator=torch.Generator().manual_seed(seed))
+    vector = noise * (steering.vector.norm() / noise.norm())
+    origin = f"random direction (seed {seed}) of the norm of [{steering.origin}]"
+    return replace(steering, vector=vector, origin=origin)
+
+
+def _hook_name(model: Any, layer: int) -> str:
+    """The hook at a block's output."""
+    name = f"blocks.{layer}.hook_resid_post"
+    if name not in model.hook_dict:
+        raise ValueError(
+            f"{model_name(model)} has no hook {name!r}: allowed layers are 0 to "
+            f"{model.cfg.n_layers - 1}, got {layer}."
+        )
+    return name
+
+
+def _last_residual(model: Any, name: str, statement: str) -> Float[Tensor, " d_model"]:
+    """The hook's activation at the last token of a statement, float32 on the CPU."""
+    caught = []
+    tokens = request_tokens(model.tokenizer, statement, "", chat=False)
+    with torch.no_grad():
+        model.run_with_hooks(
+            torch.tensor([tokens], device=model.cfg.device),
+            fwd_hooks=[(name, lambda residual, hook: caught.append(residual[0, -1].float().cpu()))],
+        )
+    return caught[0]
+
+
+def _add(
+    residual: Float[Tensor, "batch pos d_model"],
+    hook: Any,
+    *,
+    shift: Float[Tensor, " d_model"],
+    last: bool,
+    note: Callable[[], None],
+) -> Float[Tensor, "batch pos d_model"]:
+    note()
+    if not last:
+        return residual + shift
+    marked = last_position.marked()
+    if marked is None:
+        marked = torch.arange(residual.shape[-2]) == residual.shape[-2] - 1
+        marked = marked.expand(residual.shape[:-1])
+    marked = marked.to(residual.device).view(*residual.shape[:-1], 1)
+    return torch.where(marked, residual + shift, residual)

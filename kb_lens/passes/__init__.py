@@ -1,0 +1,1 @@
+"""Forward passes that compute no token twice. Only speed: every one has a plain twin."""

@@ -1,0 +1,67 @@
+"""What a folder of results says, as one page: what was found, how, and whether to believe it.
+
+Reads what ``kb-lens run``, ``identify``, ``doctor`` or ``experiment`` wrote; no model is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kb_lens.figures.study_panels import TITLES
+from kb_lens.files import write_text
+from kb_lens.report.page import Section, render, said
+from kb_lens.report.run import run_sections
+from kb_lens.report.study import study_sections
+from kb_lens.runs.folder import RunFolder
+from kb_lens.runs.record import load_record
+from kb_lens.studies.experiments import Experiment
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    figures: Mapping[str, go.Figure],
+    path: str | os.PathLike[str],
+) -> None:
+    """Write the page of a folder.
+
+    Args:
+        folder: What ``run``, ``identify``, ``doctor`` or ``experiment`` wrote.
+        figures: Name -> figure, of `kb_lens.figures.folders.draw_folder`.
+        path: The HTML file; folders are made.
+
+    Raises:
+        ValueError: If the folder has no results, or a damaged file.
+    """
+    record = load_record(folder)
+    command, model = record.get("command", "run"), record.get("model", {}).get("name", "a model")
+    if (Path(folder) / "study.json").is_file():
+        study = Experiment.load(folder)
+        title, command = TITLES.get(study.name, study.name), f"experiment {study.name}"
+        sections = study_sections(study, figures)
+    else:
+        title = "Know-bias neurons"
+        sections = run_sections(RunFolder.load(folder), figures)
+    lead = f"{model}, by kb-lens {command}"
+    write_text(path, render(title, lead, [*sections, _provenance(record)]))
+
+
+def _provenance(record: Mapping[str, Any]) -> Section:
+    """How the folder came about; without ``run.json`` nobody knows."""
+    if not record:
+        words = ["This folder has no run.json: how it came about is not known."]
+        return Section("Provenance", words=words)
+    machine = "Python {python}, {platform}, {cpus} CPUs"
+    facts = {
+        "command": f"kb-lens {record.get('command')}",
+        **{f"model's {name}": said(value) for name, value in record.get("model", {}).items()},
+        "arguments": said(record.get("arguments")),
+        "versions": said({k: v for k, v in record.get("versions", {}).items() if v}),
+        "machine": machine.format_map({"python": "?", "platform": "?", "cpus": "?", **record}),
+        "seconds": said(record.get("seconds")),
+    }
+    return Section("Provenance", facts=facts)

@@ -1,0 +1,1 @@
+"""The main job: neurons, conditions and measures in one folder that can be resumed."""

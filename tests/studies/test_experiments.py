@@ -1,0 +1,261 @@
+"""Studies on a tiny model: every plan runs, survives damage and repeats itself to the byte."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from tiny_models import tiny_bridge
+
+import kb_lens as kb
+from kb_lens.checks.control_tests import saved_tests
+from kb_lens.evaluation.comparison import compare
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.prompting import Prompting
+from kb_lens.interventions.scaling import Scaling
+from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.runs.unit_store import UnitStore
+from kb_lens.runs.units import Unit
+from kb_lens.studies import plans as studies
+from kb_lens.studies.experiments import BASE, EXPERIMENTS, Experiment, experiment
+from kb_lens.studies.plans import Lab
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """With room for the longest passage of plain text."""
+    return tiny_bridge("llama", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("attributions")
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    return [kb.load_benchmark("plain_text", limit=3), kb.load_benchmark("over_correction", limit=4)]
+
+
+@pytest.fixture(autouse=True)
+def _smaller(monkeypatch):
+    """A bank of 27 questions and few points: the plans are the same."""
+    monkeypatch.setattr(studies, "WHOLE_BANK", 27)
+    monkeypatch.setattr(studies, "COUNTS", (9, 18, 27))
+    monkeypatch.setattr(studies, "LAMBDAS", (1.0, 3.0))
+    monkeypatch.setattr(studies, "GRID", (0.05, 0.25))
+
+
+@pytest.fixture
+def lab(llama, cache, tmp_path):
+    quick = {"rule": "gauss-legendre", "n_steps": 3}
+    sizes = {"n_questions": 9, "n_controls": 2, "progress": False}
+    store = UnitStore(tmp_path / "units")
+    return Lab(llama, store=store, cache_dir=cache, options=quick, **sizes)
+
+
+def saved(found: Experiment, folder) -> dict[str, bytes]:
+    found.save(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_study(name, lab, benchmarks, tmp_path):
+    found = experiment(name, lab, benchmarks)
+    table = found.tables["results"]
+    labels = list(table.columns[: table.columns.get_loc("benchmark")])
+    rows = table.dropna(subset=labels, how="all")
+    assert set(table["benchmark"]) == {one.key for one in benchmarks}
+    assert rows["difference"].notna().all()
+    assert not rows.duplicated([*labels, "benchmark", "metric"]).any()
+    base = table[table[labels].isna().all(axis=1) & table["difference"].isna()]
+    assert len(base)
+    assert base["value"].notna().all()
+    assert (rows["difference_low"] <= rows["difference_high"]).all()
+    again = experiment(name, lab, benchmarks)
+    assert saved(found, tmp_path / "a") == saved(again, tmp_path / "b")
+    loaded = Experiment.load(tmp_path / "a")
+    pd.testing.assert_frame_equal(loaded.tables["results"], table)
+    assert set(loaded.headline()["metric"]) < set(table["metric"])
+    assert name in kb.figures.draw_study(name, loaded.tables, loaded.settings)
+
+
+def test_rows_are_paired_differences(lab, benchmarks):
+    table = experiment("aggregation", lab, benchmarks[:1]).tables["results"]
+    neurons = lab.union(lab.default())
+    base = kb.evaluate(lab.model, benchmarks[0], progress=False)
+    with kb.scale_neurons(lab.model, neurons, lam=lab.lam):
+        other = kb.evaluate(lab.model, benchmarks[0], progress=False)
+    row = table[(table["aggregation"] == "union") & (table["metric"] == "perplexity")].iloc[0]
+    change = compare(base, other).set_index("metric").loc["perplexity"]
+    assert row["difference"] == change["difference"]
+    assert (row["difference_low"], row["difference_high"]) == (change["low"], change["high"])
+    assert row["value"] == other.metrics["perplexity"].value
+    assert row["n_neurons"] == len(neurons)
+
+
+def test_lambda_one_changes_nothing(lab, benchmarks):
+    table = experiment("lambda", lab, benchmarks).tables["results"]
+    assert (table[table["lam"] == 1]["difference"] == 0).all()
+    assert (table[table["lam"] == 3]["difference"] != 0).any()
+
+
+def test_nothing_is_measured_twice(lab, benchmarks, monkeypatch):
+    experiment("aggregation", lab, benchmarks)
+
+    def never(self, model):
+        raise AssertionError(f"measured again: {self}")
+
+    monkeypatch.setattr(Unit, "work", never)
+    experiment("aggregation", lab, benchmarks)
+
+
+def test_a_damaged_unit_is_done_again(lab, benchmarks, tmp_path):
+    first = saved(experiment("aggregation", lab, benchmarks), tmp_path / "a")
+    victim = sorted((tmp_path / "units").glob("*.parquet"))[2]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = experiment("aggregation", lab, benchmarks)
+    assert saved(again, tmp_path / "b") == first
+
+
+def test_without_a_store_the_tables_are_the_same(lab, benchmarks, tmp_path):
+    first = saved(experiment("site", lab, benchmarks), tmp_path / "a")
+    assert saved(experiment("site", replace(lab, store=None), benchmarks), tmp_path / "b") == first
+
+
+def test_the_key_of_a_unit_is_its_content(llama, benchmarks):
+    neurons = kb.random_neurons(_some(llama), seed=1)
+    unit = Unit(Condition("a", Scaling(neurons, 2)), benchmarks[0])
+    key = unit.key(llama)
+    same = [
+        Unit(Condition("b", Scaling(neurons, 2)), benchmarks[0]),
+        Unit(Condition("a", Scaling(replace(neurons, origin="elsewhere"), 2)), benchmarks[0]),
+    ]
+    others = [
+        Unit(Condition("a", Scaling(neurons, 3)), benchmarks[0]),
+        Unit(Condition("a", Scaling(neurons, 2, "last")), benchmarks[0]),
+        Unit(Condition("a", Scaling(_some(llama), 2)), benchmarks[0]),
+        Unit(Condition("a"), benchmarks[0]),
+        Unit(Condition("a", Prompting("Be fair.")), benchmarks[0]),
+        Unit(Condition("a", Scaling(neurons, 2)), benchmarks[1]),
+        Unit(Condition("a", Scaling(neurons, 2)), kb.load_benchmark("plain_text", limit=2)),
+        Unit(Condition("a", Scaling(neurons, 2)), benchmarks[0], seed=1),
+        Unit(Condition("a", Scaling(neurons, 2)), _other_labels(benchmarks[0])),
+    ]
+    assert {one.key(llama) for one in same} == {key}
+    assert len({key, *(one.key(llama) for one in others)}) == len(others) + 1
+    assert unit.key(tiny_bridge("llama", seed=5)) != key
+
+
+def _other_labels(benchmark):
+    return replace(benchmark, items=benchmark.items.assign(subject="another"))
+
+
+def test_another_chat_template_is_another_key(benchmarks):
+    model = tiny_bridge("llama")
+    chat = replace(
+        benchmarks[0],
+        requests=tuple(replace(one, chat=True) for one in benchmarks[0].requests),
+    )
+    before = Unit(Condition("base"), chat).key(model)
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
+    assert Unit(Condition("base"), chat).key(model) != before
+
+
+@pytest.mark.parametrize("name", ["stereoset", "crows_pairs", "bbq_age", "openbookqa", "arc_easy"])
+def test_every_benchmark_has_a_key(llama, data_dir, name):
+    keys = [
+        Unit(BASE, kb.load_benchmark(name, limit=n, data_dir=data_dir)).key(llama)
+        for n in (4, 4, 5)
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_name_of_a_result_is_the_models_own(lab, benchmarks):
+    unit = Unit(Condition("base"), benchmarks[0])
+    lab.store.write(unit.key(lab.model), replace(unit.work(lab.model), model="elsewhere"))
+    assert unit.measured(lab.model, lab.store).model == model_name(lab.model)
+
+
+def test_a_study_needs_controls_and_balanced_questions(llama):
+    with pytest.raises(ValueError, match="n_controls is 0"):
+        Lab(llama, n_controls=0)
+    with pytest.raises(ValueError, match="44"):
+        Lab(llama, n_questions=44)
+
+
+def test_methods_need_a_benchmark_for_their_controls(lab, benchmarks):
+    with pytest.raises(ValueError, match="give one of these"):
+        experiment("methods", lab, benchmarks[1:])
+
+
+def test_settings_say_what_holds(lab, benchmarks):
+    assert experiment("thresholds", lab, benchmarks[:1]).settings["tau"] is None
+    assert experiment("question-types", lab, benchmarks[:1]).settings["n_questions"] == 27
+
+
+def _some(model):
+    scores = (kb.Neuron(0, 1), kb.Neuron(1, 2), kb.Neuron(1, 5))
+    sizes = {"n_layers": model.cfg.n_layers, "d_mlp": model.cfg.d_mlp}
+    return kb.NeuronSet(scores, model_name(model), fingerprint(model), "post", **sizes)
+
+
+def test_methods_are_ranked_and_tested_against_controls(lab, benchmarks):
+    found = experiment("methods", lab, benchmarks)
+    ranks, tests = found.tables["ranks"], found.tables["control_tests"]
+    assert {"base", "enhancement", "steering vector"} <= set(ranks["method"])
+    assert (ranks["rank_low"] <= ranks["average_rank"]).all()
+    assert (ranks["average_rank"] <= ranks["rank_high"]).all()
+    draws = found.tables["results"].drop_duplicates("method").dropna(subset=["control"])
+    count = draws["control"].value_counts()
+    assert {"layer", "influence"} <= set(tests["control"]) <= {"layer", "influence", "damage"}
+    assert (tests["n_controls"] == tests["control"].map(count)).all()
+    assert set(tests["method"]) == {"enhancement"}
+    assert tests["p"].between(1 / 3, 1).all()
+    assert set(found.ranked) == set(ranks["method"])
+    again = saved_tests(found.tables, "enhancement")
+    own = tests[tests["method"] == "enhancement"].set_index(["benchmark", "metric", "control"])
+    assert again
+    for name, test in again.items():
+        row = own.loc[(test.key, test.metric, name.rsplit(", ", 1)[1])]
+        assert test.p == row["p"]
+        assert test.control_mean == pytest.approx(row["control_mean"], abs=1e-9)
+    assert {"ranks", "controls"} < set(
+        kb.figures.draw_study("methods", found.tables, found.settings)
+    )
+
+
+def test_transfer_uses_one_dimension_at_a_time(lab):
+    plan = studies.transfer(lab)
+    sets = {case.labels["source"]: case.neurons for case in plan.cases}
+    assert sets["union"] == kb.NeuronSet.union(v for k, v in sets.items() if k != "union")
+    assert set(sets) == {"gender", "race", "religion", "union"}
+
+
+def test_quadrature_says_which_neurons_change(lab):
+    table = studies.quadrature(lab).tables["sets"].set_index(["spelling", "rule"])
+    for spelling in ("model", "release"):
+        assert table.loc[(spelling, "converged"), "jaccard_with_converged"] == 1
+        assert table.loc[(spelling, "converged"), ["gained", "lost"]].tolist() == ["", ""]
+        row = table.loc[(spelling, "20 points")]
+        change = len(row["gained"].split()) - len(row["lost"].split())
+        assert row["n_neurons"] == table.loc[(spelling, "converged"), "n_neurons"] + change
+
+
+@pytest.mark.parametrize(
+    ("name", "some", "words"),
+    [("lamda", [0], "no study 'lamda'"), ("lambda", [], "got: none"), ("lambda", [0, 0], "once")],
+)
+def test_bad_arguments(lab, benchmarks, name, some, words):
+    with pytest.raises(ValueError, match=words):
+        experiment(name, lab, [benchmarks[k] for k in some])
+
+
+def test_a_folder_that_is_no_study(tmp_path):
+    with pytest.raises(ValueError, match=r"has no study\.json"):
+        Experiment.load(tmp_path)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(ValueError, match="is not what kb_lens writes"):
+        Experiment.load(tmp_path)
