@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +107,25 @@ class EvaluationResult:
                 f"{', '.join(results)}. Name one of these."
             )
         return results[benchmark]
+
+
+def conditions_of(
+    results: Mapping[str, Sequence[EvaluationResult]],
+) -> dict[str, ConditionInfo]:
+    """What was done under each of some named conditions, its role included.
+
+    Where the results do not say their role, the first condition is the base and the others are
+    methods, so that no condition is without a part.
+
+    Args:
+        results: Condition -> its results.
+    """
+    infos: dict[str, ConditionInfo] = {}
+    for name, measured in results.items():
+        info = measured[0].condition if measured else ConditionInfo()
+        unsaid: Role = "method" if infos else "base"
+        infos[name] = replace(info, name=name, role=info.role or unsaid)
+    return infos
 
 
 def save_results(
