@@ -212,6 +212,18 @@ def interval(values: Float[np.ndarray, " resample"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_text(value: float, low: float, high: float, spec: str = ".2f") -> str:
+    """A number with the ends of its interval: ``1.20 [0.90, 1.50]``.
+
+    Args:
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+        spec: How all three are formatted, as in a format string; ``+.2f`` for changes.
+    """
+    return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]"
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide, with NaN where the denominator is 0 (an empty group)."""
     empty = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
