@@ -7,27 +7,91 @@ TransformerLens 3's ``HookedTransformer`` share.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, get_args, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
-
 Site = Literal["post", "pre"]
 """``post``: the input of the down projection, act(gate) * up for gated MLPs. ``pre``: the input
 of the activation function (the gate projection's output for gated MLPs)."""
 
+Hook = tuple[str, Callable[..., Tensor | None]]
+"""A hook's name, and what is called with the activation there and ``hook=``."""
 
-def model_name(model: Any) -> str:
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """A causal language model whose activations can be read and replaced.
+
+    Both ``TransformerBridge`` and ``HookedTransformer`` are one. `isinstance` looks for the
+    members that are cheap to look for.
+    """
+
+    cfg: Any
+    """Sizes (``n_layers``, ``d_model``, ``d_mlp``, ``d_vocab``), ``device``, ``dtype``, name."""
+    tokenizer: Any
+    """The Hugging Face tokenizer."""
+
+    # The bridge builds `hook_dict` anew at every access, and torch keeps `blocks` where Python
+    # 3.12's isinstance does not look: both are for the type checker alone.
+    if TYPE_CHECKING:
+
+        @property
+        def hook_dict(self) -> dict[str, Any]:
+            """Hook name -> hook point."""
+            ...
+
+        @property
+        def blocks(self) -> Any:
+            """The transformer's blocks in order."""
+            ...
+
+    def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
+        """Inside, the hooks are set."""
+        ...
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward pass with hooks: the logits [batch, pos, d_vocab]."""
+        ...
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward pass: the logits, and hook name -> activation."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        """The weights."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward pass: the logits [batch, pos, d_vocab]."""
+        ...
+
+
+@runtime_checkable
+class BridgedModel(HookedModel, Protocol):
+    """A `HookedModel` around a transformers model, which runs: a ``TransformerBridge``."""
+
+    @property
+    def original_model(self) -> Any:
+        """The transformers model."""
+        ...
+
+
+def is_bridge(model: HookedModel) -> TypeGuard[BridgedModel]:
+    """Whether a transformers model can be reached below the hooks."""
+    return hasattr(model, "original_model")
+
+
+def model_name(model: HookedModel) -> str:
     """The name that the model was loaded by."""
     return str(getattr(model.cfg, "model_name", None) or "unnamed")
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: HookedModel) -> str:
     """Sixteen hex digits that identify the model's weights.
 
     A checksum over every weight, rounded to bfloat16, so that one checkpoint has one fingerprint
@@ -35,46 +99,58 @@ def fingerprint(model: Any) -> str:
     has another. It is remembered as long as no parameter changes.
     """
     parameters = list(model.parameters())
-    state = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-    if _FINGERPRINTS.get(model, (None, ""))[0] != state:
-        digest = hashlib.sha256()
-        for parameter in parameters:
-            digest.update(f"{tuple(parameter.shape)} {_checksum(parameter)} ".encode())
-        _FINGERPRINTS[model] = (state, digest.hexdigest()[:16])
+    # torch counts a tensor's in-place changes in its version.
+    state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+    remembered = _FINGERPRINTS.get(model)
+    if remembered is not None and remembered[0] == state:
+        return remembered[1]
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(f"{tuple(parameter.shape)} {_checksum(parameter)} ".encode())
+    _FINGERPRINTS[model] = (state, digest.hexdigest()[:16])
     return _FINGERPRINTS[model][1]
 
 
-_FINGERPRINTS: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+_FINGERPRINTS: WeakKeyDictionary[HookedModel, tuple[list[tuple[int, int]], str]] = (
+    WeakKeyDictionary()
+)
 
 
-def _checksum(parameter: Tensor, chunk: int = 1 << 22) -> int:
-    """A sum over the bits of every value, each weighted by its place."""
+def _checksum(parameter: Tensor, chunk_size: int = 1 << 22) -> int:
+    """A sum over the bits of every value, each weighted by its index."""
     total = 0
-    for part in parameter.detach().reshape(-1).split(chunk):
-        bits = part.to(torch.bfloat16).view(torch.int16).long()
-        places = torch.arange(len(bits), device=bits.device) % 8191 + 1
-        total = (total * 31 + int((bits * places).sum())) % (1 << 61)
+    for chunk in parameter.detach().reshape(-1).split(chunk_size):
+        bits = chunk.to(torch.bfloat16).view(torch.int16).long()
+        weights = torch.arange(len(bits), device=bits.device) % 8191 + 1  # swapped values show
+        total = (total * 31 + int((bits * weights).sum())) % (1 << 61)
     return total
 
 
-def site_hooks(model: Any, site: Site) -> tuple[str, ...]:
+def site_hooks(model: HookedModel, site: Site) -> tuple[str, ...]:
     """The hook name of the MLP site in each layer.
 
     Raises:
         ValueError: If the site is unknown, or the model has no such neurons (mixture of experts,
             a layer without an MLP).
     """
-    if site not in ("post", "pre"):
+    if site not in get_args(Site):
         raise ValueError(f"unknown site {site!r}: allowed are 'post' and 'pre'.")
-    config = getattr(getattr(model, "original_model", None), "config", None)
-    config = config.get_text_config() if config is not None else None
-    for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
-        if (getattr(config, key, None) or 0) > 1:
-            raise ValueError(
-                f"{model_name(model)} is a mixture of experts ({key} = {getattr(config, key)}): "
-                "its MLP neurons are not one vector a layer. Use a dense model."
-            )
+    if is_bridge(model):
+        _check_dense(model)
     names = tuple(f"blocks.{layer}.mlp.hook_{site}" for layer in range(model.cfg.n_layers))
-    if missing := [name for name in names if name not in model.hook_dict]:
+    hook_names = model.hook_dict
+    if missing := [name for name in names if name not in hook_names]:
         raise ValueError(f"{model_name(model)} has no hook {missing[0]!r}: no MLP neurons there.")
     return names
+
+
+def _check_dense(model: BridgedModel) -> None:
+    """Raise `ValueError` for a mixture of experts."""
+    config = model.original_model.config.get_text_config()
+    for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
+        n_experts = getattr(config, key, None) or 0
+        if n_experts > 1:
+            raise ValueError(
+                f"{model_name(model)} is a mixture of experts ({key} = {n_experts}): "
+                "its MLP neurons are not one vector a layer. Use a dense model."
+            )
