@@ -120,11 +120,15 @@ def conditions_of(
     Args:
         results: Condition -> its results.
     """
+    # A control names its method as that was called when it was measured; here it may have another
+    # name, a folder's for example.
+    called = {measured[0].condition.name: name for name, measured in results.items() if measured}
     infos: dict[str, ConditionInfo] = {}
     for name, measured in results.items():
         info = measured[0].condition if measured else ConditionInfo()
         unsaid: Role = "method" if infos else "base"
-        infos[name] = replace(info, name=name, role=info.role or unsaid)
+        control_of = called.get(info.control_of or "", info.control_of)
+        infos[name] = replace(info, name=name, role=info.role or unsaid, control_of=control_of)
     return infos
 
 
