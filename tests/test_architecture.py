@@ -11,12 +11,13 @@ ROOMS = {
     "cli": "main report studies options terminal",
     "report": "write run study words page",
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods
-        neuron_effects specificity results attribution neurons export themes column style""",
-    "studies": "experiments methods plans tuning",
+        neuron_effects specificity results attribution neurons export themes column marks style
+        layout""",
+    "studies": "experiments tables methods plans lab tuning",
     "runs": "diagnose identify folder record units ray_engine engines measure unit_store",
     "checks": """doctor control_tests controls neuron_effects neuron_meaning scaled_rows
         specificity""",
-    "interventions": "folding checkpoint steering prompting scaling conditions",
+    "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
     "neurons": "",
     "attribution": "attribute attributions quadrature path_gradients",
     "evaluation": "comparison evaluate results generation scoring",

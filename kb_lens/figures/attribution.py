@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.figures.style import COLOURS, DIVERGING, INK, MINUS, colour_bar, finish, layer_axis
+from kb_lens.figures.marks import layer_axis
+from kb_lens.figures.style import COLOURS, DIVERGING, INK, MINUS, colour_bar, finish
 from kb_lens.questions import Question
 
 View = Literal["neurons", "questions"]

@@ -6,11 +6,13 @@ points. Panels that stand side by side on a page stand one below the other here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
 
-from kb_lens.figures.style import title_room
+from kb_lens.figures.layout import without_title
+from kb_lens.figures.style import GLUE
 
 WIDTH, INCHES = 500, 3.3
 """Of a column, in pixels and in print."""
@@ -19,7 +21,8 @@ TALLEST = 9.5
 STACK, WHOLE_PAGE = "stack", "whole page"
 """What a figure's ``layout.meta["column"]`` may ask for: its panels, whose distance in pixels is
 ``layout.meta["between"]``, one below the other; or not to be made narrower at all."""
-_LETTER, _SYMBOL, _LINE, _EDGE = 6.9, 52, 20, 10
+# Measured on figures that a browser drew; a legend that is guessed too wide takes a line too many.
+_LETTER, _SYMBOL, _LEGEND_LINE, _EDGE = 6.9, 52, 20, 10
 """Pixels: a letter and the sign before it in a legend, a line of it, the room above the plot."""
 
 
@@ -32,53 +35,60 @@ def in_column(figure: go.Figure) -> go.Figure | None:
     wish: Any = figure.layout["meta"] or {}
     if wish.get("column") == WHOLE_PAGE:
         return None
-    narrow: Any = go.Figure(figure)
-    height, top = narrow.layout.height - title_room(figure), narrow.layout.margin.t
-    narrow.update_layout(width=WIDTH, height=height + _EDGE, title=None)
-    narrow.update_layout(margin_t=top - title_room(figure) + _EDGE)
+    narrow: Any = without_title(figure, _EDGE)
+    narrow.update_layout(width=WIDTH)
     if wish.get("column") == STACK:
         _stack(narrow, wish["between"])
-    more = _LINE * (_legend_lines(narrow) - 1)
-    narrow.update_layout(height=narrow.layout.height + more, margin_t=narrow.layout.margin.t + more)
-    return narrow if narrow.layout.height <= TALLEST * WIDTH / INCHES else None
+    extra = _LEGEND_LINE * (_legend_lines(narrow) - 1)
+    height = narrow.layout.height + extra
+    narrow.update_layout(height=height, margin_t=narrow.layout.margin.t + extra)
+    return narrow if height <= TALLEST * WIDTH / INCHES else None
 
 
 def caption(figure: go.Figure) -> str:
     """The title and the note, each in a line of plain text."""
     title: Any = figure.layout["title"]
     text = f"{title.text}\n{title.subtitle.text}\n"
-    return text.replace("<br>", " ").replace("\N{NO-BREAK SPACE}", " ")
+    return text.replace("<br>", " ").replace(GLUE, " ")
 
 
 def _stack(figure: Any, between: float) -> None:
     """Every panel over the whole width, one below the other, as high as it was."""
-    room = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
-    axes = [(figure.layout[x], figure.layout[y]) for x, y in _panels(figure).items()]
-    heights = [room * (y.domain[1] - y.domain[0]) for _, y in axes]
-    whole = sum(heights) + between * (len(axes) - 1)
-    above = 0.0
-    for (x, y), high in zip(axes, heights, strict=True):
-        x.domain, y.domain = (0, 1), (max(0, 1 - (above + high) / whole), 1 - above / whole)
+    layout = figure.layout
+    plot = layout.height - layout.margin.t - layout.margin.b
+    axes = _panel_axes(figure)
+    heights = [plot * (y.domain[1] - y.domain[0]) for _, y in axes]
+    stacked = sum(heights) + between * (len(axes) - 1)
+    top = 0.0
+    for (x, y), height in zip(axes, heights, strict=True):
+        bottom = top + height
+        x.domain = (0, 1)
+        y.domain = (max(0, 1 - bottom / stacked), 1 - top / stacked)  # rounding may go below 0
         y.showticklabels = True
-        above += high + between
-    legend = figure.layout.legend.y
-    figure.update_layout(height=figure.layout.height + whole - room)
-    figure.update_layout(legend_y=None if legend is None else 1 + (legend - 1) * room / whole)
+        top = bottom + between
+    figure.update_layout(height=layout.height + stacked - plot)
+    if layout.legend.y is not None:
+        # as many pixels above the plot as before
+        figure.update_layout(legend_y=1 + (layout.legend.y - 1) * plot / stacked)
 
 
-def _panels(figure: Any) -> dict[str, str]:
-    """The names of the axes of every panel with something in it, x -> y, in order."""
-    return {
-        (trace.xaxis or "x").replace("x", "xaxis"): (trace.yaxis or "y").replace("y", "yaxis")
-        for trace in figure.data
-    }
+def _panel_axes(figure: Any) -> list[tuple[Any, Any]]:
+    """The x and the y axis of every panel with something in it, in order."""
+    names = {(trace.xaxis or "x"): (trace.yaxis or "y") for trace in figure.data}
+    return [
+        (figure.layout[x.replace("x", "xaxis")], figure.layout[y.replace("y", "yaxis")])
+        for x, y in names.items()
+    ]
 
 
 def _legend_lines(figure: Any) -> int:
     """Lines that the legend takes; where it takes several, all entries have the longest's width."""
-    shown = [trace.name for trace in figure.data if trace.showlegend is not False and trace.name]
-    if figure.layout.showlegend is False or len(shown) < 2:
+    listed = [trace.name for trace in figure.data if trace.showlegend is not False and trace.name]
+    if figure.layout.showlegend is False or len(listed) < 2:
         return 1
-    room = WIDTH - figure.layout.margin.l - figure.layout.margin.r
-    widths = [_SYMBOL + _LETTER * len(name) for name in shown]
-    return 1 if sum(widths) < room else -(-len(shown) // max(1, int(room // max(widths))))
+    available = WIDTH - figure.layout.margin.l - figure.layout.margin.r
+    widths = [_SYMBOL + _LETTER * len(name) for name in listed]
+    if sum(widths) < available:
+        return 1
+    per_line = max(1, int(available // max(widths)))
+    return math.ceil(len(listed) / per_line)

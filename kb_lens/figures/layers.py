@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.attribution import OBJECTIVES, check_scores, rests_on
+from kb_lens.figures.marks import band, curve, layer_axis
 from kb_lens.figures.neurons import check_sets
-from kb_lens.figures.study_panels import band, curve
-from kb_lens.figures.style import COLOURS, GREY, colours, faint, finish, label, layer_axis
+from kb_lens.figures.style import COLOURS, GREY, colours, faint, finish, label
 from kb_lens.neurons import NeuronSet
 from kb_lens.statistics import DEFAULT_RESAMPLES, Measure, Statistics, Sums, bootstrap
 

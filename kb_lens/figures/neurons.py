@@ -9,19 +9,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.figures.column import WHOLE_PAGE
+from kb_lens.figures.layout import HEIGHT, WIDTH
+from kb_lens.figures.marks import layer_axis
 from kb_lens.figures.style import (
     GREY,
-    HEIGHT,
     INK,
     PALE,
     SEQUENTIAL,
     SMALL,
-    WIDTH,
     colour_bar,
     colours,
     finish,
     label,
-    layer_axis,
 )
 from kb_lens.neurons import NeuronSet
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kb_lens.figures.layout import HEIGHT, PADDING, WIDTH, title_height
+from kb_lens.statistics import interval_text
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
 INK, NOTE, GREY, PALE = "#222222", "#444444", "#8C8C8C", "#E6E6E6"
@@ -28,13 +31,13 @@ DIVERGING = (
 """Blue below zero, white at zero, orange above it."""
 SEQUENTIAL = ((0.0, BACKGROUND), (1.0, "#62B9EA"))
 """From nothing to all, never too dark for black numbers."""
-WIDTH, HEIGHT = 700, 420
-"""Pixels; a paper's text width, so that 13 pixels print as about 8 points."""
 FONT_SIZE, SMALL, TITLE_SIZE = 14, 13, 17
 """Pixels: axis titles; tick labels, legends and notes; the title."""
 
 MINUS = "\N{MINUS SIGN}"
 """A minus that is as wide as a plus."""
+GLUE = "\N{NO-BREAK SPACE}"
+"""Between words that stay on one line."""
 
 _FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 _AXIS = {
@@ -84,7 +87,7 @@ def finish(
         top: Pixels between the note and the plot, for a legend or labels.
         **layout: Further settings of the layout.
     """
-    lines = textwrap.wrap(note.replace(" %", "\N{NO-BREAK SPACE}%"), 110)
+    lines = textwrap.wrap(note.replace(" %", f"{GLUE}%"), 110)
     figure.update_layout(
         template=template(),
         width=WIDTH,
@@ -99,20 +102,13 @@ def finish(
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"l": 12, "t": 12},
+            "pad": {"l": PADDING, "t": PADDING},
         },
         **layout,
     )
-    top += title_room(figure)
+    top += title_height(figure)
     figure.update_layout(margin={"l": 60, "r": 20, "b": 55, **layout.get("margin", {}), "t": top})
     return figure
-
-
-def title_room(figure: go.Figure) -> int:
-    """Pixels that the title and the note take."""
-    title: Any = figure.layout["title"]
-    title_lines, note_lines = (text.count("<br>") + 1 for text in (title.text, title.subtitle.text))
-    return 24 + 22 * title_lines + 18 * note_lines
 
 
 def faint(colour: str, opacity: float = 0.2) -> str:
@@ -132,12 +128,21 @@ def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
     return {**fonts, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
 
 
-def layer_axis(n_layers: int) -> dict[str, Any]:
-    """Ticks and range of an axis that counts layers, from 0."""
-    step = next((step for step in (1, 2, 5, 10) if n_layers / step <= 12), 20)
-    return {"tickvals": list(range(0, n_layers, step)), "range": [-0.5, n_layers - 0.5]}
-
-
 def colours(n: int) -> list[str]:
     """A colour for each of `n` things; they repeat after the palette's end."""
     return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def true_minus(text: str) -> str:
+    """Numbers as a figure shows them: a minus as wide as a plus."""
+    return text.replace("-", MINUS)
+
+
+def rounded(value: float, sign: str = "", digits: int = 1) -> str:
+    """A number with a true minus and without a negative zero; `sign` ``+`` shows a plus too."""
+    return true_minus(f"{value:{sign}z.{digits}f}")
+
+
+def value_and_interval(value: float, low: float, high: float, spec: str = ".1f") -> str:
+    """A number with the ends of its interval, with a true minus."""
+    return true_minus(interval_text(value, low, high, spec))

@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from kb_lens.figures.style import title_room
+from kb_lens.figures.layout import without_title
 
 INTERVALS = (
     ("value", "low", "high"),
@@ -200,11 +200,8 @@ def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
 
 def _figure(figure: go.Figure) -> dict[str, Any]:
     """Title and note as text for the page; what is left, at the size that it had, as JSON."""
-    shown: Any = go.Figure(figure)
+    shown: Any = without_title(figure, _EDGE)
     title: Any = figure.layout["title"]
-    freed = title_room(figure) - _EDGE
-    shown.update_layout(title=None, height=shown.layout.height - freed)
-    shown.update_layout(margin_t=shown.layout.margin.t - freed)
     return {
         "title": _plain(title.text),
         "note": _plain(title.subtitle.text),

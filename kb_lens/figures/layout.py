@@ -1,0 +1,86 @@
+"""The figures' pixels: how high things are, and where they stand.
+
+Plotly places things in shares of the plot, the area between the margins. What a reader sees is
+pixels: a line of text needs the same room in every figure. Here one becomes the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+WIDTH, HEIGHT = 700, 420
+"""Pixels of a figure; the width is a paper's text width, so that 13 pixels print as 8 points."""
+
+# Lines of text in the fonts of `style`: their size and a gap of about a third of it.
+TITLE_LINE, LINE = 22, 18
+"""Pixels: a line of the title; a line of notes, names and legends."""
+PADDING = 12
+"""Pixels between the title and the figure's edge, and between the note and what is below it."""
+
+# Text of a row's name has to fit into the row, with a gap to the next.
+ROW, TWO_LINE_ROW = 22, 36
+"""Pixels: a row whose name takes one line; one whose name takes two."""
+CELL, TWO_LINE_CELL = 34, 40
+"""Pixels: a cell of a heatmap with one number in it; one with two numbers below one another."""
+AXIS = 56
+"""Pixels below a panel for tick labels, the axis title and a gap."""
+TITLE_GAP = 6
+"""Pixels between a panel and its title."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Panels one below the other, equally high and equally far apart."""
+
+    n: int
+    """Panels."""
+
+    height: float
+    """Pixels of a panel."""
+
+    between: float
+    """Pixels between two panels: the upper one's axis and the lower one's title."""
+
+    @property
+    def plot(self) -> float:
+        """Pixels of the plot, from the first panel's top to the last one's bottom."""
+        return self.n * self.height + (self.n - 1) * self.between
+
+    @property
+    def spacing(self) -> float:
+        """`between` as plotly's ``vertical_spacing``, a share of the plot."""
+        # plotly refuses a spacing that does not fit, even if there is nothing to space
+        return self.between / self.plot if self.n > 1 else 0
+
+    def above(self, pixels: float) -> float:
+        """Where something stands that is so many pixels above the plot, as a share of the plot."""
+        return 1 + pixels / self.plot
+
+
+def count_lines(*texts: str) -> int:
+    """Lines of the longest of some texts, in which ``<br>`` breaks the line."""
+    return max(text.count("<br>") for text in texts) + 1
+
+
+def panel_title_height(*titles: str) -> int:
+    """Pixels that the titles of panels need above them; the longest one decides."""
+    return LINE * count_lines(*titles) + TITLE_GAP
+
+
+def title_height(figure: go.Figure) -> int:
+    """Pixels that the title and the note of a finished figure take."""
+    title: Any = figure.layout["title"]
+    note_height = LINE * count_lines(title.subtitle.text)
+    return PADDING + TITLE_LINE * count_lines(title.text) + note_height + PADDING
+
+
+def without_title(figure: go.Figure, edge: int) -> go.Figure:
+    """A new figure without title and note, and with `edge` pixels in their stead."""
+    untitled: Any = go.Figure(figure)
+    freed = title_height(figure) - edge
+    height = untitled.layout.height - freed
+    top = untitled.layout.margin.t - freed
+    return untitled.update_layout(title=None, height=height, margin_t=top)

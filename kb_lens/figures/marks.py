@@ -1,0 +1,80 @@
+"""What figures are made of: lines, bands, error bars, rows with names, titles of panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kb_lens.figures.style import GREY, PALE, label
+
+ZERO_LINE = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
+"""Settings of an axis that marks its zero."""
+THIN = {"color": GREY, "width": 1}
+"""A line at a value that means "nothing"."""
+
+
+def curve(x: Any, y: Any, name: str | None = None, **line: Any) -> go.Scatter:
+    """A line without markers; `line` is its style."""
+    return go.Scatter(x=list(x), y=list(y), name=name, mode="lines", line=line)
+
+
+def band(x: Any, low: Any, high: Any, colour: str, name: str | None = None) -> go.Scatter:
+    """The area between `low` and `high`, without an outline."""
+    area = curve([*x, *x[::-1]], [*low, *high[::-1]], name, width=0)
+    return area.update(fill="toself", fillcolor=colour, hoverinfo="skip")
+
+
+def error_bars(value: Any, low: Any, high: Any, colour: str, **style: Any) -> dict[str, Any]:
+    """Plotly's error bars from `low` to `high`, which plotly wants as distances from `value`.
+
+    Args:
+        value: Where the points are, an array or a column.
+        low: Lower ends.
+        high: Upper ends.
+        colour: Of the bars.
+        **style: What differs from the house's bars: ``thickness``, ``width`` (of the caps).
+    """
+    ends = {"array": high - value, "arrayminus": value - low}
+    return {**ends, "color": colour, "thickness": 2, "width": 4, **style}
+
+
+def interval_hover(axis: str, spec: str = ".2f") -> str:
+    """A hover template: a point's value on an axis and its interval, which ``customdata`` holds."""
+    return f"%{{{axis}:{spec}}} [%{{customdata[0]:{spec}}}, %{{customdata[1]:{spec}}}]"
+
+
+def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """A pale area behind the points, from the first to the second end on both axes."""
+    box = {"x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1]}
+    figure.add_shape(type="rect", **box, fillcolor=PALE, line_width=0, layer="below")
+
+
+def panel_title(
+    figure: go.Figure, text: str, row: int, col: int = 1, *, centred: bool = False
+) -> None:
+    """A title above a panel, at its left; in the text ``<br>`` breaks the line."""
+    anchor = "center" if centred else "left"
+    position = {"x": 0.5 if centred else 0, "xref": "x domain", "y": 1, "yref": "y domain"}
+    title = label(text, **position, xanchor=anchor, yanchor="bottom", align=anchor)
+    figure.add_annotation(**title, row=row, col=col)
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """Settings of a y axis whose rows 0, 1, 2 ... have names, the first one on top."""
+    n_rows = len(names)
+    return {
+        "tickvals": list(range(n_rows)),
+        "ticktext": list(names),
+        "range": [n_rows - 0.5, -0.5],
+        "ticks": "",
+        "showgrid": False,
+    }
+
+
+def layer_axis(n_layers: int) -> dict[str, Any]:
+    """Ticks and range of an axis that counts layers, from 0."""
+    # more than 12 numbers would touch one another in half a figure
+    step = next((step for step in (1, 2, 5, 10) if n_layers / step <= 12), 20)
+    return {"tickvals": list(range(0, n_layers, step)), "range": [-0.5, n_layers - 0.5]}
