@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -78,6 +78,28 @@ class Statistics:
             )
 
 
+MetricRole = Literal["bias", "ability", "damage", "position"]
+"""What a metric tells: how biased the model is, what it can do, what was damaged in it, or what
+the place of an option in a list does."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is, said once for everything that shows or judges it."""
+
+    unit: str
+    """Of its values: ``%``, ``points``, ``nats a token`` or ``perplexity``."""
+
+    label: str
+    """What an axis says, the unit included."""
+
+    role: MetricRole
+    """What it tells."""
+
+    best: float | None = None
+    """The value that would be ideal; None where there is none."""
+
+
 @dataclass(frozen=True)
 class Formulas:
     """What a benchmark measures: from its item table to sums, and from sums to metrics."""
@@ -92,9 +114,45 @@ class Formulas:
     """A quantity between 0 and 1, and what its change is called upwards and downwards; None where
     an item has no such quantity."""
 
-    headline: Mapping[str, float | None]
-    """The metrics to look at first, each with its best value (None where there is none); the
-    first of them ranks methods."""
+    headline: tuple[str, ...]
+    """The metrics to look at first; the first of them ranks methods."""
+
+    info: Mapping[str, MetricInfo]
+    """What every metric is, by its name without a group."""
+
+    by_type: str | None = None
+    """The metric that also tells the direction of the bias in every value of the item table's
+    column `bias_type`, as ``<metric>_<type>``; None if there is none."""
+
+    def __post_init__(self) -> None:
+        for metric in self.headline:
+            self.describe(metric)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The headline metrics that have a best value."""
+        return tuple(m for m in self.headline if self.describe(m).best is not None)
+
+    def describe(self, metric: str) -> MetricInfo:
+        """What a metric is; of ``<metric>_<group>``, what ``<metric>`` is.
+
+        Raises:
+            ValueError: If the benchmark has no such metric.
+        """
+        # The longest beginning wins: excess_any_group is about excess_any, acc_norm not about acc.
+        words = metric.split("_")
+        for end in range(len(words), 0, -1):
+            name = "_".join(words[:end])
+            if name in self.info:
+                return self.info[name]
+        allowed = ", ".join(self.info)
+        raise ValueError(
+            f"no metric {metric!r}: allowed are {allowed}, each also with _ and a group behind it."
+        )
+
+    def first(self, role: MetricRole) -> str | None:
+        """The first headline metric of a role; None if there is none."""
+        return next((m for m in self.headline if self.describe(m).role == role), None)
 
 
 def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:

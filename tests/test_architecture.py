@@ -8,25 +8,26 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
-    "cli": "main report studies options terminal",
+    "cli": "main jobs studies pages terminal options parsing",
     "report": "write run study words page",
-    "figures": """__init__ folders studies study_heatmaps layers study_panels methods
-        neuron_effects specificity results attribution neurons export themes column marks style
-        layout""",
-    "studies": "experiments tables methods plans lab tuning",
-    "runs": "diagnose identify folder record units ray_engine engines measure unit_store",
-    "checks": """doctor control_tests controls neuron_effects neuron_meaning scaled_rows
-        specificity""",
+    "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
+        neuron_effects specificity results completeness attribution neurons export themes column
+        marks style layout""",
+    "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
+    "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
+        settings measure units ray_engine engines""",
+    "checks": """doctor control_tests controls neuron_effects effects neuron_meaning
+        scaled_rows specificity""",
     "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
     "neurons": "",
     "attribution": "attribute attributions quadrature path_gradients",
-    "evaluation": "comparison evaluate results generation scoring",
+    "evaluation": "comparison evaluate slices entries results generation scoring encoding",
     "knowledge": "",
-    "benchmarks": """catalogue benchmark stereoset crows_pairs bbq bbq_metrics bbq_answers
-        bbq_groups harness harness_files over_correction caution plain_text orders bank data
-        requests""",
+    "benchmarks": """catalogue stereoset crows_pairs bbq bbq_metrics bbq_answers
+        bbq_groups harness harness_files over_correction caution plain_text measures benchmark
+        orders bank data requests""",
     "questions": "",
-    "passes": "token_trees one_token_rows shared_prefix last_position matrix_products",
+    "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "models": "loading gguf prompts hooked",
     "statistics": "",
     "store": "",

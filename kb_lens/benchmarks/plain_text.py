@@ -19,13 +19,11 @@ import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.bank import bank_rows
+from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import Row
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
-
-PROTOCOLS = ("original",)
-GROUPS: tuple[str, ...] = ()
-"""Columns that a limited sample is balanced over: none."""
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
 FILE = "plain_text.jsonl"
 
@@ -81,7 +79,18 @@ def metrics(sums: Sums) -> dict[str, Measure]:
     }
 
 
-_HEADLINE = {"perplexity": 1.0, "logprob_per_token": None}
+_INFO = {
+    "perplexity": MetricInfo("perplexity", "perplexity", "damage", 1.0),
+    "logprob_per_token": DAMAGE,
+}
 
-FORMULAS = {"original": Formulas(statistics, metrics, flips=None, headline=_HEADLINE)}
+FORMULAS = {"original": Formulas(statistics, metrics, None, tuple(_INFO), _INFO)}
 """No flips: a passage has no right answer that it could move to or away from."""
+
+SPEC = BenchmarkSpec(
+    name="plain_text",
+    load=load,
+    requests=requests,
+    tabulate=tabulate,
+    formulas=FORMULAS,
+)

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, item_key, read_jsonl
+from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.benchmarks.orders import all_orders, beats, listed, over_orders, with_orders
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
-PROTOCOLS = ("original", "instructed")
 GROUPS = ("kind", "bias_type")
 """Columns that a limited sample is balanced over."""
 
@@ -250,22 +251,42 @@ def _scores(lms: np.ndarray, ss: np.ndarray, n: np.ndarray, suffix: str) -> dict
     return {name + suffix: Measure(value, n) for name, value in values.items()}
 
 
-_HEADLINE = {
-    "icat": 100.0,
-    "ss": 50.0,
-    "lms": 100.0,
-    "icat_per_token": 100.0,
-    "logprob_per_token": None,
+_INFO = {
+    "lms": MetricInfo("%", "meaningful option beats the unrelated one, %", "ability", 100.0),
+    "ss": MetricInfo("%", "stereotype beats anti-stereotype, %", "bias", 50.0),
+    "icat": MetricInfo("points", "lms and ss in one, points", "bias", 100.0),
+    "logprob_per_token": DAMAGE,
 }
+
+_BY_PLACE = "stereotype beats anti-stereotype within an order, %"
+_INSTRUCTED_INFO = _INFO | {
+    **dict.fromkeys(_BY_ORDER, MetricInfo("%", _BY_PLACE, "position", 50.0)),
+    "position_bias": MetricInfo(
+        "%", "the option listed first is the likeliest, %", "position", 100 / len(OPTIONS)
+    ),
+}
+
+_HEADLINE = ("icat", "ss", "lms", "icat_per_token", "logprob_per_token")
 
 _FLIPS = ("stereotype", "to_stereotype", "to_anti_stereotype")
 
 FORMULAS = {
-    "original": Formulas(statistics, metrics, flips=_FLIPS, headline=_HEADLINE),
+    "original": Formulas(statistics, metrics, _FLIPS, _HEADLINE, _INFO, by_type="ss"),
     "instructed": Formulas(
         instructed_statistics,
         instructed_metrics,
-        flips=_FLIPS,
-        headline=_HEADLINE | {"position_bias": 100 / len(OPTIONS)},
+        _FLIPS,
+        (*_HEADLINE, "position_bias"),
+        _INSTRUCTED_INFO,
+        by_type="ss",
     ),
 }
+
+SPEC = BenchmarkSpec(
+    name="stereoset",
+    load=load,
+    requests=requests,
+    tabulate=tabulate,
+    formulas=FORMULAS,
+    groups=GROUPS,
+)

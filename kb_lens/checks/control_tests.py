@@ -173,8 +173,8 @@ def _by_key(
 
 def _judged(result: EvaluationResult) -> list[str]:
     """The headline metrics that have a best value."""
-    best = formulas(result.benchmark, result.protocol).headline
-    return [metric for metric in headline(result) if best[metric] is not None]
+    judged = formulas(result.benchmark, result.protocol).judged
+    return [metric for metric in headline(result) if metric in judged]
 
 
 def _place(test: ControlTest) -> dict[str, float]:
@@ -235,8 +235,8 @@ def _best(key: str, metric: str) -> float | None:
     named = named_by(key)
     if named is None:
         return None
-    first, best = next(iter(formulas(*named).headline.items()))
-    return best if metric == first else None
+    definition = formulas(*named)
+    return definition.describe(metric).best if metric == definition.headline[0] else None
 
 
 @dataclass(frozen=True)

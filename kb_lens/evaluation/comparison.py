@@ -82,7 +82,7 @@ def gain(
         base: The result before.
         other: The result after, on the same items in any order.
         metric: One of the benchmark's metrics.
-        best: Its best value; default that of the benchmark's headline.
+        best: Its best value; default the one that the benchmark names.
         n_bootstrap: Resamples for the interval.
         seed: Of the resampling.
 
@@ -90,7 +90,8 @@ def gain(
         ValueError: If the two do not compare, or the metric or its best value is not known.
     """
     table, definition = _aligned(base, other), formulas(base.benchmark, base.protocol)
-    best = definition.headline.get(metric) if best is None else best
+    if metric in base.metrics and best is None:
+        best = definition.describe(metric).best
     if best is None or metric not in base.metrics:
         raise ValueError(f"{base.key} has no metric {metric!r} with a best value.")
     target = best
@@ -230,7 +231,7 @@ def _places(
     base: EvaluationResult, metric: str, values: Float[np.ndarray, "method resample"]
 ) -> Float[np.ndarray, "method resample"]:
     """Every method's rank in each resample; 1 is the nearest to the metric's best value."""
-    best = formulas(base.benchmark, base.protocol).headline[metric] or 0.0
+    best = formulas(base.benchmark, base.protocol).describe(metric).best or 0.0
     distance = pd.DataFrame(np.abs(values - best)).round(9)
     return distance.rank(method="average").to_numpy()
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.benchmarks.catalogue import BENCHMARKS, formulas
+from kb_lens.benchmarks.catalogue import SPECS, formulas
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.figures.style import COLOURS, GREY, MINUS, PALE, colours, finish, label
 from kb_lens.knowledge import Knowledge
@@ -156,8 +156,9 @@ def _ideals(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[Key, floa
     """The best value of every metric that has one, the headline metrics in their order first."""
     found: dict[Key, float | None] = {}
     for one in (one for several in results.values() for one in several):
-        known = one.benchmark in BENCHMARKS  # or one of the caller's own
-        best = formulas(one.benchmark, one.protocol).headline if known else {}
+        known = one.benchmark in SPECS  # or one of the caller's own
+        judge = formulas(one.benchmark, one.protocol) if known else None
+        best = {m: judge.describe(m).best for m in judge.headline} if judge else {}
         found |= {(one.key, name): value for name, value in best.items() if name in one.metrics}
         for name in one.metrics:
             found.setdefault((one.key, name), best.get(name.removesuffix("_macro")))

@@ -85,7 +85,9 @@ def _headline(results: pd.DataFrame, key: str) -> Metric:
         return metric_of(results, key, FLUENCY, None)
     named = named_by(key)
     if named is not None:
-        return metric_of(results, key, *next(iter(formulas(*named).headline.items())))
+        definition = formulas(*named)
+        first = definition.headline[0]
+        return metric_of(results, key, first, definition.describe(first).best)
     first = results.loc[results["benchmark"].eq(key), "metric"].iloc[0]
     return metric_of(results, key, first, None)
 

@@ -120,7 +120,7 @@ def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
 def _targets(results: pd.DataFrame, key: str, benchmark: str) -> dict[str, Metric]:
     """Bias type -> its metric, of the types that the items have."""
     metric, types = _TARGETS[benchmark]
-    best = formulas(benchmark, "original").headline[metric]
+    best = formulas(benchmark, "original").describe(metric).best
     there = set(results.loc[results["benchmark"].eq(key), "metric"])
     names = {one: f"{metric}_{one}" for one in types if f"{metric}_{one}" in there}
     return {one: metric_of(results, key, name, best) for one, name in names.items()}

@@ -305,7 +305,7 @@ def test_the_hub_has_the_authors_files(folder, tmp_path, monkeypatch):
     assert source.startswith("Hugging Face hub, heegyu/bbq (11 of 11 categories")
     assert asked == [("heegyu/bbq", f"data/{name}.jsonl", "dataset") for name in CATEGORIES]
     asked.clear()
-    assert set(bbq.category("Age").load()[0]["category"]) == {"Age"}
+    assert set(bbq.load(categories=("Age",))[0]["category"]) == {"Age"}
     assert len(asked) == 1
 
 
@@ -783,7 +783,7 @@ def long_llama():
     return tiny_bridge("llama", max_position_embeddings=2048)
 
 
-@pytest.mark.parametrize("protocol", bbq.PROTOCOLS)
+@pytest.mark.parametrize("protocol", tuple(bbq.FORMULAS))
 def test_from_a_model_to_metrics_and_back(long_llama, folder, tmp_path, protocol):
     benchmark = load_benchmark("bbq", data_dir=folder, limit=12, protocol=protocol)
     result = evaluate(long_llama, benchmark, **FAST)

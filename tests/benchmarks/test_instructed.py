@@ -254,10 +254,11 @@ def test_what_precedence_adds_moves_no_metric_from_means(folder):
 
 def test_headlines_name_metrics_and_the_position_bias(benchmark):
     found = metrics(benchmark, table_of(benchmark, content))
-    headline = benchmark.formulas.headline
-    assert set(headline) <= set(found)
-    assert headline["position_bias"] == pytest.approx(100 / len(benchmark.requests[0].options))
-    assert next(iter(headline)) in ("icat", "stereotype_share")
+    definition = benchmark.formulas
+    assert set(definition.headline) <= set(found)
+    best = definition.describe("position_bias").best
+    assert best == pytest.approx(100 / len(benchmark.requests[0].options))
+    assert definition.headline[0] in ("icat", "stereotype_share")
 
 
 # --- with a model --------------------------------------------------------------------------------
