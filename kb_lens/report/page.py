@@ -19,6 +19,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
@@ -39,9 +40,11 @@ SIGNED = ("difference", "gain", "control_mean", "beyond")
 """Columns of changes: their numbers have a sign."""
 _EDGE = 12
 """Pixels above a figure whose title stands in the page."""
-_SHORT, _LONG, _TALL = 24, 40, 15
-"""Letters of a cell that stays on one line, and of one that has room; rows that are not scrolled.
-"""
+# By eye, on a page of the width of `page.css`: shorter cells never break, longer ones get more
+# room, and a table of fewer rows is seen at a glance without a scroll bar.
+_SHORT_CELL = 24
+_LONG_CELL = 40
+_TALL_TABLE = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,11 @@ class Section:
     """The numbers."""
 
     @property
+    def filled(self) -> bool:
+        """Whether there is anything below the heading."""
+        return any((self.words, self.points, self.facts, self.figures, self.tables))
+
+    @property
     def anchor(self) -> str:
         """Where the table of contents leads to."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
@@ -89,25 +97,27 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         lead: What it is about, in one line.
         sections: Its parts; those without content are left out.
     """
-    shown = [s for s in sections if s.words or s.points or s.facts or s.figures or s.tables]
-    folder = files("kb_lens.report")
-    css, js = (folder.joinpath(f"page.{end}").read_text("utf-8") for end in ("css", "js"))
-    scripts = [get_plotlyjs(), js]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
+    scripts = [get_plotlyjs(), _resource("page.js")]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["prose"] = _prose
-    template = environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
+    template = environment.from_string(_resource("page.html"))
     return template.render(
         title=title,
         lead=lead,
-        sections=shown,
-        css=Markup(css),
+        sections=[section for section in sections if section.filled],
+        css=Markup(_resource("page.css")),
         scripts=[Markup(script) for script in scripts],
         hashes=" ".join(map(_hash, scripts)),
         columns_of=_columns,
         figure_of=_figure,
-        tall=_TALL,
+        tall=_TALL_TABLE,
     )
+
+
+def _resource(name: str) -> str:
+    return files("kb_lens.report").joinpath(name).read_text("utf-8")
 
 
 def _prose(text: str) -> Markup:
@@ -126,7 +136,7 @@ def _hash(script: str) -> str:
 class _Cell(NamedTuple):
     """What a cell shows, and the number that it sorts by (empty: missing; None: by its text)."""
 
-    shown: Any
+    text: Any
     number: str | None = None
 
 
@@ -141,19 +151,22 @@ class _Column(NamedTuple):
 def _columns(table: Table) -> list[_Column]:
     """Every column, with intervals beside their values."""
     data = table.data
-    pairs = {name: ends for name, *ends in INTERVALS if {name, *ends} <= set(data)}
-    ends = {end for pair in pairs.values() for end in pair}
-    found = []
-    for name in (str(name) for name in data if name not in ends):
-        column: Any = data[name]
+    ends_of = {name: ends for name, *ends in INTERVALS if {name, *ends} <= set(data)}
+    all_ends = {end for ends in ends_of.values() for end in ends}
+    columns = []
+    for name in map(str, data):
+        if name in all_ends:
+            continue
+        column = data[name]
         if is_number(column):
-            values: Any = data[[name, *pairs.get(name, ())]]
-            kind, cells = "number", _numbers(values, "+" if name in SIGNED else "")
+            values = pd.DataFrame(data[[name, *ends_of.get(name, ())]])
+            kind = "number"
+            cells = _numbers(values, "+" if name in SIGNED else "")
         else:
             cells = [_text(value) for value in column]
             kind = "mark" if name == table.marked else _width(cells)
-        found.append(_Column(name.replace("_", " "), kind, cells))
-    return found
+        columns.append(_Column(name.replace("_", " "), kind, cells))
+    return columns
 
 
 def is_number(column: pd.Series) -> bool:
@@ -163,10 +176,12 @@ def is_number(column: pd.Series) -> bool:
 
 def _width(cells: Sequence[_Cell]) -> str:
     """The class of a column of words, by the longest of them; or of tokens."""
-    if any(isinstance(cell.shown, tuple) for cell in cells):
+    if any(isinstance(cell.text, tuple) for cell in cells):
         return "tokens"
-    letters = max((len(str(cell.shown)) for cell in cells), default=0)
-    return "short" if letters <= _SHORT else "long" if letters > _LONG else "middle"
+    letters = max((len(str(cell.text)) for cell in cells), default=0)
+    if letters <= _SHORT_CELL:
+        return "short"
+    return "middle" if letters <= _LONG_CELL else "long"
 
 
 def _text(value: Any) -> _Cell:
@@ -182,17 +197,27 @@ def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
 
     Whole numbers are whole; else there are two decimals, more where all numbers are below 1.
     """
-    known = values.to_numpy(float)
-    known = known[np.isfinite(known)]
-    size = float(np.abs(known).max(initial=0))
-    whole = bool((known == known.round()).all())
-    decimals = 0 if whole else 2 if size >= 1 else min(6, 2 - math.floor(math.log10(size)))
+    numbers = values.to_numpy(float)
+    decimals = _decimals(numbers[np.isfinite(numbers)])
     cells = []
     for value, *ends in values.itertuples(index=False):
-        between = ", ".join(f"{end:{sign}z.{decimals}f}" for end in ends)
-        shown = f"{value:{sign}z.{decimals}f}" + (f" [{between}]" if ends else "")
-        cells.append(_Cell("", "") if pd.isna(value) else _Cell(shown, repr(float(value))))
+        if pd.isna(value):
+            cells.append(_Cell("", ""))
+            continue
+        text = f"{value:{sign}z.{decimals}f}"
+        if ends:
+            text += f" [{', '.join(f'{end:{sign}z.{decimals}f}' for end in ends)}]"
+        cells.append(_Cell(text, repr(float(value))))
     return cells
+
+
+def _decimals(numbers: Float[np.ndarray, " _"]) -> int:
+    """Digits after the point: none for whole numbers, two, or two that are not 0."""
+    if bool((numbers == numbers.round()).all()):
+        return 0
+    largest = float(np.abs(numbers).max(initial=0))
+    # More than six digits of a share or a probability are noise at any number of items here.
+    return 2 if largest >= 1 else min(6, 2 - math.floor(math.log10(largest)))
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -200,14 +225,15 @@ def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
 
 def _figure(figure: go.Figure) -> dict[str, Any]:
     """Title and note as text for the page; what is left, at the size that it had, as JSON."""
-    shown: Any = without_title(figure, _EDGE)
+    bare: Any = without_title(figure, _EDGE)
     title: Any = figure.layout["title"]
     return {
         "title": _plain(title.text),
         "note": _plain(title.subtitle.text),
-        "width": shown.layout.width,
-        "height": shown.layout.height,
-        "spec": Markup(shown.to_json().replace("<", r"\u003c")),
+        "width": bare.layout.width,
+        "height": bare.layout.height,
+        # Inside a script element no text may end it.
+        "spec": Markup(bare.to_json().replace("<", r"\u003c")),
     }
 
 
@@ -219,12 +245,13 @@ def _plain(text: str) -> str:
 # -- words --------------------------------------------------------------------------------------
 
 
-def said(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting in words."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{name} = {said(one)}" for name, one in value.items()) or "default"
+        texts = [f"{name} = {setting_text(setting)}" for name, setting in value.items()]
+        return "; ".join(texts) or "default"
     if isinstance(value, list | tuple):
-        return " and ".join(map(said, value))
+        return " and ".join(map(setting_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "default" if value is None else str(value)

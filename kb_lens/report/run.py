@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.evaluation.comparison import summarize
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet, overlap, saliency_counts
 from kb_lens.report import words as words
@@ -21,12 +21,14 @@ from kb_lens.report.page import Section, Table
 from kb_lens.runs.folder import RunFolder
 
 Figures = Mapping[str, go.Figure]
-_KNOWS, _ELSE = ("knowledge",), ("specificity",)
-_LOOKED = ("attribution_heatmap", "attribution_by_question", "layer_profile", "completeness")
-_FOUND = ("neurons_per_layer", "shared_per_layer", "overlap", "upset")
+_KNOWLEDGE = ("knowledge",)
+_SPECIFICITY = ("specificity",)
+_ATTRIBUTIONS = ("attribution_heatmap", "attribution_by_question", "layer_profile", "completeness")
+_NEURONS = ("neurons_per_layer", "shared_per_layer", "overlap", "upset")
 """The figures of `kb_lens.figures.make_all` by section; the others are with the changes."""
+# A row of a table has room for as many.
 _N_TOKENS = 5
-"""Tokens of a neuron that are shown, a side."""
+"""Tokens of a neuron, a side."""
 _SCORES = (
     "Score: mean attribution over the questions, in percentage points of P(right answer). Salient: "
     "in how many questions the score is above tau times the largest. The tokens are those that an "
@@ -64,7 +66,7 @@ def run_sections(run: RunFolder, figures: Figures) -> list[Section]:
         _summary(run, changes, summary),
         Section("Method settings", facts=_settings(run)),
         _knowledge(run.knowledge, figures),
-        Section("Attributions", figures=_some(figures, _LOOKED)),
+        Section("Attributions", figures=_chosen(figures, _ATTRIBUTIONS)),
         _neurons(run, figures),
         _specificity(run, figures),
         _changes(changes, summary, figures),
@@ -74,54 +76,60 @@ def run_sections(run: RunFolder, figures: Figures) -> list[Section]:
 
 def _summary(run: RunFolder, changes: Sequence[words.Change], summary: pd.DataFrame) -> Section:
     points: list[words.Point] = []
+    knows = None
     if run.knowledge is not None:
+        knows = run.knowledge.knows
         points.append((run.knowledge.verdict(), []))
     if run.neurons is not None:
-        joined = _argument(run, "aggregation", "union")
-        points.append((words.neuron_words(run.neurons, run.sets, joined), []))
+        aggregation = _argument(run, "aggregation", "union")
+        points.append((words.neuron_words(run.neurons, run.sets, aggregation), []))
     points += words.change_points(changes, summary)
     if run.checks is not None:
         points.append(words.check_point(run.checks))
-    knows = None if run.knowledge is None else run.knowledge.knows
     return Section("Summary", words=[words.conclusion(changes, knows)], points=points)
 
 
 def _settings(run: RunFolder) -> dict[str, str]:
     facts: dict[str, str] = {}
-    scores, neurons = run.attributions, run.neurons
     if run.knowledge is not None:
         facts["Questions"] = _counted(run.knowledge.table["dimension"])
         facts["Answers"] = f"{run.knowledge.spelling.yes!r} and {run.knowledge.spelling.no!r}"
-    if scores is not None:
-        facts |= _attribution_facts(scores)
-    if neurons is not None:
+    if run.attributions is not None:
+        facts |= _attribution_facts(run.attributions)
+    if run.neurons is not None:
+        neurons = run.neurons
         facts["Selection"] = f"tau {neurons.tau}, beta {neurons.beta}: {neurons.origin}"
-    elif thresholds := [f"{n} {v}" for n in ("tau", "beta") if (v := _argument(run, n, None))]:
-        facts["Thresholds"] = ", ".join(thresholds)
-    conditions = {name: several for name, several in run.results.items() if several}
-    if conditions:
-        facts["Conditions"] = ", ".join(conditions)
-        facts |= {f"Benchmark {one.key}": _measured(one) for one in next(iter(conditions.values()))}
-    if any(name.startswith("random ") for name in conditions):
+    else:
+        thresholds = [f"{n} {v}" for n in ("tau", "beta") if (v := _argument(run, n, None))]
+        if thresholds:
+            facts["Thresholds"] = ", ".join(thresholds)
+    measured = {name: results for name, results in run.results.items() if results}
+    if measured:
+        facts["Conditions"] = ", ".join(measured)
+        first = next(iter(measured.values()))
+        facts |= {f"Benchmark {result.key}": _result_facts(result) for result in first}
+    if any(info.role == "control" for info in conditions_of(measured).values()):
         facts["Random control"] = _WEAK
     return facts
 
 
-def _attribution_facts(scores: Attributions) -> dict[str, str]:
-    how = scores.settings
-    precision = f"tol {how.tol:g}" if how.tol is not None else f"{how.n_steps} steps"
-    gap = float(scores.relative_gap.max())
+def _attribution_facts(attributions: Attributions) -> dict[str, str]:
+    settings = attributions.settings
+    template = settings.template
+    precision = f"{settings.n_steps} steps" if settings.tol is None else f"tol {settings.tol:g}"
+    gap = float(attributions.relative_gap.max())
     return {
-        "Prompt": f"{how.template.system} | {how.template.instruction}",
-        "Attributed": f"{how.objective} of the right answer, site {how.site}, last position",
-        "Quadrature": f"{how.rule}, {precision}; largest completeness gap {gap:.1e}",
+        "Prompt": f"{template.system} | {template.instruction}",
+        "Attributed": f"{settings.objective} of the right answer, site {settings.site}, "
+        "last position",
+        "Quadrature": f"{settings.rule}, {precision}; largest completeness gap {gap:.1e}",
     }
 
 
-def _measured(one: EvaluationResult) -> str:
+def _result_facts(result: EvaluationResult) -> str:
     return (
-        f"{len(one.items)} items, protocol {one.protocol}, {Path(one.source).name}; "
-        f"{one.n_bootstrap} resamples, seed {one.seed}"
+        f"{len(result.items)} items, protocol {result.protocol}, {Path(result.source).name}; "
+        f"{result.n_bootstrap} resamples, seed {result.seed}"
     )
 
 
@@ -130,44 +138,44 @@ def _counted(values: Iterable[str]) -> str:
     return f"{counts.sum()}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _knowledge(found: Knowledge | None, figures: Figures) -> Section:
+def _knowledge(knowledge: Knowledge | None, figures: Figures) -> Section:
     title = "What the model knows"
-    if found is None:
+    if knowledge is None:
         return Section(title)
-    parts = [found.summary(), found.summary("dimension"), found.summary("kind")]
-    groups = pd.concat(parts).rename_axis("questions").reset_index()
+    summaries = [knowledge.summary(), *map(knowledge.summary, ("dimension", "kind"))]
+    groups = pd.concat(summaries).rename_axis("questions").reset_index()
     columns = ["dimension", "kind", "text", "answer", "said", "right", "p_yes", "p_no", "mass"]
-    every: Any = found.table[columns]
-    shown = [one.rename(columns=_PROBABILITIES) for one in (groups, every)]
+    answers = pd.DataFrame(knowledge.table[columns])
     tables = [
-        Table("Answers by group of questions", shown[0], _GROUPS),
-        Table(f"The {len(every)} questions", shown[1]),
+        Table("Answers by group of questions", groups.rename(columns=_PROBABILITIES), _GROUPS),
+        Table(f"The {len(answers)} questions", answers.rename(columns=_PROBABILITIES)),
     ]
-    return Section(title, figures=_some(figures, _KNOWS), tables=tables)
+    return Section(title, figures=_chosen(figures, _KNOWLEDGE), tables=tables)
 
 
 def _neurons(run: RunFolder, figures: Figures) -> Section:
     if run.neurons is None:
         return Section("Neurons")
-    said = [] if run.tokens is not None else [_NO_TOKENS]
+    lines = [_NO_TOKENS] if run.tokens is None else []
     tables = [Table(f"The {len(run.neurons)} neurons", _neuron_table(run, run.neurons), _SCORES)]
     if len(run.sets) > 1:
         tables.insert(0, Table("What the dimensions' neurons share", overlap(run.sets)))
-    return Section("Neurons", words=said, figures=_some(figures, _FOUND), tables=tables)
+    return Section("Neurons", words=lines, figures=_chosen(figures, _NEURONS), tables=tables)
 
 
 def _neuron_table(run: RunFolder, neurons: NeuronSet) -> pd.DataFrame:
-    members = {name: set(one) for name, one in run.sets.items()}
-    found = [", ".join(name for name, own in members.items() if one in own) for one in neurons]
-    table = pd.DataFrame({"layer": [one.layer for one in neurons]})
-    table["neuron"] = [one.index for one in neurons]
-    if members:
-        table["dimensions"] = found
+    table = pd.DataFrame(neurons.neurons, columns=["layer", "neuron"])
+    if run.sets:
+        members = {dimension: set(selected) for dimension, selected in run.sets.items()}
+        table["dimensions"] = [
+            ", ".join(dimension for dimension, selected in members.items() if neuron in selected)
+            for neuron in neurons
+        ]
     if run.attributions is not None:
         table["score"] = _at(100 * run.attributions.scores.mean(0), neurons)
         if neurons.tau is not None:
-            counts = saliency_counts(run.attributions, neurons.tau)
-            table["salient"] = [int(n) for n in _at(counts, neurons)]
+            counts = _at(saliency_counts(run.attributions, neurons.tau), neurons)
+            table["salient"] = [int(count) for count in counts]
     if run.tokens is not None:
         for side in ("promotes", "suppresses"):
             table[side] = _tokens(run.tokens, neurons, side)
@@ -175,15 +183,16 @@ def _neuron_table(run: RunFolder, neurons: NeuronSet) -> pd.DataFrame:
 
 
 def _at(values: Float[Tensor, "layer d_mlp"], neurons: NeuronSet) -> list[float]:
-    return [float(values[one.layer, one.index]) for one in neurons]
+    return [float(values[neuron.layer, neuron.index]) for neuron in neurons]
 
 
 def _tokens(tokens: pd.DataFrame, neurons: NeuronSet, side: str) -> list[tuple[str, ...]]:
-    found: dict[tuple[int, int], list[str]] = {}
-    for row in sorted(tokens.to_dict("records"), key=lambda one: one["rank"]):
-        if row["side"] == side and row["rank"] <= _N_TOKENS:
-            found.setdefault((row["layer"], row["index"]), []).append(str(row["token"]))
-    return [tuple(found.get((one.layer, one.index), ())) for one in neurons]
+    """The first tokens of each neuron on one side, in the order of their rank."""
+    leading = tokens[tokens["side"].eq(side) & tokens["rank"].le(_N_TOKENS)].sort_values("rank")
+    by_neuron: dict[tuple[int, int], list[str]] = {}
+    for row in leading.to_dict("records"):
+        by_neuron.setdefault((row["layer"], row["index"]), []).append(str(row["token"]))
+    return [tuple(by_neuron.get(tuple(neuron), ())) for neuron in neurons]
 
 
 def _specificity(run: RunFolder, figures: Figures) -> Section:
@@ -192,7 +201,7 @@ def _specificity(run: RunFolder, figures: Figures) -> Section:
         return Section(title)
     return Section(
         title,
-        figures=_some(figures, _ELSE),
+        figures=_chosen(figures, _SPECIFICITY),
         tables=[
             Table("Sets that should differ from the know-bias neurons", run.specificity.overlaps),
             Table(
@@ -205,26 +214,27 @@ def _specificity(run: RunFolder, figures: Figures) -> Section:
 
 
 def _changes(changes: Sequence[words.Change], summary: pd.DataFrame, figures: Figures) -> Section:
-    elsewhere = (*_KNOWS, *_LOOKED, *_FOUND, *_ELSE)
-    shown = _some(figures, [name for name in figures if name not in elsewhere])
+    elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY)
+    figures = _chosen(figures, [name for name in figures if name not in elsewhere])
     tables = [Table("Every headline metric", summary, _PAIRED)] if len(summary) else []
     if changes:
         tables.insert(0, Table("How much nearer to the best value", words.table(changes), _GAIN))
-    return Section("What changed", figures=shown, tables=tables)
+    return Section("What changed", figures=figures, tables=tables)
 
 
 def _checks(run: RunFolder) -> Section:
     title = "The doctor's checks"
     if run.checks is None:
         return Section(title, words=["This folder has no checks.json: `kb-lens doctor` makes it."])
+    # More than a base, a method and its control: the doctor looks at the first method.
     note = "Of several factors the first is examined." if len(run.results) > 3 else ""
-    asked = "Should the results be believed?"
-    return Section(title, tables=[Table(asked, run.checks, note, marked="status")])
+    title_of_table = "Should the results be believed?"
+    return Section(title, tables=[Table(title_of_table, run.checks, note, marked="status")])
 
 
-def _argument(run: RunFolder, name: str, otherwise: Any) -> Any:
-    return run.record.get("arguments", {}).get(name, otherwise)
+def _argument(run: RunFolder, name: str, default: Any) -> Any:
+    return run.record.get("arguments", {}).get(name, default)
 
 
-def _some(figures: Figures, names: Iterable[str]) -> Figures:
+def _chosen(figures: Figures, names: Iterable[str]) -> Figures:
     return {name: figures[name] for name in names if name in figures}

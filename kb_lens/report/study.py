@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
-from kb_lens.report.page import Section, Table, is_number, said
-from kb_lens.report.words import ABILITY, Point, interval
-from kb_lens.statistics import Metric
-from kb_lens.studies.experiments import Experiment
+from kb_lens.report.page import Section, Table, is_number, setting_text
+from kb_lens.report.words import CHANGE, Point, first_few
+from kb_lens.statistics import Metric, MetricInfo, interval_text
+from kb_lens.studies.tables import Experiment
 
 _HEADLINES = (
     "The headline metrics of the base model and of each case; results.parquet has the others and "
     "the random draws. Difference: from the base model, on the same items, with its 95 % paired "
     "bootstrap interval."
 )
-_ABOUT_SETS = ("n_neurons", "control", "influence_ratio")
-"""Columns before the results that do not name a case."""
-_NAMED = 6
-"""At most so many cases are named in the summary."""
+_NOT_LABELS = ("n_neurons", "control", "influence_ratio", "role", "control_of", "draw")
+"""Columns before the results that do not say which case a row is of."""
+_P = 0.05
+"""What is usual; the tables have the exact numbers."""
 
 
 def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[Section]:
     """The parts of a report on a study."""
     settings = dict(study.settings)
-    benchmarks = settings.pop("benchmarks", {})
-    settings |= {f"benchmark {key}": one for key, one in benchmarks.items()}
+    for key, benchmark in settings.pop("benchmarks", {}).items():
+        settings[f"benchmark {key}"] = benchmark
     facts = {
-        name.replace("_", " "): "varies" if value is None else said(value)
+        name.replace("_", " "): "varies" if value is None else setting_text(value)
         for name, value in settings.items()
     }
-    tables = [Table(name.replace("_", " ").capitalize(), t) for name, t in _tables(study).items()]
+    tables = [
+        Table(name.replace("_", " ").capitalize(), table) for name, table in _tables(study).items()
+    ]
+    subjects = [_Subject.read(study, key) for key in _keys(study)]
+    points = [_point(subject) for subject in subjects]
     return [
-        Section("Summary", words=[_conclusion(study)], points=_points(study)),
+        Section("Summary", [_conclusion(subjects)], [*points, *_control_points(study)]),
         Section("Method settings", facts=facts),
         Section("Figures", figures=figures),
         Section("Tables", tables=[replace(tables[0], note=_HEADLINES), *tables[1:]]),
@@ -46,33 +50,32 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
 
 def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
     """The headline metrics without the random draws, which are in the tests; the other tables."""
-    results: Any = study.headline()
-    base = results["difference"].isna().to_numpy()
-    label = _label_columns(results)[0]
+    results = study.headline()
+    results = results[results["role"].ne("control")]
+    label = label_columns(results)[0]
     if not is_number(results[label]):
-        results.loc[base, label] = "base model"
-    kept = results.iloc[sorted([*base.nonzero()[0], *_own_cases(results)])]
-    tables = {**study.tables, "results": kept.dropna(axis="columns", how="all")}
+        words = results[label].mask(results["role"].eq("base"), "base model")
+        results = results.assign(**{label: words})
+    tables = {**study.tables, "results": results.dropna(axis="columns", how="all")}
     return {name: _words_first(table) for name, table in tables.items()}
 
 
-def _words_first(table: Any) -> pd.DataFrame:
+def _words_first(table: pd.DataFrame) -> pd.DataFrame:
     """Without the costs of the tests, which are a row of the results each."""
-    kept = [column for column in table if not str(column).endswith(" change")]
-    return table[sorted(kept, key=lambda column: is_number(table[column]))]
+    columns = [column for column in table if not str(column).endswith(" change")]
+    return table[sorted(columns, key=lambda column: is_number(table[column]))]
 
 
-def _own_cases(results: pd.DataFrame) -> list[int]:
-    """Where in a study's results its cases are, without the base model and the random draws."""
-    rows = results.to_dict("records")
-    return [
-        i for i, row in enumerate(rows) if not bool(pd.isna(row["difference"])) and not _drawn(row)
-    ]
+def label_columns(results: pd.DataFrame) -> list[str]:
+    """The columns that say which case a row is of."""
+    columns = [str(column) for column in results]
+    before_results = columns[: columns.index("benchmark")]
+    labels = [column for column in before_results if column not in _NOT_LABELS]
+    # The label of a method says it all; its other columns are about the controls.
+    return ["method"] if "method" in labels else labels
 
 
-def _drawn(row: Mapping[Any, Any]) -> bool:
-    control = row.get("control")
-    return not bool(pd.isna(control)) or str(row.get("set", "")).startswith("random ")
+# -- what the cases changed --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -90,108 +93,108 @@ class _Case:
         return self.change.low > 0 or self.change.high < 0
 
     def __str__(self) -> str:
-        way = {True: ", nearer to", False: ", away from", None: ""}[self.nearer]
-        best = way and f"{way} the best value"
-        return (
-            f"{self.name}: {interval(self.change.value, self.change.low, self.change.high)}{best}"
-        )
+        direction = {
+            True: ", nearer to the best value",
+            False: ", away from the best value",
+            None: "",
+        }
+        change = interval_text(self.change.value, self.change.low, self.change.high, CHANGE)
+        return f"{self.name}: {change}{direction[self.nearer]}"
 
 
-def _conclusion(study: Experiment) -> str:
-    """Whether the cases change the bias benchmarks at all."""
-    results = study.tables["results"]
-    keys = [key for key in _keys(study) if not _first(key, results)[0].startswith(ABILITY)]
-    cases = [case for key in keys for case in _cases(study, key)]
-    clear = [case for case in cases if case.clear]
-    if not cases:
-        return "No bias benchmark was measured: nothing is said of debiasing."
-    of = f"of {len(cases)} differences from the base model (a case on a bias benchmark's metric)"
-    if not clear:
-        return f"No effect on bias is shown: none {of} has a 95 % interval clear of 0."
-    nearer = sum(case.nearer is True for case in clear)
-    return (
-        f"By its 95 % interval {len(clear)} {of} is clear of 0, {nearer} nearer to the best value "
-        f"and {len(clear) - nearer} not; {0.05 * len(cases):.1f} would be so by chance. Whether "
-        "random neurons do the same is for the tests against random draws to say, if there are any."
+class _Subject(NamedTuple):
+    """A benchmark's first metric, and what it became in every case."""
+
+    key: str
+    metric: str
+    info: MetricInfo | None
+    base: Mapping[Any, Any]
+    cases: Sequence[_Case]
+
+    @classmethod
+    def read(cls, study: Experiment, key: str) -> _Subject:
+        """The rows of a benchmark in a study's results."""
+        results = study.tables["results"]
+        metric, info = _first(key, results)
+        rows = results[results["benchmark"].eq(key) & results["metric"].eq(metric)]
+        base = rows[rows["role"].eq("base")].to_dict("records")[0]
+        best = None if info is None else info.best
+        labels = label_columns(results)
+        cases = [
+            _case(row, labels, base["value"], best)
+            for row in rows[rows["role"].eq("method")].to_dict("records")
+        ]
+        return cls(key, metric, info, base, cases)
+
+
+def _case(row: Mapping[Any, Any], labels: Sequence[str], base: float, best: float | None) -> _Case:
+    change = Metric(
+        row["difference"], row["difference_low"], row["difference_high"], n=int(row["n"])
     )
+    nearer = None if best is None else abs(row["value"] - best) < abs(base - best)
+    return _Case(", ".join(_label_words(row, labels)), change, nearer)
 
 
-def _points(study: Experiment) -> list[Point]:
-    """What a study's cases changed, by each benchmark's first metric, and against the controls."""
-    points = [_point(study, key) for key in _keys(study)]
-    return [*points, *_control_points(study)]
+def _label_words(row: Mapping[Any, Any], labels: Sequence[str]) -> Iterator[str]:
+    for name in labels:
+        value = row[name]
+        if isinstance(value, str):
+            yield value
+        elif not pd.isna(value):
+            yield f"{name.replace('_', ' ')} {value:g}"
 
 
 def _keys(study: Experiment) -> list[str]:
     return list(dict.fromkeys(study.tables["results"]["benchmark"]))
 
 
-def _first(key: str, table: pd.DataFrame) -> tuple[str, float | None]:
-    """A benchmark's first metric and its best value."""
-    named = named_by(key)
-    if named is not None:
-        return next(iter(formulas(*named).headline.items()))
-    return next(
-        str(m) for k, m in zip(table["benchmark"], table["metric"], strict=True) if k == key
-    ), None
+def _first(key: str, table: pd.DataFrame) -> tuple[str, MetricInfo | None]:
+    """A benchmark's first metric and what it is; of a benchmark that is not listed, its name."""
+    benchmark = named_by(key)
+    if benchmark is None:
+        return str(table.loc[table["benchmark"].eq(key), "metric"].iloc[0]), None
+    definition = formulas(*benchmark)
+    metric = definition.headline[0]
+    return metric, definition.describe(metric)
 
 
-def _rows(study: Experiment, key: str, metric: str) -> tuple[dict[Any, Any], list[dict[Any, Any]]]:
-    """The base model's row of a metric, and those of the cases."""
-    results = study.tables["results"]
-    own = set(_own_cases(results))
-    rows = [
-        (i, row)
-        for i, row in enumerate(results.to_dict("records"))
-        if (row["benchmark"], row["metric"]) == (key, metric)
+def _conclusion(subjects: Sequence[_Subject]) -> str:
+    """Whether the cases change the bias benchmarks at all."""
+    cases = [
+        case
+        for subject in subjects
+        if subject.info is None or subject.info.role == "bias"
+        for case in subject.cases
     ]
-    base = next(row for _, row in rows if bool(pd.isna(row["difference"])))
-    return base, [row for i, row in rows if i in own]
-
-
-def _cases(study: Experiment, key: str) -> list[_Case]:
-    results = study.tables["results"]
-    metric, best = _first(key, results)
-    base, rows = _rows(study, key, metric)
-    labels = _label_columns(results)
-    found = []
-    for row in rows:
-        ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-        nearer = None if best is None else abs(row["value"] - best) < abs(base["value"] - best)
-        found.append(_Case(_name(row, labels), Metric(*ends, n=int(row["n"])), nearer))
-    return found
-
-
-def _point(study: Experiment, key: str) -> Point:
-    metric, best = _first(key, study.tables["results"])
-    base, _ = _rows(study, key, metric)
-    cases = _cases(study, key)
-    clear = [str(case) for case in cases if case.clear]
-    aim = "" if best is None else f", best {best:g}"
+    if not cases:
+        return "No bias benchmark was measured: nothing is said of debiasing."
+    clear = [case for case in cases if case.clear]
+    total = f"of {len(cases)} differences from the base model (a case on a bias benchmark's metric)"
+    if not clear:
+        return f"No effect on bias is shown: none {total} has a 95 % interval clear of 0."
+    nearer = sum(case.nearer is True for case in clear)
+    by_chance = 0.05 * len(cases)
     return (
-        f"{key} {metric} (base model {base['value']:.2f} [{base['low']:.2f}, {base['high']:.2f}]"
-        f"{aim}, n = {base['n']:.0f}): {len(clear) or 'none'} of {len(cases)} cases "
-        f"{'differ' if len(clear) > 1 else 'differs'} from the base model{':' if clear else '.'}",
-        _first_few(clear),
+        f"By its 95 % interval {len(clear)} {total} is clear of 0, {nearer} nearer to the best "
+        f"value and {len(clear) - nearer} not; {by_chance:.1f} would be so by chance. Whether "
+        "random neurons do the same is for the tests against random draws to say, if there are any."
     )
 
 
-def _first_few(names: Sequence[str]) -> list[str]:
-    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
-    return [*names[:_NAMED], *more]
-
-
-def _label_columns(results: pd.DataFrame) -> list[str]:
-    """The columns that say which case a row is of."""
-    columns = [str(column) for column in results]
-    own = [c for c in columns[: columns.index("benchmark")] if c not in _ABOUT_SETS]
-    return ["method"] if "method" in own else own
-
-
-def _name(row: Mapping[Any, Any], labels: Sequence[str]) -> str:
-    said = [(name, row[name]) for name in labels if not pd.isna(row[name])]
-    words = [v if isinstance(v, str) else f"{name.replace('_', ' ')} {v:g}" for name, v in said]
-    return ", ".join(words)
+def _point(subject: _Subject) -> Point:
+    """What a study's cases changed, by a benchmark's first metric."""
+    base = subject.base
+    clear = [str(case) for case in subject.cases if case.clear]
+    best = (
+        "" if subject.info is None or subject.info.best is None else f", best {subject.info.best:g}"
+    )
+    differ = "differ" if len(clear) > 1 else "differs"
+    value = interval_text(base["value"], base["low"], base["high"])
+    sentence = (
+        f"{subject.key} {subject.metric} (base model {value}{best}, n = {base['n']:.0f}): "
+        f"{len(clear) or 'none'} of {len(subject.cases)} cases {differ} from the base model"
+    )
+    return sentence + (":" if clear else "."), first_few(clear)
 
 
 def _control_points(study: Experiment) -> list[Point]:
@@ -204,17 +207,20 @@ def _control_points(study: Experiment) -> list[Point]:
         for row in tests.to_dict("records")
         if row["metric"] == _first(row["benchmark"], tests)[0]
     ]
-    beyond = [row for row in rows if row["p"] <= 0.05 and row["low"] > 0]
-    least = 1 / (1 + max(row["n_controls"] for row in rows))
-    said = (
+    beyond = [row for row in rows if row["p"] <= _P and row["low"] > 0]
+    sentence = (
         f"In {len(beyond)} of {len(rows)} tests against random draws the gain is clear of 0 and "
-        "p is at most 0.05."
+        f"p is at most {_P}."
     )
-    if least > 0.05:
-        said += f" So few draws cannot show more: p cannot be below {least:.2g}."
-    names = [
-        f"{row['method']} on {row['benchmark']}, against {row['control']}: p = {row['p']:.2g}, "
-        f"gain {interval(row['gain'], row['low'], row['high'])}"
-        for row in beyond
-    ]
-    return [(said, _first_few(names))]
+    most_draws = max(row["n_controls"] for row in rows)
+    least_p = 1 / (1 + most_draws)
+    if least_p > _P:
+        sentence += f" So few draws cannot show more: p cannot be below {least_p:.2g}."
+    lines = []
+    for row in beyond:
+        gain = interval_text(row["gain"], row["low"], row["high"], CHANGE)
+        lines.append(
+            f"{row['method']} on {row['benchmark']}, against {row['control']}: "
+            f"p = {row['p']:.2g}, gain {gain}"
+        )
+    return [(sentence, first_few(lines))]

@@ -11,49 +11,48 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from kb_lens.benchmarks.catalogue import formulas
+from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.evaluation.comparison import gain
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.neurons import NeuronSet
-from kb_lens.statistics import Metric
+from kb_lens.statistics import Metric, MetricRole, interval_text
 
 Point = tuple[str, Sequence[str]]
 """A sentence, and those below it."""
-ABILITY = ("acc", "perplexity")
-"""How the names of metrics begin that say what a model can do, not how biased it is."""
-_FLUENCY = "logprob_per_token"
-_NAMED = 6
-"""At most so many cases are named in a sentence."""
+CHANGE = "+z.2f"
+"""How a change is written: signed, and never as a negative zero."""
+# More cases than this make a sentence that nobody reads to its end.
+N_LISTED = 6
 
 
-def neuron_words(neurons: NeuronSet, sets: Mapping[str, NeuronSet], joined: str) -> str:
+def neuron_words(neurons: NeuronSet, sets: Mapping[str, NeuronSet], aggregation: str) -> str:
     """How many neurons there are, in all and per dimension."""
     total = neurons.n_layers * neurons.d_mlp
-    thresholds = [(n, v) for n in ("tau", "beta") if (v := getattr(neurons, n)) is not None]
-    at = "".join(f", {name} {100 * value:g} %" for name, value in thresholds)
-    parts = ", ".join(f"{name} {len(one)}" for name, one in sets.items())
+    share = 100 * len(neurons) / total
+    thresholds = ""
+    for name, threshold in (("tau", neurons.tau), ("beta", neurons.beta)):
+        if threshold is not None:
+            thresholds += f", {name} {100 * threshold:g} %"
+    sizes = ", ".join(f"{dimension} {len(members)}" for dimension, members in sets.items())
     return (
-        f"{len(neurons)} of {total:,} neurons ({100 * len(neurons) / total:.2g} %) were selected "
-        f"({joined} of the dimensions{at}): {parts}."
+        f"{len(neurons)} of {total:,} neurons ({share:.2g} %) were selected "
+        f"({aggregation} of the dimensions{thresholds}): {sizes}."
     )
 
 
 def check_point(checks: pd.DataFrame) -> Point:
     """How the checks went, and what those say that did not pass."""
-    rows = checks.to_dict("records")
-    every = [str(row["status"]) for row in rows]
-    counts = ", ".join(f"{every.count(status)} {status}" for status in dict.fromkeys(every))
-    bad = [row for row in rows if row["status"] in ("failed", "warning")]
-    said = [f"{row['check']} ({row['status']}): {row['finding']} {row['advice']}" for row in bad]
-    return f"The doctor's {len(rows)} checks: {counts}.", [one.strip() for one in said]
+    counts = checks["status"].value_counts(sort=False)
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
+    lines = []
+    for row in checks.to_dict("records"):
+        if row["status"] in ("failed", "warning"):
+            line = f"{row['check']} ({row['status']}): {row['finding']} {row['advice']}"
+            lines.append(line.strip())
+    return f"The doctor's {len(checks)} checks: {summary}.", lines
 
 
-def interval(value: float, low: float, high: float) -> str:
-    """A change with the ends of its interval."""
-    return f"{value:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
-
-
-# -- a run: base, enhanced, random -------------------------------------------------------------
+# -- a run: base, methods, controls ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,10 @@ class Change:
     """The result's key."""
     metric: str
     """The benchmark's first metric that has a best value."""
+    role: MetricRole
+    """What that metric says: how biased the model is, or what it can do."""
     best: float
-    """That value."""
+    """The metric's best value."""
     before: float
     """The metric of the base model."""
     after: float
@@ -91,47 +92,61 @@ class Change:
             return "no change shown"
         if self.beyond is None:
             return "nearer to its best value, no random control"
-        more = "more than random" if self.specific else "not shown to be more than random"
-        return f"nearer to its best value, {more}"
+        if self.specific:
+            return "nearer to its best value, more than random"
+        return "nearer to its best value, not shown to be more than random"
 
 
 def changes(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0) -> list[Change]:
-    """What every condition did to each benchmark's first metric that has a best value.
+    """What every method did to each benchmark's first metric that has a best value.
 
     Args:
-        results: Condition -> its results: ``base``, and beside a condition ``random <condition>``,
-            its control.
+        results: Condition -> its results. Which is the base and which a control they say
+            themselves (`conditions_of`); where they do not, the first is the base and the others
+            are methods. Of several random draws of a control the first counts.
         seed: Of the bootstraps.
     """
-    base = {one.key: one for one in results.get("base", [])}
-    found = []
-    for name, several in results.items():
-        if name == "base" or name.startswith("random "):
+    by_key = {name: {r.key: r for r in measured} for name, measured in results.items()}
+    conditions = conditions_of(results)
+    base: dict[str, EvaluationResult] = {}
+    controls: dict[str, dict[str, EvaluationResult]] = {}
+    for name, info in conditions.items():
+        if info.role == "base":
+            base = base or by_key[name]
+        elif info.role == "control" and info.control_of is not None:
+            controls.setdefault(info.control_of, by_key[name])
+    rows = []
+    for name, info in conditions.items():
+        if info.role != "method":
             continue
-        controls = {one.key: one for one in results.get(f"random {name}", [])}
-        for after in several:
-            best = formulas(after.benchmark, after.protocol).headline
-            judged = [m for m in best if best[m] is not None and m in after.metrics]
-            if after.key in base and judged:
-                pair = base[after.key], after, controls.get(after.key)
-                found.append(_change(name, *pair, judged[0], best[judged[0]] or 0.0, seed))
-    return found
+        for key, after in by_key[name].items():
+            if key in base:
+                control = controls.get(name, {}).get(key)
+                rows += _change(name, base[key], after, control, seed)
+    return rows
 
 
 def _change(
-    name: str,
+    condition: str,
     before: EvaluationResult,
     after: EvaluationResult,
     control: EvaluationResult | None,
-    metric: str,
-    best: float,
     seed: int,
-) -> Change:
-    return Change(
-        condition=name,
+) -> Iterator[Change]:
+    """The change of the first metric that has a best value; none where the benchmark has none."""
+    definition = formulas(after.benchmark, after.protocol)
+    judged = [metric for metric in definition.judged if metric in after.metrics]
+    if not judged:
+        return
+    metric = judged[0]
+    info = definition.describe(metric)
+    assert info.best is not None  # that is what makes a metric a judged one
+    yield Change(
+        condition=condition,
         benchmark=after.key,
         metric=metric,
-        best=best,
+        role=info.role,
+        best=info.best,
         before=before.metrics[metric].value,
         after=after.metrics[metric].value,
         gain=gain(before, after, metric, seed=seed),
@@ -139,18 +154,18 @@ def _change(
     )
 
 
-def table(found: Iterable[Change]) -> pd.DataFrame:
+def table(rows: Iterable[Change]) -> pd.DataFrame:
     """One row a change; `gain` and `beyond` with the ends of their intervals."""
     nothing = Metric(*3 * [float("nan")], n=0)
+    columns = ("condition", "benchmark", "metric", "verdict", "best", "before", "after")
     return pd.DataFrame(
         {
-            **{name: getattr(one, name) for name in ("condition", "benchmark", "metric")},
-            **{name: getattr(one, name) for name in ("verdict", "best", "before", "after")},
-            **_ends("gain", one.gain),
-            **_ends("beyond", one.beyond or nothing),
-            "n": one.gain.n,
+            **{column: getattr(change, column) for column in columns},
+            **_ends("gain", change.gain),
+            **_ends("beyond", change.beyond or nothing),
+            "n": change.gain.n,
         }
-        for one in found
+        for change in rows
     )
 
 
@@ -158,81 +173,106 @@ def _ends(name: str, metric: Metric) -> dict[str, float]:
     return {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
 
 
-def conclusion(found: Sequence[Change], knows: bool | None) -> str:
+def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     """Whether debiasing is shown, in a sentence or two.
 
     Args:
-        found: What `changes` found.
+        rows: What `changes` returned.
         knows: Whether the model knows the answers; None if that is not known.
     """
-    bias = [one for one in found if not one.metric.startswith(ABILITY)]
-    shown, away = [one for one in bias if one.specific], [one for one in bias if one.gain.high < 0]
+    bias = [change for change in rows if change.role == "bias"]
     if not bias:
         return "No enhanced model was measured on a bias benchmark: nothing is said of debiasing."
-    of = f"of {len(bias)} comparisons (a factor on a bias benchmark)"
-    nearer = "come nearer to its best value by more than random neurons move it"
-    said = [f"No debiasing is shown: in none {of} did the metric {nearer}, by 95 % intervals."]
-    if shown:
-        said = [
-            f"In {len(shown)} {of} the metric did {nearer}, by 95 % intervals: {_named(shown)}."
+    nearer = [change for change in bias if change.specific]
+    away = [change for change in bias if change.gain.high < 0]
+    total = f"of {len(bias)} comparisons (a factor on a bias benchmark)"
+    come = "come nearer to its best value by more than random neurons move it"
+    if nearer:
+        sentences = [
+            f"In {len(nearer)} {total} the metric did {come}, by 95 % intervals: {_names(nearer)}.",
+            "Some of many comparisons pass by chance; the intervals do not allow for that.",
         ]
-        said += ["Some of many comparisons pass by chance; the intervals do not allow for that."]
+    else:
+        sentences = [
+            f"No debiasing is shown: in none {total} did the metric {come}, by 95 % intervals."
+        ]
     if away:
-        said.append(f"In {len(away)} it moved further away: {_named(away)}.")
-    if shown and knows is False:
-        said.append("The model does not know the answers: this is no effect of knowing bias.")
-    return " ".join(said)
+        sentences.append(f"In {len(away)} it moved further away: {_names(away)}.")
+    if nearer and knows is False:
+        sentences.append("The model does not know the answers: this is no effect of knowing bias.")
+    return " ".join(sentences)
 
 
-def _named(found: Sequence[Change]) -> str:
-    return _listed([f"{one.condition} on {one.benchmark}" for one in found])
+def _names(rows: Sequence[Change]) -> str:
+    names = [f"{change.condition} on {change.benchmark}" for change in rows]
+    rest = len(names) - N_LISTED
+    return ", ".join(names[:N_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def change_points(found: Sequence[Change], summary: pd.DataFrame) -> list[Point]:
+def first_few(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many there are besides."""
+    rest = len(lines) - N_LISTED
+    return [*lines[:N_LISTED], *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def change_points(rows: Sequence[Change], summary: pd.DataFrame) -> list[Point]:
     """What each condition changed, and what it did to the language model.
 
     Args:
-        found: What `changes` found.
-        summary: What `kb_lens.evaluation.comparison.summarize` found for the same results.
+        rows: What `changes` returned.
+        summary: What `kb_lens.evaluation.comparison.summarize` returned for the same results.
     """
     points: list[Point] = []
-    for name in dict.fromkeys(one.condition for one in found):
-        said = [_change_words(one) for one in found if one.condition == name]
-        said += _damage_words(summary.query("metric == @_FLUENCY and condition == @name"))
-        points.append((f"{name}, how much nearer each metric came to its best value (gain):", said))
+    for name in dict.fromkeys(change.condition for change in rows):
+        lines = [_change_words(change) for change in rows if change.condition == name]
+        lines += _damage_words(summary[summary["condition"].eq(name)])
+        points.append(
+            (f"{name}, how much nearer each metric came to its best value (gain):", lines)
+        )
     return points
 
 
-def _change_words(one: Change) -> str:
-    more = "" if one.beyond is None else f", minus that of random neurons {_written(one.beyond)}"
+def _change_words(change: Change) -> str:
+    beyond = ""
+    if change.beyond is not None:
+        beyond = f", minus that of random neurons {_metric_text(change.beyond)}"
     return (
-        f"{one.benchmark} {one.metric}: {one.verdict}. {one.before:.2f} to {one.after:.2f} (best "
-        f"{one.best:g}), gain {_written(one.gain)}{more}; n = {one.gain.n}."
+        f"{change.benchmark} {change.metric}: {change.verdict}. {change.before:.2f} to "
+        f"{change.after:.2f} (best {change.best:g}), gain {_metric_text(change.gain)}{beyond}; "
+        f"n = {change.gain.n}."
     )
 
 
-def _written(metric: Metric) -> str:
-    return interval(metric.value, metric.low, metric.high)
+def _metric_text(metric: Metric) -> str:
+    return interval_text(metric.value, metric.low, metric.high, CHANGE)
 
 
-def _damage_words(rows: pd.DataFrame) -> Iterator[str]:
+def _damage_words(summary: pd.DataFrame) -> Iterator[str]:
     """One sentence for every verdict, with the benchmarks that it is about."""
     verdicts: dict[str, list[str]] = {}
-    for row in rows.to_dict("records"):
+    for row in summary.to_dict("records"):
+        if not _in_nats(row["benchmark"], row["metric"]):
+            continue
         verdict = "no change shown"
         if row["difference_high"] < 0:
             verdict = "damaged, which by itself pulls bias scores to the middle"
         elif row["difference_low"] > 0:
             verdict = "the texts became likelier"
-        changed = interval(*(row[f"difference{end}"] for end in ("", "_low", "_high")))
-        verdicts.setdefault(verdict, []).append(f"{row['benchmark']} {changed}")
-    for verdict, found in verdicts.items():
+        ends = row["difference_low"], row["difference_high"]
+        change = interval_text(row["difference"], *ends, CHANGE)
+        verdicts.setdefault(verdict, []).append(f"{row['benchmark']} {change}")
+    for verdict, lines in verdicts.items():
         yield (
             f"the language model: {verdict}. Change of a token's mean log-probability: "
-            f"{'; '.join(found)}."
+            f"{'; '.join(lines)}."
         )
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _in_nats(key: str, metric: str) -> bool:
+    """Whether a row of a summary is the mean log-probability of a token."""
+    benchmark = named_by(key)
+    if benchmark is None:
+        return False
+    definition = formulas(*benchmark)
+    # How items moved has rows too, and is no metric of the benchmark.
+    return metric in definition.info and definition.info[metric].unit == "nats a token"

@@ -14,12 +14,12 @@ import plotly.graph_objects as go
 
 from kb_lens.figures.study_panels import TITLES
 from kb_lens.files import write_text
-from kb_lens.report.page import Section, render, said
+from kb_lens.report.page import Section, render, setting_text
 from kb_lens.report.run import run_sections
 from kb_lens.report.study import study_sections
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.record import load_record
-from kb_lens.studies.experiments import Experiment
+from kb_lens.studies.tables import Experiment
 
 
 def write_report(
@@ -38,10 +38,12 @@ def write_report(
         ValueError: If the folder has no results, or a damaged file.
     """
     record = load_record(folder)
-    command, model = record.get("command", "run"), record.get("model", {}).get("name", "a model")
+    command = record.get("command", "run")
+    model = record.get("model", {}).get("name", "a model")
     if (Path(folder) / "study.json").is_file():
         study = Experiment.load(folder)
-        title, command = TITLES.get(study.name, study.name), f"experiment {study.name}"
+        title = TITLES.get(study.name, study.name)
+        command = f"experiment {study.name}"
         sections = study_sections(study, figures)
     else:
         title = "Know-bias neurons"
@@ -53,15 +55,18 @@ def write_report(
 def _provenance(record: Mapping[str, Any]) -> Section:
     """How the folder came about; without ``run.json`` nobody knows."""
     if not record:
-        words = ["This folder has no run.json: how it came about is not known."]
-        return Section("Provenance", words=words)
-    machine = "Python {python}, {platform}, {cpus} CPUs"
+        unknown = "This folder has no run.json: how it came about is not known."
+        return Section("Provenance", words=[unknown])
+    machine = {"python": "?", "platform": "?", "cpus": "?", **record}
+    model = record.get("model", {})
+    versions = record.get("versions", {})
+    installed = {package: version for package, version in versions.items() if version}
     facts = {
         "command": f"kb-lens {record.get('command')}",
-        **{f"model's {name}": said(value) for name, value in record.get("model", {}).items()},
-        "arguments": said(record.get("arguments")),
-        "versions": said({k: v for k, v in record.get("versions", {}).items() if v}),
-        "machine": machine.format_map({"python": "?", "platform": "?", "cpus": "?", **record}),
-        "seconds": said(record.get("seconds")),
+        **{f"model's {name}": setting_text(value) for name, value in model.items()},
+        "arguments": setting_text(record.get("arguments")),
+        "versions": setting_text(installed),
+        "machine": "Python {python}, {platform}, {cpus} CPUs".format_map(machine),
+        "seconds": setting_text(record.get("seconds")),
     }
     return Section("Provenance", facts=facts)

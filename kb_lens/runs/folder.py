@@ -1,32 +1,33 @@
-"""A run's folder: the record of how it came about, and everything in it read back."""
+"""A run's folder, with everything in it read back."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import pandas as pd
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.specificity import Specificity
-from kb_lens.evaluation.results import EvaluationResult, load_results
+from kb_lens.evaluation.results import EvaluationResult, Role, load_results
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet
-from kb_lens.runs.record import _load_json, load_record
+from kb_lens.runs.record import load_record, read_json
+
+T = TypeVar("T")
 
 _TOKENS = ("layer", "index", "side", "rank", "token")
-
 _CHECKS = ("check", "status", "finding", "advice")
 """Columns of ``tokens.csv`` and ``checks.json`` that are needed."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What ``run``, ``identify`` or ``doctor`` wrote; parts that are not there are empty."""
+    """What ``run``, ``identify`` or ``doctor`` wrote; what is not there is empty."""
 
     attributions: Attributions | None
     """The scores."""
@@ -55,63 +56,77 @@ class RunFolder:
             ValueError: If it has nothing of a run, or a damaged file.
         """
         folder = Path(folder)
-        scores, answers = folder / "attributions.safetensors", folder / "knowledge.json"
-        attributions = Attributions.load(scores) if scores.is_file() else None
-        knowledge = Knowledge.load(answers) if answers.is_file() else None
-        sets, results = _load_sets(folder, attributions), _load_conditions(folder)
+        attributions = _load(Attributions.load, folder / "attributions.safetensors")
+        knowledge = _load(Knowledge.load, folder / "knowledge.json")
+        neurons = _load(NeuronSet.load, folder / "neurons.json")
+        sets = _load_sets(folder / "neurons", attributions)
+        if not sets and neurons is not None:
+            sets = {"all": neurons}
+        results = _load_conditions(folder)
         if not (attributions or sets or results or knowledge):
             raise ValueError(f"'{folder}' has no results: expected what `kb-lens run` wrote.")
-        there = (folder / "specificity.csv").is_file()
-        specificity = Specificity.load(folder) if there else None
-        joined = folder / "neurons.json"
+        has_specificity = (folder / "specificity.csv").is_file()
         return cls(
             attributions,
             sets,
             results,
             knowledge,
-            specificity,
-            neurons=NeuronSet.load(joined) if joined.is_file() else None,
-            tokens=_load_tokens(folder / "tokens.csv"),
-            checks=_load_checks(folder / "checks.json"),
+            specificity=Specificity.load(folder) if has_specificity else None,
+            neurons=neurons,
+            tokens=_load(_load_tokens, folder / "tokens.csv"),
+            checks=_load(_load_checks, folder / "checks.json"),
             record=load_record(folder),
         )
 
 
-def _load_tokens(path: Path) -> pd.DataFrame | None:
-    """A token may be spelled like a missing value (``NA``, ``null``) and is none."""
-    if not path.is_file():
-        return None
+def _load(read: Callable[[Path], T], path: Path) -> T | None:
+    """What a file holds; None if it is not there."""
+    return read(path) if path.is_file() else None
+
+
+def _load_tokens(path: Path) -> pd.DataFrame:
+    # A token may be spelled like a missing value (``NA``, ``null``) and is none.
     return _with_columns(pd.read_csv(path, keep_default_na=False), _TOKENS, path)
 
 
-def _load_checks(path: Path) -> pd.DataFrame | None:
-    found = _load_json(path)
-    return None if found is None else _with_columns(pd.DataFrame(found), _CHECKS, path)
+def _load_checks(path: Path) -> pd.DataFrame:
+    return _with_columns(pd.DataFrame(read_json(path)), _CHECKS, path)
 
 
 def _with_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
-    if lacking := [name for name in columns if name not in table]:
-        raise ValueError(f"'{path}' is not what kb_lens writes: no {lacking[0]!r}.")
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"'{path}' is not what kb_lens writes: no {missing[0]!r}.")
     return table
 
 
 def _load_sets(folder: Path, attributions: Attributions | None) -> dict[str, NeuronSet]:
-    """The neurons of each dimension, in the order of the questions; else the joined set alone."""
-    order = list(attributions.by_dimension()) if attributions is not None else []
-    files = {path.stem: path for path in sorted((folder / "neurons").glob("*.json"))}
-    names = [name for name in order if name in files]
-    names += [name for name in files if name not in names]
-    if names:
-        return {name: NeuronSet.load(files[name]) for name in names}
-    joined = folder / "neurons.json"
-    return {"all": NeuronSet.load(joined)} if joined.is_file() else {}
+    """The neurons of each dimension: those of the questions in their order, then the others."""
+    files = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    order = [] if attributions is None else list(attributions.by_dimension())
+    order = [dimension for dimension in dict.fromkeys([*order, *files]) if dimension in files]
+    return {dimension: NeuronSet.load(files[dimension]) for dimension in order}
 
 
 def _load_conditions(folder: Path) -> dict[str, list[EvaluationResult]]:
-    """Condition -> its results: base first, then by name, with lambda 2 before lambda 10."""
-    folders = [path.parent for path in (folder / "evaluations").glob("*/results.json")]
-    folders.sort(key=lambda path: (path.name != "base", _natural(path.name)))
-    return {path.name: list(load_results(path).values()) for path in folders}
+    """Condition -> its results: the base, the methods, the controls; lambda 2 before lambda 10."""
+    results = {
+        path.parent.name: list(load_results(path.parent).values())
+        for path in (folder / "evaluations").glob("*/results.json")
+    }
+    roles = get_args(Role)
+
+    def order(name: str) -> tuple[int, list[tuple[float, str]]]:
+        role = results[name][0].condition.role if results[name] else None
+        return roles.index(role) if role in roles else len(roles), _natural(name)
+
+    return {name: results[name] for name in sorted(results, key=order)}
+
+
+def _natural(name: str) -> list[tuple[float, str]]:
+    """A key to sort names by, with the numbers in them as numbers."""
+    pieces = re.split(r"(\d+(?:\.\d+)?)", name)
+    # Every second piece is a number; between them stand words, which no number is compared with.
+    return [(float(piece), "") if place % 2 else (0.0, piece) for place, piece in enumerate(pieces)]
 
 
 def read_conditions(
@@ -122,24 +137,19 @@ def read_conditions(
     Raises:
         ValueError: If a folder has no results, two have one name, or there are not two conditions.
     """
-    found: dict[str, list[EvaluationResult]] = {}
+    results: dict[str, list[EvaluationResult]] = {}
     for folder in map(Path, folders):
         conditions = _load_conditions(folder)
         if not conditions:
             conditions = {folder.resolve().name: list(load_results(folder).values())}
-        if twice := found.keys() & conditions.keys():
+        if repeated := results.keys() & conditions.keys():
             raise ValueError(
-                f"two folders are named {min(twice)!r}; rename one: it names the method."
+                f"two folders are named {min(repeated)!r}; rename one: it names the method."
             )
-        found |= conditions
-    if len(found) < 2:
+        results |= conditions
+    if len(results) < 2:
         raise ValueError(
-            f"nothing to compare: got {', '.join(found) or 'no folder'}. Name at least two folders "
-            "of `kb-lens evaluate`, the base first, or one of `kb-lens run`."
+            f"nothing to compare: got {', '.join(results) or 'no folder'}. Name at least two "
+            "folders of `kb-lens evaluate`, the base first, or one of `kb-lens run`."
         )
-    return found
-
-
-def _natural(name: str) -> list[tuple[int, float, str]]:
-    parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(1, float(part), "") if i % 2 else (0, 0.0, part) for i, part in enumerate(parts)]
+    return results

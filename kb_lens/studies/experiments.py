@@ -7,10 +7,8 @@ alone, so they do not depend on how often the study was interrupted or who did w
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,18 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.checks.control_tests import control_table
 from kb_lens.evaluation.comparison import compare, rank_table
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.files import moved_whole, write_text
 from kb_lens.interventions.conditions import Condition
-from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.runs.engines import run_serial
-from kb_lens.runs.unit_store import UnitStore
 from kb_lens.runs.units import Unit
+from kb_lens.store import Store
+from kb_lens.studies.lab import Lab, Plan
 from kb_lens.studies.methods import NULL_BENCHMARKS, methods
-from kb_lens.studies.plans import STUDIES, Case, Lab, Plan
+from kb_lens.studies.plans import STUDIES
+from kb_lens.studies.tables import Experiment
 
 EXPERIMENTS: dict[str, Callable[[Lab], Plan]] = {**STUDIES, "methods": methods}
 """Name -> the plan of a study."""
@@ -46,76 +44,19 @@ DEFAULT_STUDY_BENCHMARKS = {
 """What a study is measured on unless told otherwise, some with a number of items of their own;
 ``all`` stands for the other studies."""
 
-_FORMAT = "kb_lens study 1"
 BASE = Condition("base")
 
-Engine = Callable[[Mapping[str, Unit], UnitStore], None]
+Engine = Callable[[Mapping[str, Unit], Store], None]
 """Does every unit that has no result yet: see `kb_lens.runs.engines`."""
 
-
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """What a study found."""
-
-    name: str
-    """The study."""
-    settings: Mapping[str, Any]
-    """Model, weights, thresholds, lambda, seeds, benchmarks with their number of items."""
-    tables: Mapping[str, pd.DataFrame]
-    """``results``: a row a case, benchmark and metric, with the labels of the case, n_neurons,
-    value, low, high, n, and the paired difference from the base model (difference,
-    difference_low, difference_high; missing for the base model itself, whose labels are missing).
-    ``control_tests``, where the study has random controls: `control_table`, and which ``control``.
-    ``ranks``, of the methods: `rank_table`. Beside them what can be said without evaluating."""
-
-    ranked: Mapping[str, tuple[Any, Sequence[EvaluationResult]]] = field(default_factory=dict)
-    """Of the methods that are ranked: name -> what was done, and the results. Not saved with the
-    tables: `save_results` writes them."""
-
-    def headline(self, table: str = "results", n: int | None = None) -> pd.DataFrame:
-        """The rows of a table on the headline metrics of each benchmark, the first `n` of them."""
-        whole = self.tables[table]
-        wanted = {key: _headline(key)[:n] for key in whole["benchmark"].unique()}
-        rows = [
-            row for row in whole.to_dict("records") if row["metric"] in wanted[row["benchmark"]]
-        ]
-        return pd.DataFrame(rows, columns=whole.columns)
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``<table>.parquet`` for every table, and ``study.json``."""
-        folder = Path(folder)
-        for name, table in self.tables.items():
-            with moved_whole(folder / f"{name}.parquet") as part:
-                table.to_parquet(part, index=False)
-        content = {
-            "format": _FORMAT,
-            "study": self.name,
-            "settings": self.settings,
-            "tables": list(self.tables),
-        }
-        write_text(folder / "study.json", json.dumps(content, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Experiment:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the folder has no study, or a table is missing.
-        """
-        path = Path(folder) / "study.json"
-        if not path.is_file():
-            raise ValueError(f"'{folder}' has no study.json: is it a folder of `experiment`?")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            files = {name: path.parent / f"{name}.parquet" for name in content["tables"]}
-            tables = {name: pd.read_parquet(file) for name, file in files.items()}
-            return cls(content["study"], content["settings"], tables)
-        except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"'{path}' is not what kb_lens writes: {error!r}.") from error
+Job = tuple[str, str]
+"""The name of a condition, and the key of a benchmark."""
+Results = Mapping[Job, EvaluationResult]
 
 
 def n_controls(name: str) -> int:
     """How many random sets of each kind a study draws unless told otherwise."""
+    # The first number with which a permutation test can reach p = 0.05, and one for good measure.
     return 20 if name in ("methods", "right-answers") else 3
 
 
@@ -139,151 +80,138 @@ def experiment(
     Raises:
         ValueError: For an unknown study, no benchmark, or two benchmarks of one key.
     """
+    by_key = _by_key(name, benchmarks)
+    plan = EXPERIMENTS[name](lab)
+    jobs = dict(_jobs(plan, by_key, lab))
+    results = _done(jobs, lab, engine)
+    tables = {"results": _results_table(plan, results, lab), **plan.tables}
+    if tests := list(_tests(plan, by_key, results, lab.seed)):
+        tables["control_tests"] = pd.concat(tests, ignore_index=True)
+    ranked = _ranked(plan, by_key, results) if name == "methods" else {}
+    if ranked:
+        tables["ranks"] = rank_table(ranked, seed=lab.seed)
+    return Experiment(name, _settings(lab, plan, by_key), tables, ranked)
+
+
+def _by_key(name: str, benchmarks: Sequence[Benchmark]) -> dict[str, Benchmark]:
+    """The benchmarks by key; refused if the study cannot be measured on them."""
     check_name(name)
-    by_key = {one.key: one for one in benchmarks}
+    by_key = {benchmark.key: benchmark for benchmark in benchmarks}
     if not benchmarks or len(by_key) < len(benchmarks):
-        keys = ", ".join(one.key for one in benchmarks)
+        keys = ", ".join(benchmark.key for benchmark in benchmarks)
         raise ValueError(f"a study needs benchmarks, each once; got: {keys or 'none'}.")
-    names = {one.name for one in benchmarks}
-    if name == "methods" and not names & set(NULL_BENCHMARKS):
+    names = {benchmark.name for benchmark in benchmarks}
+    if name == "methods" and names.isdisjoint(NULL_BENCHMARKS):
         raise ValueError(
             f"the random controls of 'methods' are measured on {', '.join(NULL_BENCHMARKS)}: give "
             "one of these."
         )
-    plan = EXPERIMENTS[name](lab)
-    jobs = dict(_jobs(plan, by_key, lab))
-    results = _done(jobs, lab, engine)
-    rows = list(_rows(plan, jobs, results, lab))
-    labels = dict.fromkeys(name for case in plan.cases for name in _labels(case))
-    columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
-    tables = {"results": pd.DataFrame(rows, columns=list(columns)), **plan.tables}
-    if plan.tests:
-        tests = _tests(plan, by_key, results, lab.seed)
-        tables["control_tests"] = pd.concat(tests, ignore_index=True)
-    ranked = _ranked(plan, by_key, results) if name == "methods" else {}
-    if ranked:
-        several = {condition: found for condition, (_, found) in ranked.items()}
-        tables["ranks"] = rank_table(several, seed=lab.seed)
-    return Experiment(name, _settings(lab, plan, by_key), tables, ranked)
+    return by_key
 
 
-def _jobs(
-    plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab
-) -> Iterator[tuple[tuple[int | None, str], Unit]]:
-    """(case, benchmark key) -> its unit; the base model's case is None."""
+def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator[tuple[Job, Unit]]:
+    """Every condition on every benchmark that it is measured on, the base model's first."""
     for key, benchmark in benchmarks.items():
-        yield (None, key), lab.unit(BASE, benchmark)
-        for number, case in enumerate(plan.cases):
+        yield (BASE.name, key), lab.unit(BASE, benchmark)
+        for case in plan.cases:
             if case.benchmarks is None or benchmark.name in case.benchmarks:
-                yield (number, key), lab.unit(case.condition, benchmark)
+                yield (case.condition.name, key), lab.unit(case.condition, benchmark)
 
 
-def _done(
-    jobs: Mapping[tuple[int | None, str], Unit], lab: Lab, engine: Engine | None
-) -> dict[tuple[int | None, str], EvaluationResult]:
+def _done(jobs: Mapping[Job, Unit], lab: Lab, engine: Engine | None) -> dict[Job, EvaluationResult]:
     """Every job's result; jobs of one content are done once."""
     keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
     units = {key: jobs[job] for job, key in keys.items()}
     if lab.store is None:
-        found = {key: unit.work(lab.model) for key, unit in _bar(units.items(), lab.progress)}
+        bar = tqdm(units.items(), desc="units", unit="unit", disable=not lab.progress)
+        entries = {key: unit.work(lab.model) for key, unit in bar}
     else:
         run = engine or partial(_serial, model=lab.model, progress=lab.progress)
         run(units, lab.store)
-        found = {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
-    return {job: found[key] for job, key in keys.items()}
-
-
-def _serial(units: Mapping[str, Unit], store: UnitStore, *, model: Any, progress: bool) -> None:
-    run_serial(units, store, lambda unit: unit.work(model), progress=progress)
-
-
-def _bar(items: Any, progress: bool) -> Any:
-    return tqdm(list(items), desc="units", unit="unit", disable=not progress)
-
-
-def _rows(
-    plan: Plan,
-    jobs: Mapping[tuple[int | None, str], Unit],
-    results: Mapping[tuple[int | None, str], EvaluationResult],
-    lab: Lab,
-) -> Iterator[dict[str, Any]]:
-    for number, key in tqdm(jobs, desc="tables", unit="result", disable=not lab.progress):
-        result = results[number, key]
-        if number is None:
-            yield from _metric_rows({}, result)
-        else:
-            case = plan.cases[number]
-            changes = compare(results[None, key], result, seed=lab.seed).set_index("metric")
-            yield from _metric_rows(_labels(case), result, changes)
-
-
-def _tests(
-    plan: Plan,
-    benchmarks: Mapping[str, Benchmark],
-    results: Mapping[tuple[int | None, str], EvaluationResult],
-    seed: int,
-) -> Iterator[pd.DataFrame]:
-    """Every case among its random draws, on the benchmarks that the draws were measured on."""
-    number = {id(case): k for k, case in enumerate(plan.cases)}
-    for kind, (cases, draws) in plan.tests.items():
-        keys = [key for key in benchmarks if (number[id(draws[0])], key) in results]
-
-        def of(some: Sequence[Case], keys: Sequence[str] = keys) -> dict[str, Any]:
-            return {
-                case.condition.name: [results[number[id(case)], key] for key in keys]
-                for case in some
-            }
-
-        base = [results[None, key] for key in keys]
-        yield control_table(base, of(cases), of(draws), seed=seed).assign(control=kind)
-
-
-def _ranked(
-    plan: Plan,
-    benchmarks: Mapping[str, Benchmark],
-    results: Mapping[tuple[int | None, str], EvaluationResult],
-) -> dict[str, tuple[Any, list[EvaluationResult]]]:
-    """What was measured on all benchmarks; of random draws the first."""
-    drawn = {id(case) for _, several in plan.tests.values() for case in several[1:]}
-    conditions: dict[int | None, Condition] = {None: BASE} | {
-        k: case.condition
-        for k, case in enumerate(plan.cases)
-        if case.benchmarks is None and id(case) not in drawn
-    }
+        entries = {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
+    # A result is kept by content: its condition's name and role are those of the job.
     return {
-        one.name: (one.describe(), [results[k, key] for key in benchmarks])
-        for k, one in conditions.items()
+        job: replace(entries[keys[job]], condition=unit.condition.info())
+        for job, unit in jobs.items()
     }
 
 
-def _headline(key: str) -> tuple[str, ...]:
-    """The metrics of a result to look at first, by the result's key."""
-    named = named_by(key)
-    if named is None:
-        raise ValueError(f"no benchmark gives results called {key!r}.")
-    return tuple(formulas(*named).headline)
+def _serial(
+    units: Mapping[str, Unit], store: Store, *, model: HookedModel, progress: bool
+) -> None:
+    run_serial(units, store, lambda unit: unit.entry(model, store), progress=progress)
 
 
-def _labels(case: Case) -> dict[str, Any]:
-    size = {} if case.neurons is None else {"n_neurons": len(case.neurons)}
-    return {**case.labels, **size}
+def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
+    """The table ``results``, see `Experiment`: a row a condition, benchmark and metric."""
+    cases = {case.condition.name: case for case in plan.cases}
+    rows: list[dict[str, Any]] = []
+    for (name, key), result in tqdm(
+        results.items(), desc="tables", unit="result", disable=not lab.progress
+    ):
+        if name == BASE.name:
+            rows += _metric_rows({}, result)
+        else:
+            base = results[BASE.name, key]
+            changes = compare(base, result, seed=lab.seed).set_index("metric")
+            rows += _metric_rows(cases[name].row(), result, changes)
+    labels = dict.fromkeys(label for case in plan.cases for label in case.row())
+    columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _metric_rows(
     labels: Mapping[str, Any], result: EvaluationResult, changes: pd.DataFrame | None = None
 ) -> Iterator[dict[str, Any]]:
     """A row a metric; how items moved has a difference alone."""
+    condition = result.condition
+    head = {
+        **labels,
+        "role": condition.role,
+        "control_of": condition.control_of,
+        "draw": condition.draw,
+        "benchmark": result.key,
+    }
     names = list(result.metrics) if changes is None else list(changes.index)
     for name in names:
-        row: dict[str, Any] = {**labels, "benchmark": result.key, "metric": name}
-        metric = result.metrics.get(name)
-        if metric is not None:
+        row = {**head, "metric": name}
+        if (metric := result.metrics.get(name)) is not None:
             row |= {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
         if changes is not None:
             change = changes.loc[name]
             row |= {"difference": change["difference"], "n": int(change["n"])}
             row |= {"difference_low": change["low"], "difference_high": change["high"]}
         yield row
+
+
+def _tests(
+    plan: Plan, benchmarks: Mapping[str, Benchmark], results: Results, seed: int
+) -> Iterator[pd.DataFrame]:
+    """Every method among its random draws, on the benchmarks that the draws were measured on."""
+    for test, draws in plan.tests().items():
+        first = draws[0].condition
+        keys = [key for key in benchmarks if (first.name, key) in results]
+
+        def measured(name: str, keys: Sequence[str] = keys) -> list[EvaluationResult]:
+            return [results[name, key] for key in keys]
+
+        methods = {name: measured(name) for name in (str(first.control_of),)}
+        controls = {case.condition.name: measured(case.condition.name) for case in draws}
+        table = control_table(measured(BASE.name), methods, controls, seed=seed)
+        yield table.assign(role="method", control=test)
+
+
+def _ranked(
+    plan: Plan, benchmarks: Mapping[str, Benchmark], results: Results
+) -> dict[str, list[EvaluationResult]]:
+    """What was measured on all benchmarks; of the random draws of a test the first."""
+    later = {case.condition.name for draws in plan.tests().values() for case in draws[1:]}
+    names = [
+        case.condition.name
+        for case in plan.cases
+        if case.benchmarks is None and case.condition.name not in later
+    ]
+    return {name: [results[name, key] for key in benchmarks] for name in (BASE.name, *names)}
 
 
 def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:
@@ -295,8 +223,13 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         **{name: getattr(lab, name) for name in names},
         **plan.settings,
         "attribution": dict(lab.options),
-        "benchmarks": {
-            key: {"items": len(one.items), "source": Path(one.source).name, "digest": one.digest}
-            for key, one in benchmarks.items()
-        },
+        "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
+    }
+
+
+def _facts(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "items": len(benchmark.items),
+        "source": Path(benchmark.source).name,
+        "digest": benchmark.digest,
     }

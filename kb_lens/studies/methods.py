@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.control_tests import matched_factor
 from kb_lens.checks.controls import influence_ratio, random_neurons
 from kb_lens.checks.specificity import default_control, flipped
-from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.conditions import Change, Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.interventions.steering import (
@@ -24,7 +24,7 @@ from kb_lens.interventions.steering import (
 )
 from kb_lens.models.hooked import fingerprint
 from kb_lens.neurons import NeuronSet, select_neurons
-from kb_lens.studies.plans import Case, Lab, Plan
+from kb_lens.studies.lab import Case, Lab, Plan
 
 PROMPTS = {
     "prompt, be fair": "Be fair to everyone. Do not rely on stereotypes about gender, race, "
@@ -45,6 +45,8 @@ lambda brings to the damage, are measured and shown and have no part in a test."
 
 NULL_BENCHMARKS = ("stereoset", "crows_pairs", "plain_text")
 """What the many random sets are measured on."""
+# Sixty random sets on all benchmarks would take hours; damage is matched to 2 % already on so few.
+N_DAMAGE_TEXTS = 24
 
 
 def methods(lab: Lab) -> Plan:
@@ -54,27 +56,23 @@ def methods(lab: Lab) -> Plan:
     influence as well; and the latter with the lambda at which they cost as much log-probability on
     plain text as the know-bias neurons do.
     """
-    scores = lab.default()
-    neurons = lab.union(scores)
+    neurons = lab.union(lab.default())
+    enhancement = lab.case(neurons, method="enhancement")
     cases = [
-        lab.case(neurons, method="enhancement"),
+        enhancement,
         lab.case(neurons, method="enhancement, last position", positions="last"),
         *_other_site(lab),
         *_other_sets(lab, neurons),
         *(_changed(name, Prompting(text)) for name, text in PROMPTS.items()),
         *_steered(lab),
     ]
-    controls = _random_sets(lab, neurons)
-    drawn = [case for several in controls.values() for case in several]
-    tests = {
-        kind: (cases[:1], several)  # they were drawn for the enhanced neurons alone
-        for kind, several in controls.items()
-        if several and kind != "unmatched"
-    }
-    return Plan([*cases, *drawn], tests=tests)
+    # Kind after kind, as the rows of the tables are: the draws themselves are made side by side.
+    controls = list(_random_sets(lab, neurons, enhancement))
+    controls.sort(key=lambda case: list(CONTROLS).index(case.labels["control"]))
+    return Plan([*cases, *controls])
 
 
-def _changed(name: str, change: Any) -> Case:
+def _changed(name: str, change: Change) -> Case:
     return Case({"method": name}, Condition(name, change))
 
 
@@ -91,20 +89,20 @@ def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
     questions = lab.default().questions
     biased = lab.union(lab.attributions(flipped(questions)))
     plain = select_neurons(lab.attributions(default_control(questions)), lab.tau, lab.beta)
-    sets = {
+    factors = {
         "ablation of know-bias neurons": (neurons, 0.0),
         "suppression of bias neurons": (biased, 0.0),
-        "enhancement of bias neurons": (biased, None),
-        "enhancement of plain-fact neurons": (plain, None),
-        "enhancement without plain-fact neurons": (neurons - plain, None),
+        "enhancement of bias neurons": (biased, lab.lam),
+        "enhancement of plain-fact neurons": (plain, lab.lam),
+        "enhancement without plain-fact neurons": (neurons - plain, lab.lam),
     }
-    return [_scaled(lab, name, one, lam) for name, (one, lam) in sets.items()]
+    return [_scaled(name, scaled, lam) for name, (scaled, lam) in factors.items()]
 
 
-def _scaled(lab: Lab, name: str, neurons: NeuronSet, lam: float | None = None) -> Case:
-    factor = lab.lam if lam is None else lam
-    change = Scaling(neurons, factor) if len(neurons) else None
-    return Case({"method": name}, Condition(name, change), neurons)
+def _scaled(name: str, neurons: NeuronSet, lam: float) -> Case:
+    """Neurons times a factor that is no label of its own: it belongs to the method's name."""
+    change = Scaling(neurons, lam) if len(neurons) else None
+    return Case({"method": name}, Condition(name, change, "method"), neurons)
 
 
 def _steered(lab: Lab) -> list[Case]:
@@ -117,46 +115,59 @@ def _steered(lab: Lab) -> list[Case]:
 
 def _steering(lab: Lab) -> Steering:
     """The vector, kept so that a study that goes on elsewhere adds the same one to the last bit."""
-    path = Path(lab.cache_dir or ".") / f"steering-{fingerprint(lab.model)}.safetensors"
-    if lab.cache_dir is not None and path.is_file():
-        return Steering.load(path)
-    vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
-    if lab.cache_dir is not None:
+    if lab.cache_dir is None:
+        return steering_vector(lab.model, load_statements(), progress=lab.progress)
+    path = Path(lab.cache_dir) / f"steering-{fingerprint(lab.model)}.safetensors"
+    if not path.is_file():
+        vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
         vector.save(path)
-    return vector
+    return Steering.load(path)
 
 
-def _random_sets(lab: Lab, neurons: NeuronSet) -> dict[str, list[Case]]:
-    """Kind of control -> its draws."""
+def _random_sets(lab: Lab, neurons: NeuronSet, method: Case) -> Iterator[Case]:
+    """The draws, each as a control of three kinds."""
     target = _damage(lab, neurons, lab.lam)
-    found: dict[str, list[Case]] = {kind: [] for kind in CONTROLS}
-    sets = list(enumerate(lab.random_sets(neurons).values(), start=lab.seed))
-    for seed, like in tqdm(sets, desc="matching damage", disable=not lab.progress):
-        matched = matched_factor(partial(_damage, lab, like), target)
-        kinds = {
-            "layer": (random_neurons(neurons, seed=seed), lab.lam),
-            "influence": (like, lab.lam),
-            "damage" if matched.reached else "unmatched": (like, matched.lam),
-        }
-        for kind, (one, lam) in kinds.items():
-            name = f"{CONTROLS[kind]}, {seed}"
-            labels = {
-                "method": name,
-                "control": kind,
-                "lam": lam,
-                "influence_ratio": influence_ratio(one, neurons, lab.influence),
-            }
-            on = None if kind == "influence" else NULL_BENCHMARKS
-            found[kind].append(Case(labels, Condition(name, Scaling(one, lam)), one, on))
-    return found
+    draws = lab.random_sets(neurons).items()
+    for draw, alike in tqdm(draws, desc="matching damage", disable=not lab.progress):
+        matched = matched_factor(partial(_damage, lab, alike), target)
+        same_damage = "damage" if matched.reached else "unmatched"
+        layers = random_neurons(neurons, seed=draw)
+        yield _control(lab, neurons, method, "layer", draw, layers, lab.lam)
+        yield _control(lab, neurons, method, "influence", draw, alike, lab.lam)
+        yield _control(lab, neurons, method, same_damage, draw, alike, matched.lam)
+
+
+def _control(
+    lab: Lab,
+    neurons: NeuronSet,
+    method: Case,
+    kind: str,
+    draw: int,
+    control: NeuronSet,
+    lam: float,
+) -> Case:
+    """One random set as a control of one kind."""
+    name = f"{CONTROLS[kind]}, {draw}"
+    labels: dict[str, Any] = {
+        "method": name,
+        "control": kind,
+        "lam": lam,
+        "influence_ratio": influence_ratio(control, neurons, lab.influence),
+    }
+    change = Scaling(control, lam)
+    condition = Condition(name, change, "control", method.condition.name, draw)
+    # Those of like influence stand in the rank table too, which needs every benchmark.
+    benchmarks = None if kind == "influence" else NULL_BENCHMARKS
+    test = None if kind == "unmatched" else kind
+    return Case(labels, condition, control, benchmarks, test)
 
 
 def _damage(lab: Lab, neurons: NeuronSet, lam: float) -> float:
     """The change of the mean log-probability of a token on plain text; below 0 is damage."""
-    texts = lab.plain_text or load_benchmark("plain_text", limit=24, seed=lab.seed)
-
-    def mean(condition: Condition) -> float:
-        result: EvaluationResult = lab.measure(condition, texts)
-        return result.metrics["logprob_per_token"].value
-
-    return mean(Condition(f"lambda {lam:g}", Scaling(neurons, lam))) - mean(Condition("base"))
+    texts = lab.plain_text
+    if texts is None:
+        texts = load_benchmark("plain_text", limit=N_DAMAGE_TEXTS, seed=lab.seed)
+    scaled = Condition(f"lambda {lam:g}", Scaling(neurons, lam))
+    before = lab.measure(Condition("base"), texts).metrics["logprob_per_token"].value
+    after = lab.measure(scaled, texts).metrics["logprob_per_token"].value
+    return after - before

@@ -3,6 +3,11 @@
 The best of several factors looks better than it is on the items that it was chosen by. So the
 items are split: the sweep sees the development part alone, and what the chosen factor does is
 measured on the test part, which had no say.
+
+A factor is admissible if the lower end of the paired interval of the capability's change is above
+minus the bound; of the admissible ones that with the largest gain is chosen, of equal ones the
+smallest. A benchmark is judged by its first headline metric, and a change counts towards that
+metric's best value, so a rise of accuracy is positive.
 """
 
 from __future__ import annotations
@@ -25,15 +30,19 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.files import write_text
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
+from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.measure import measure
-from kb_lens.statistics import Metric
+from kb_lens.statistics import Metric, interval_text
 
 LAMS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""The factors that are tried unless told otherwise."""
+"""The factors that are tried unless told otherwise: the paper's 2 to 3.5, and smaller ones, which
+did less damage to every model that was tried."""
 
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
+Halves = Mapping[str, Sequence[Benchmark]]
+"""``development`` and ``test`` -> the benchmarks with the items of that half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +86,11 @@ class Tuning:
             raise ValueError(f"'{os.fspath(folder)}' has no tuning of kb_lens: {error}") from error
 
 
-_TABLES, _ROLES = ("development", "test"), ("bias", "capability")
+_TABLES = ("development", "test")
 
 
 def tune_lambda(
-    model: Any,
+    model: HookedModel,
     neurons: NeuronSet,
     bias: Benchmark,
     capability: Benchmark,
@@ -95,12 +104,7 @@ def tune_lambda(
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Tuning:
-    """Choose the factor on one part of the items and test it on the other.
-
-    A factor is admissible if the lower end of the paired interval of the capability's change is
-    above minus the bound; of the admissible ones that with the largest gain is chosen, of equal
-    ones the smallest. A benchmark is judged by its first headline metric, and a change counts
-    towards that metric's best value, so a rise of accuracy is positive.
+    """Choose the factor on one half of the items and test it on the other.
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
@@ -112,42 +116,46 @@ def tune_lambda(
         share: Of the items, for the choice; the others are for the test.
         seed: Of the split and the bootstraps.
         positions: Where the neurons are scaled, see `scale_neurons`.
-        folder: Where every result is kept as soon as it is there, in ``development/<condition>``
-            and ``test/<condition>``, and found again; None keeps nothing.
+        folder: Where results are kept and found again; None keeps nothing.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For bad arguments, before the model runs; for neurons of another model; or as
-            `evaluate` and, with a folder, `kb_lens.runs.measure.measure`.
+        ValueError: For bad arguments or neurons of another model, before the model runs.
     """
     lams = check_choice(lams, bound)
-    parts = _parts(bias, capability, share, seed)
-    options = {"seed": seed, "batch_tokens": batch_tokens, "progress": progress}
-    measured = partial(_measured, model, folder, **options)
+    halves = _halves(bias, capability, share, seed)
+    measure_half = partial(_measured, model, folder, halves)
+    measured = partial(measure_half, seed=seed, batch_tokens=batch_tokens, progress=progress)
     base = Condition("base")
     scaled = {lam: Condition(f"lambda {lam:g}", Scaling(neurons, lam, positions)) for lam in lams}
-    tried = {lam: measured("development", parts, one) for lam, one in scaled.items()}
-    before = measured("development", parts, base)  # last: scaling refuses neurons that do not fit
-    keys = bias.key, capability.key
-    rows = [_row(lam, before, after, keys, bound, seed) for lam, after in tried.items()]
-    development = pd.DataFrame(rows)
+    # The base comes last: scaling refuses neurons that do not fit before anything is measured.
+    tried = {lam: measured("development", condition) for lam, condition in scaled.items()}
+    before = measured("development", base)
+    settings = _settings(neurons, before, (bias.key, capability.key))
+    settings |= {"positions": positions, "bound": bound, "share": share, "seed": seed}
+    development = pd.DataFrame(_row(lam, before, tried[lam], settings) for lam in lams)
     lam = _choice(development)
     pair = () if lam == 1 else (base, scaled[lam])
-    test = _test_table([measured("test", parts, one) for one in pair], seed)
-    settings = {
-        **{name: getattr(neurons, name) for name in ("model", "fingerprint", "site", "origin")},
+    test = _test_table([measured("test", condition) for condition in pair], seed)
+    verdict = _verdict(lam, development, test, settings)
+    return Tuning(lam, verdict, development, test, settings)
+
+
+def _settings(neurons: NeuronSet, before: Results, keys: tuple[str, str]) -> dict[str, Any]:
+    """What is tuned, and the metrics that it is judged by."""
+    bias, capability = keys
+    return {
+        "model": neurons.model,
+        "fingerprint": neurons.fingerprint,
+        "site": neurons.site,
+        "origin": neurons.origin,
         "n_neurons": len(neurons),
-        "positions": positions,
-        "bias": bias.key,
-        "bias_metric": _metric(before[bias.key]),
-        "capability": capability.key,
-        "capability_metric": _metric(before[capability.key]),
-        "bound": bound,
-        "share": share,
-        "seed": seed,
+        "bias": bias,
+        "bias_metric": headline(before[bias])[0],
+        "capability": capability,
+        "capability_metric": headline(before[capability])[0],
     }
-    return Tuning(lam, _verdict(lam, development, test, settings), development, test, settings)
 
 
 def check_choice(lams: Sequence[float], bound: float) -> list[float]:
@@ -161,68 +169,71 @@ def check_choice(lams: Sequence[float], bound: float) -> list[float]:
     return sorted(float(lam) for lam in lams)
 
 
-def _parts(
-    bias: Benchmark, capability: Benchmark, share: float, seed: int
-) -> dict[str, list[Benchmark]]:
-    """The benchmarks' development and test parts; one benchmark each if they are the same."""
-    benchmarks = list({one.key: one for one in (bias, capability)}.values())
+def _halves(bias: Benchmark, capability: Benchmark, share: float, seed: int) -> Halves:
+    """The benchmarks' development and test items; one benchmark each if they are the same."""
+    benchmarks = {benchmark.key: benchmark for benchmark in (bias, capability)}
     if len(benchmarks) == 1 and bias.digest != capability.digest:
         raise ValueError(
             f"bias and capability are both {bias.key!r}, but on other items. Give the same "
             "benchmark for both, or another for the capability."
         )
-    splits = [one.split(share, seed) for one in benchmarks]
-    return {name: [split[k] for split in splits] for k, name in enumerate(_TABLES)}
+    splits = [benchmark.split(share, seed) for benchmark in benchmarks.values()]
+    return dict(zip(_TABLES, zip(*splits, strict=True), strict=True))
 
 
 def _measured(
-    model: Any,
+    model: HookedModel,
     folder: str | os.PathLike[str] | None,
-    part: str,
-    parts: Mapping[str, Sequence[Benchmark]],
+    halves: Halves,
+    half: str,
     condition: Condition,
     **options: Any,
 ) -> Results:
-    if folder is not None:
-        place = Path(folder) / part / condition.name
-        found = measure(model, condition, parts[part], place, **options)
-    else:
+    """A condition on one half of the items."""
+    if folder is None:
         with condition.applied(model):
-            found = [evaluate(model, condition.asked(one), **options) for one in parts[part]]
-    return {one.key: one for one in found}
+            results = [
+                evaluate(model, condition.asked(benchmark), **options) for benchmark in halves[half]
+            ]
+    else:
+        target = Path(folder) / half / condition.name
+        results = measure(model, condition, halves[half], target, **options)
+    return {result.key: result for result in results}
 
 
 def _row(
-    lam: float, base: Results, other: Results, keys: tuple[str, str], bound: float, seed: int
+    lam: float, before: Results, after: Results, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A factor's row of the development table."""
-    gained, changed = (_gain(base[key], other[key], seed) for key in keys)
+    bias, capability = (
+        _gain(before[settings[name]], after[settings[name]], settings["seed"])
+        for name in ("bias", "capability")
+    )
     return {
         "lam": lam,
-        "gain": gained.value,
-        "low": gained.low,
-        "high": gained.high,
-        "n": gained.n,
-        "capability_change": changed.value,
-        "capability_low": changed.low,
-        "capability_high": changed.high,
-        "capability_n": changed.n,
-        "admissible": changed.low > -bound,
+        "gain": bias.value,
+        "low": bias.low,
+        "high": bias.high,
+        "n": bias.n,
+        "capability_change": capability.value,
+        "capability_low": capability.low,
+        "capability_high": capability.high,
+        "capability_n": capability.n,
+        "admissible": capability.low > -settings["bound"],
     }
 
 
-def _metric(result: EvaluationResult) -> str:
-    return headline(result)[0]
-
-
 def _gain(base: EvaluationResult, other: EvaluationResult, seed: int) -> Metric:
-    return gain(base, other, _metric(base), seed=seed)
+    return gain(base, other, headline(base)[0], seed=seed)
 
 
 def _choice(development: pd.DataFrame) -> float:
     """The admissible factor with the largest gain; 1 if there is none."""
-    worth = development.round({"gain": 9}).query("admissible and gain > 0")
-    return float(worth.nlargest(1, "gain")["lam"].iloc[0]) if len(worth) else 1.0
+    # Gains that differ by rounding alone are equal, so that the smallest factor is taken.
+    worthwhile = development.round({"gain": 9}).query("admissible and gain > 0")
+    if worthwhile.empty:
+        return 1.0
+    return float(worthwhile.nlargest(1, "gain")["lam"].iloc[0])
 
 
 def _test_table(pair: Sequence[Results], seed: int) -> pd.DataFrame:
@@ -236,43 +247,51 @@ def _test_table(pair: Sequence[Results], seed: int) -> pd.DataFrame:
 
 
 def _changes(base: EvaluationResult, other: EvaluationResult, seed: int) -> pd.DataFrame:
-    gained = _gain(base, other, seed)
-    row = {"metric": "gain", "base": 0.0, "other": gained.value, "difference": gained.value}
-    row |= {"low": gained.low, "high": gained.high, "n": gained.n}
-    shown = [*headline(base), *flip_names(base)]
+    change = _gain(base, other, seed)
+    row = {"metric": "gain", "base": 0.0, "other": change.value, "difference": change.value}
+    row |= {"low": change.low, "high": change.high, "n": change.n}
+    metrics = [*headline(base), *flip_names(base)]
     changes = compare(base, other, seed=seed)
-    changes = changes[changes["metric"].isin(shown)]
+    changes = changes[changes["metric"].isin(metrics)]
     return pd.concat([pd.DataFrame([row]), changes]).assign(benchmark=base.key)
 
 
 def _verdict(
     lam: float, development: pd.DataFrame, test: pd.DataFrame, settings: Mapping[str, Any]
 ) -> str:
-    bias, capability = (f"{settings[one]} {settings[f'{one}_metric']}" for one in _ROLES)
-    tried, allowed = len(development), int(development["admissible"].to_numpy().sum())
+    bias = f"{settings['bias']} {settings['bias_metric']}"
+    capability = f"{settings['capability']} {settings['capability_metric']}"
+    n_tried = len(development)
+    n_admissible = int(development["admissible"].to_numpy().sum())
     bound = settings["bound"]
-    if not allowed:
+    if not n_admissible:
         return (
-            f"None of the {tried} lambdas is admissible: under each of them the interval of "
+            f"None of the {n_tried} lambdas is admissible: under each of them the interval of "
             f"{capability} reaches {-bound:g}. Leave the model as it is (lambda 1)."
         )
     if lam == 1:
         return (
-            f"None of the {allowed} admissible lambdas (of {tried}) brings {bias} nearer to its "
-            "best value on the development items. Leave the model as it is (lambda 1)."
+            f"None of the {n_admissible} admissible lambdas (of {n_tried}) brings {bias} nearer to "
+            "its best value on the development items. Leave the model as it is (lambda 1)."
         )
     rows = test.set_index(["benchmark", "metric"])
     gained: Any = rows.loc[(settings["bias"], "gain")]
     changed: Any = rows.loc[(settings["capability"], "gain")]
-    sign = "a gain" if gained["low"] > 0 else "a loss" if gained["high"] < 0 else "maybe none"
-    kept = "within" if changed["low"] > -bound else "not surely within"
+    within = "within" if changed["low"] > -bound else "not surely within"
     return (
-        f"Lambda {lam:g} has the largest gain of {bias} of {allowed} admissible lambdas (of "
-        f"{tried}). On the {gained['n']:.0f} test items, which had no part in the choice, the gain "
-        f"is {_number(gained)}: {sign}. {capability} changes by {_number(changed)} there, {kept} "
-        f"the bound of {bound:g}."
+        f"Lambda {lam:g} has the largest gain of {bias} of {n_admissible} admissible lambdas (of "
+        f"{n_tried}). On the {gained['n']:.0f} test items, which had no part in the choice, the "
+        f"gain is {_change_text(gained)}: {_sign(gained)}. {capability} changes by "
+        f"{_change_text(changed)} there, {within} the bound of {bound:g}."
     )
 
 
-def _number(row: Any) -> str:
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+def _sign(row: Any) -> str:
+    """What the interval of a gain allows to be said."""
+    if row["low"] > 0:
+        return "a gain"
+    return "a loss" if row["high"] < 0 else "maybe none"
+
+
+def _change_text(row: Any) -> str:
+    return interval_text(row["difference"], row["low"], row["high"], "+.3g")

@@ -1,0 +1,185 @@
+"""What all studies share: the model, the settings, and what a study's plan is made of."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from kb_lens.attribution.attribute import attribute
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.checks.controls import influence, random_neurons
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Positions, Scaling, check_factor
+from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
+from kb_lens.questions import Question, load_questions
+from kb_lens.runs.units import Unit
+from kb_lens.store import Store
+
+WHOLE_BANK = 225
+"""The paper's bank: 3 dimensions x 3 kinds x 25 concepts."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a study."""
+
+    labels: Mapping[str, Any]
+    """What tells it from the study's other rows: column -> value."""
+    condition: Condition
+    """What is done to the model, and whether it is a method or a control."""
+    neurons: NeuronSet | None = None
+    """The neurons that are scaled, if any."""
+    benchmarks: tuple[str, ...] | None = None
+    """Names of the benchmarks that it is measured on; None for all."""
+    test: str | None = None
+    """Of a random control: the test that it is a draw of, against the case in ``control_of``."""
+
+    def row(self) -> dict[str, Any]:
+        """What tells its rows in a table from others: its labels and the size of its set."""
+        if self.neurons is None:
+            return dict(self.labels)
+        return {**self.labels, "n_neurons": len(self.neurons)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study measures."""
+
+    cases: Sequence[Case]
+    """Its rows; the base model is not one of them, it is always measured."""
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """What can be said without evaluating: which sets agree, what was answered right."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that differ from the lab's; None where the study varies one."""
+
+    def __post_init__(self) -> None:
+        counts = Counter(case.condition.name for case in self.cases)
+        name, count = counts.most_common(1)[0] if counts else ("", 0)
+        if count > 1:
+            raise ValueError(f"the plan has the condition {name!r} {count} times: name them apart.")
+
+    def tests(self) -> dict[str, list[Case]]:
+        """Test -> its random draws, in order."""
+        draws: dict[str, list[Case]] = {}
+        for case in self.cases:
+            if case.test is not None:
+                draws.setdefault(case.test, []).append(case)
+        return draws
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The model and the settings that all studies share."""
+
+    model: Any
+    """A ``TransformerBridge`` or ``HookedTransformer``."""
+    n_questions: int = 45
+    """Questions that the neurons are found on, where a study does not vary that."""
+    tau: float = 0.10
+    """Saliency threshold."""
+    beta: float = 0.10
+    """Consistency threshold."""
+    lam: float = 2.0
+    """The factor."""
+    n_controls: int = 3
+    """Random sets of each kind."""
+    seed: int = 0
+    """Of the random sets."""
+    cache_dir: str | os.PathLike[str] | None = None
+    """Where attributions are kept."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `attribute`, such as a quicker rule."""
+    plain_text: Benchmark | None = None
+    """What damage is matched on; default 24 passages of the package's own."""
+    batch_tokens: int | None = None
+    """At most this many tokens in one forward pass when evaluating; default by device."""
+    store: Store | None = None
+    """Where finished units are kept; None for nowhere."""
+    progress: bool = True
+    """Whether to show progress bars."""
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.tau, self.beta)
+        check_factor(self.lam)
+        if self.n_controls < 1:
+            raise ValueError(f"n_controls is {self.n_controls}: a study needs at least 1.")
+        load_questions(self.n_questions)  # refuses a number that cannot be balanced, before work
+
+    def unit(self, condition: Condition, benchmark: Benchmark) -> Unit:
+        """One condition on one benchmark."""
+        return Unit(condition, benchmark, self.seed, self.batch_tokens)
+
+    def measure(self, condition: Condition, benchmark: Benchmark) -> EvaluationResult:
+        """One condition on one benchmark, where the plan itself depends on a result."""
+        unit = self.unit(condition, benchmark)
+        if self.store is None:
+            return unit.work(self.model)
+        return unit.measured(self.model, self.store)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What the model answers to the whole bank: it fixes how yes and no are spelled."""
+        return check_knowledge(self.model, load_questions(WHOLE_BANK), progress=self.progress)
+
+    def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
+        """Scores of the right answers, from the cache where they were found before."""
+        given: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": self.progress}
+        # Another answer style has another spelling, which `attribute` finds out for itself.
+        if options.get("answer_style", "model") == "model":
+            given["knowledge"] = self.knowledge
+        return attribute(self.model, questions, **given, **{**self.options, **options})
+
+    def default(self, **options: Any) -> Attributions:
+        """Scores of the default questions."""
+        return self.attributions(load_questions(self.n_questions), **options)
+
+    def by_dimension(self, scores: Attributions) -> dict[str, NeuronSet]:
+        """The neurons of each dimension."""
+        return {
+            dimension: select_neurons(attributions, self.tau, self.beta)
+            for dimension, attributions in scores.by_dimension().items()
+        }
+
+    def union(self, scores: Attributions) -> NeuronSet:
+        """The paper's set: selected in each dimension, joined."""
+        return NeuronSet.union(self.by_dimension(scores).values())
+
+    @cached_property
+    def influence(self) -> Float[Tensor, "layer d_mlp"]:
+        """What each neuron can do, see `kb_lens.checks.controls.influence`."""
+        return influence(self.model, progress=self.progress)
+
+    def random_sets(self, neurons: NeuronSet) -> dict[int, NeuronSet]:
+        """Random sets of like influence: draw -> set. A draw's number is its seed."""
+        draws = range(self.seed, self.seed + self.n_controls)
+        return {
+            draw: random_neurons(neurons, seed=draw, influence=self.influence) for draw in draws
+        }
+
+    def case(
+        self,
+        neurons: NeuronSet,
+        *,
+        lam: float | None = None,
+        positions: Positions = "all",
+        benchmarks: tuple[str, ...] | None = None,
+        **labels: Any,
+    ) -> Case:
+        """Neurons scaled; an empty set leaves the model as it is."""
+        factor = self.lam if lam is None else lam
+        if lam is not None:
+            labels["lam"] = float(lam)
+        change = Scaling(neurons, factor, positions) if len(neurons) else None
+        name = " ".join(map(str, labels.values()))
+        return Case(labels, Condition(name, change, "method"), neurons, benchmarks)
