@@ -4,7 +4,8 @@ The public names. A file draws one subject; `folders` draws all that a folder of
 `export` writes figures to disk.
 """
 
-from kb_lens.figures.attribution import attribution_heatmap, completeness
+from kb_lens.figures.attribution import attribution_heatmap
+from kb_lens.figures.completeness import completeness
 from kb_lens.figures.folders import draw_folder, draw_study, make_all
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure

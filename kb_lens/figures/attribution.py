@@ -1,29 +1,47 @@
-"""Figures of the second step: where the scores are, and how exact they are."""
+"""Figures of the second step: which neurons and which layers have the scores."""
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import Any, Literal, get_args
+import math
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.marks import layer_axis
-from kb_lens.figures.style import COLOURS, DIVERGING, INK, MINUS, colour_bar, finish
-from kb_lens.questions import Question
+from kb_lens.figures.style import DIVERGING, INK, colour_bar, finish, true_minus
 
 View = Literal["neurons", "questions"]
-LEAST_GAP = 1e-10
-"""A completeness gap of nothing has no place on a log axis; it is drawn here."""
+
+
+class Objective(NamedTuple):
+    """What was differentiated, in words."""
+
+    name: str
+    """What it is."""
+    unit: str
+    """What its changes are counted in."""
+    scale: float
+    """How many of these are 1."""
+
+
 OBJECTIVES = {
-    "probability": ("P(right answer)", "percentage points", 100.0),
-    "log_probability": ("log P(right answer)", "nats", 1.0),
-    "logit_difference": ("logit of the right answer minus the wrong one's", "logits", 1.0),
+    "probability": Objective("P(right answer)", "percentage points", 100.0),
+    "log_probability": Objective("log P(right answer)", "nats", 1.0),
+    "logit_difference": Objective("logit of the right answer minus the wrong one's", "logits", 1.0),
 }
-"""What was differentiated -> its name, its unit, and how many of these are 1."""
+"""The settings' name of what was differentiated -> its words."""
+# About twice the number before: evenly spread under a root. The largest score is 100, and what
+# takes away may be far more than what adds.
 _PERCENTS = (1, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
+"""Ticks that a colour bar in percent may have."""
+_TICK_DISTANCE = 0.12
+"""Of neighbouring ticks, in halves of the colour bar: a label is about a tenth of a half high."""
+_RANKS = [2**power for power in range(11)]
+"""Ticks of an axis of ranks: on a log axis equally far apart."""
 
 
 def attribution_heatmap(
@@ -50,42 +68,6 @@ def attribution_heatmap(
     return _by_rank(attributions, n_ranks) if view == "neurons" else _by_question(attributions)
 
 
-def completeness(attributions: Attributions) -> go.Figure:
-    """How exact the integrals are: each layer's completeness gap, and the nodes spent on it.
-
-    The gap is relative to the question's largest |F(h) - F(0)| over the layers; a gap below
-    `LEAST_GAP` is drawn there.
-
-    Raises:
-        ValueError: For no questions, or scores that are not finite or all 0.
-    """
-    check_scores(attributions)
-    change = attributions.output_change.abs().amax(1, keepdim=True)
-    gap = (attributions.completeness_gap.abs() / change.clamp_min(1e-30)).double().numpy()
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.07)
-    for name, values, colour, symbol in (
-        ("worst question", gap.max(0), COLOURS[1], "triangle-up"),
-        ("median question", np.median(gap, 0), COLOURS[0], "circle"),
-    ):
-        _add_gaps(figure, name, values, colour, symbol)
-    _add_nodes(figure, attributions.nodes.numpy())
-    figure.update_yaxes(title_text="Completeness gap", row=1, col=1, **_decades(gap))
-    figure.update_yaxes(title_text="Nodes a question", rangemode="tozero", row=2, col=1)
-    figure.update_xaxes(**layer_axis(gap.shape[1]))
-    figure.update_xaxes(title_text="Layer", row=2, col=1)
-    settings = attributions.settings
-    rule = f"tolerance {settings.tol:g}" if settings.tol else f"{settings.n_steps} nodes"
-    return finish(
-        figure,
-        "How far each layer's scores are from the sum they should have",
-        f"{rests_on(attributions)}; rule: {settings.rule}, {rule}. Gap: |sum of the layer's "
-        f"scores {MINUS} (F(h) {MINUS} F(0))| over the question's largest |F(h) {MINUS} F(0)|. "
-        "Nodes: mean, and from fewest to most.",
-        height=480,
-        top=30,
-    )
-
-
 def check_scores(attributions: Attributions) -> None:
     """Raise `ValueError` for no questions, or scores that are not finite or all 0."""
     if not len(attributions):
@@ -108,194 +90,162 @@ def rests_on(attributions: Attributions) -> str:
 
 def _by_rank(attributions: Attributions, n_ranks: int) -> go.Figure:
     mean = attributions.scores.double().mean(0).numpy()
-    best = np.unravel_index(mean.argmax(), mean.shape)
-    largest = mean[best] if mean[best] > 0 else np.abs(mean).max()
-    order = np.argsort(-mean, axis=1, kind="stable")
-    n_high, n_low = min(n_ranks, -(-mean.shape[1] // 2)), min(n_ranks, mean.shape[1] // 2)
-    ends = [order[:, :n_high], order[:, ::-1][:, :n_low]]
+    n_layers, d_mlp = mean.shape
+    layer, neuron = np.unravel_index(mean.argmax(), mean.shape)
+    largest = mean[layer, neuron]
+    if largest <= 0:
+        largest = np.abs(mean).max()  # no neuron adds: in percent of what takes away most
+    ranking = np.argsort(-mean, axis=1, kind="stable")
+    # at most half of the layer at either end: no neuron shows twice
+    highest = ranking[:, : min(n_ranks, math.ceil(d_mlp / 2))]
+    lowest = ranking[:, ::-1][:, : min(n_ranks, d_mlp // 2)]
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.08)
-    for column, chosen in enumerate(ends, 1):
-        figure.add_trace(_rank_heatmap(mean, chosen, largest), 1, column)
-    _rank_axes(figure, n_high, n_low, mean.shape[0])
+    figure.add_trace(_rank_heatmap(mean, highest, largest), 1, 1)
+    figure.add_trace(_rank_heatmap(mean, lowest, largest), 1, 2)
+    from_top = _rank_axis(highest.shape[1])
+    from_bottom = _rank_axis(lowest.shape[1])
+    from_bottom["range"].reverse()
+    figure.update_xaxes(title_text="Rank from the top", col=1, **from_top)
+    figure.update_xaxes(title_text="Rank from the bottom", col=2, **from_bottom)
+    figure.update_yaxes(**layer_axis(n_layers), showgrid=False)
+    figure.update_yaxes(title_text="Layer", col=1)
     figure.update_layout(coloraxis=_percent_colours(100 * np.abs(mean).max() / largest))
-    objective, unit, scale = OBJECTIVES[attributions.settings.objective]
+    objective = OBJECTIVES[attributions.settings.objective]
     return finish(
         figure,
         "Which neurons add to the right answer, and which take away from it",
         f"{rests_on(attributions)}. Mean score of each layer's highest and lowest neurons in "
-        f"percent of the largest: {scale * largest:.3g} {unit} of {objective}, layer {best[0]}, "
-        f"neuron {best[1]}. Root colour scale.",
+        f"percent of the largest: {objective.scale * largest:.3g} {objective.unit} of "
+        f"{objective.name}, layer {layer}, neuron {neuron}. Root colour scale.",
         height=460,
     )
 
 
-def _rank_heatmap(mean: np.ndarray, chosen: np.ndarray, largest: float) -> go.Heatmap:
-    scores = np.take_along_axis(mean, chosen, axis=1)
+def _rank_heatmap(mean: np.ndarray, neurons: np.ndarray, largest: float) -> go.Heatmap:
+    """Mean scores [layer, rank] of each layer's `neurons`, in percent of the largest."""
+    n_layers, n_ranks = neurons.shape
+    scores = np.take_along_axis(mean, neurons, axis=1)
     percent = 100 * scores / largest
     return go.Heatmap(
-        z=np.sign(percent) * np.sqrt(np.abs(percent)),
-        x=np.arange(chosen.shape[1] + 1) + 0.5,  # cell edges: a log axis needs them
-        y=np.arange(chosen.shape[0]),
-        customdata=np.stack([chosen, scores, percent], axis=-1),
+        z=_signed_root(percent),
+        x=np.arange(n_ranks + 1) + 0.5,  # cell edges: a log axis needs them
+        y=np.arange(n_layers),
+        customdata=np.stack([neurons, scores, percent], axis=-1),
         hovertemplate="layer %{y}, neuron %{customdata[0]}<br>mean score %{customdata[1]:.3g}"
         "<br>%{customdata[2]:.1f} % of the largest<extra></extra>",
         coloraxis="coloraxis",
     )
 
 
-def _rank_axes(figure: go.Figure, n_high: int, n_low: int, n_layers: int) -> None:
-    for column, n_ranks, words in (
-        (1, n_high, "Rank from the top"),
-        (2, n_low, "Rank from the bottom"),
-    ):
-        ends = np.log10([0.5, max(n_ranks, 1) + 0.5])
-        ticks = [rank for rank in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if rank <= n_ranks]
-        figure.update_xaxes(
-            title_text=words,
-            type="log",
-            range=ends if column == 1 else ends[::-1],
-            tickvals=ticks,
-            ticktext=[str(rank) for rank in ticks],
-            showgrid=False,
-            col=column,
-        )
-    figure.update_yaxes(**layer_axis(n_layers), showgrid=False)
-    figure.update_yaxes(title_text="Layer", col=1)
+def _signed_root(values: Any) -> np.ndarray:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _rank_axis(n_ranks: int) -> dict[str, Any]:
+    ticks = [rank for rank in _RANKS if rank <= n_ranks]
+    end = max(n_ranks, 1) + 0.5  # a layer of one neuron has no lowest
+    return {
+        "type": "log",
+        "range": [math.log10(0.5), math.log10(end)],
+        "tickvals": ticks,
+        "ticktext": [*map(str, ticks)],
+        "showgrid": False,
+    }
 
 
 def _percent_colours(widest: float) -> dict[str, Any]:
     """A colour axis for signed square roots, labelled with the percents themselves."""
     ticks = _percent_ticks(widest)
     values = [-tick for tick in reversed(ticks)] + [0, *ticks]
-    return {
-        "colorscale": DIVERGING,
-        "cmin": -np.sqrt(widest),
-        "cmax": np.sqrt(widest),
-        "colorbar": colour_bar(
-            "% of the<br>largest",
-            tickvals=[np.sign(value) * np.sqrt(abs(value)) for value in values],
-            ticktext=[f"{value:+d}".replace("-", MINUS) if value else "0" for value in values],
-        ),
-    }
+    heights = _signed_root(values).tolist()
+    words = [true_minus(f"{value:+d}") if value else "0" for value in values]
+    bar = colour_bar("% of the<br>largest", tickvals=heights, ticktext=words)
+    end = np.sqrt(widest)
+    return {"colorscale": DIVERGING, "cmin": -end, "cmax": end, "colorbar": bar}
 
 
 def _percent_ticks(widest: float) -> list[int]:
     """Percents up to `widest` whose square roots are so far apart that the labels have room."""
-    apart, above, chosen = 0.12 * np.sqrt(widest), np.inf, []
+    distance = _TICK_DISTANCE * np.sqrt(widest)
+    above = np.inf
+    ticks: list[int] = []
     for percent in reversed(_PERCENTS):
-        if percent <= 1.001 * widest and apart <= np.sqrt(percent) <= above - apart:
-            above = np.sqrt(percent)
-            chosen.insert(0, percent)
-    return chosen
+        root = np.sqrt(percent)
+        inside = percent <= 1.001 * widest  # the largest is 100 but for rounding
+        if inside and distance <= root <= above - distance:
+            above = root
+            ticks.insert(0, percent)
+    return ticks
 
 
 # -- layers by question -----------------------------------------------------------------------
 
 
 def _by_question(attributions: Attributions) -> go.Figure:
-    objective, unit, scale = OBJECTIVES[attributions.settings.objective]
-    groups = _grouped(attributions.questions)
-    rows = [row for _, members in groups for row in members]
-    change = scale * attributions.output_change[rows].double().numpy()
-    widest = np.abs(change).max() or 1.0
-    figure = go.Figure(
-        go.Heatmap(
-            z=change,
-            x=np.arange(change.shape[1]),
-            y=np.arange(len(rows)),
-            text=[[_hover(attributions, row)] * change.shape[1] for row in rows],
-            hovertemplate="%{text}<br>layer %{x}: %{z:.2f} " + unit + "<extra></extra>",
-            colorscale=DIVERGING,
-            zmin=-widest,
-            zmax=widest,
-            colorbar=colour_bar(unit.replace(" ", "<br>")),
-        )
+    objective = OBJECTIVES[attributions.settings.objective]
+    groups = _question_groups(attributions)
+    order = [row for rows in groups.values() for row in rows]
+    change = objective.scale * attributions.output_change[order].double().numpy()
+    n_layers = change.shape[1]
+    widest = np.abs(change).max() or 1.0  # a scale needs two ends
+    words = [_question_words(attributions, row) for row in order]
+    heatmap = go.Heatmap(
+        z=change,
+        x=np.arange(n_layers),
+        y=np.arange(len(order)),
+        text=[[text] * n_layers for text in words],
+        hovertemplate="%{text}<br>layer %{x}: %{z:.2f} " + objective.unit + "<extra></extra>",
+        colorscale=DIVERGING,
+        zmin=-widest,
+        zmax=widest,
+        colorbar=colour_bar(objective.unit.replace(" ", "<br>")),
     )
+    figure = go.Figure(heatmap)
     _group_axis(figure, groups)
-    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(change.shape[1]))
+    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(n_layers))
     return finish(
         figure,
         "What each layer contributes to the right answer, question by question",
-        f"{rests_on(attributions)}. Colour: change of {objective} when the layer's MLP neurons at "
-        f"the last position go from 0 to what they are, in {unit}. In brackets: the right answer.",
+        f"{rests_on(attributions)}. Colour: change of {objective.name} when the layer's MLP "
+        f"neurons at the last position go from 0 to what they are, in {objective.unit}. In "
+        "brackets: the right answer.",
         height=460,
     )
 
 
-def _grouped(questions: tuple[Question, ...]) -> list[tuple[str, list[int]]]:
-    """Rows by dimension and kind, both in the order in which they first appear."""
-    dimensions = list(dict.fromkeys(question.dimension for question in questions))
-    kinds = list(dict.fromkeys(question.kind for question in questions))
-
-    def place(row: int) -> tuple[int, int]:
-        return dimensions.index(questions[row].dimension), kinds.index(questions[row].kind)
-
-    found = groupby(sorted(range(len(questions)), key=place), key=place)
-    groups = []
-    for (dimension, kind), members in ((cell, list(members)) for cell, members in found):
-        answers = "/".join(dict.fromkeys(questions[row].answer for row in members))
-        name = f"{dimensions[dimension]}: {kinds[kind].replace('_', ' ')} ({answers})"
-        groups.append((name, members))
+def _question_groups(attributions: Attributions) -> dict[tuple[str, str], list[int]]:
+    """Dimension and what its questions are -> their rows, in the order of first appearance."""
+    table = pd.DataFrame(list(attributions.questions))
+    cell = ["dimension", "kind"]
+    for name in cell:
+        # categories sort by appearance, text by the alphabet
+        table[name] = pd.Categorical(table[name], table[name].unique())
+    groups: dict[tuple[str, str], list[int]] = {}
+    for _, members in table.groupby(cell, observed=True):
+        dimension, kind = members[cell].iloc[0]
+        answers = "/".join(members["answer"].unique())
+        words = f"{kind.replace('_', ' ')} ({answers})"
+        groups[dimension, words] = members.index.tolist()
     return groups
 
 
-def _hover(attributions: Attributions, row: int) -> str:
+def _question_words(attributions: Attributions, row: int) -> str:
     question = attributions.questions[row]
-    objective, _, _ = OBJECTIVES[attributions.settings.objective]
-    return (
-        f"{question.text}<br>right answer: {question.answer}; {objective}: "
-        f"{float(attributions.answer_prob[row]):.3g}"
-    )
+    objective = OBJECTIVES[attributions.settings.objective]
+    value = float(attributions.answer_prob[row])
+    answer = f"right answer: {question.answer}; {objective.name}: {value:.3g}"
+    return f"{question.text}<br>{answer}"
 
 
-def _group_axis(figure: go.Figure, groups: list[tuple[str, list[int]]]) -> None:
-    ends = np.cumsum([len(members) for _, members in groups])
-    starts = ends - [len(members) for _, members in groups]
-    names = [name for name, _ in groups]
-    figure.update_yaxes(
-        tickvals=(starts + ends - 1) / 2,
-        ticktext=names,
-        range=[ends[-1] - 0.5, -0.5],
-        showgrid=False,
-        ticks="",
-    )
-    for end, name, following in zip(ends, names, names[1:], strict=False):
-        new_dimension = name.split(": ")[0] != following.split(": ")[0]
-        figure.add_hline(y=end - 0.5, line={"color": INK, "width": 1.5 if new_dimension else 0.5})
-
-
-# -- completeness -----------------------------------------------------------------------------
-
-
-def _add_gaps(figure: go.Figure, name: str, values: np.ndarray, colour: str, symbol: str) -> None:
-    figure.add_scatter(
-        x=np.arange(len(values)),
-        y=np.maximum(values, LEAST_GAP),
-        name=name,
-        mode="lines+markers",
-        marker={"color": colour, "symbol": symbol, "size": 7},
-        hovertemplate=f"layer %{{x}}, {name}: %{{y:.1e}}<extra></extra>",
-        row=1,
-        col=1,
-    )
-
-
-def _decades(gap: np.ndarray) -> dict[str, Any]:
-    """A log axis over whole powers of ten, at least one."""
-    low = np.floor(np.log10(max(np.median(gap, 0).min(), LEAST_GAP)) - 0.05)
-    high = np.ceil(np.log10(max(gap.max(), LEAST_GAP)) + 0.05)
-    return {"type": "log", "range": [low, high], "dtick": 1, "exponentformat": "power"}
-
-
-def _add_nodes(figure: go.Figure, nodes: np.ndarray) -> None:
-    mean, least, most = nodes.mean(0), nodes.min(0), nodes.max(0)
-    figure.add_bar(
-        x=np.arange(nodes.shape[1]),
-        y=mean,
-        showlegend=False,
-        marker_color=COLOURS[0],
-        error_y={"array": most - mean, "arrayminus": mean - least, "color": INK, "width": 0},
-        hovertemplate="layer %{x}: %{y:.0f} nodes on average<extra></extra>",
-        row=2,
-        col=1,
-    )
+def _group_axis(figure: go.Figure, groups: dict[tuple[str, str], list[int]]) -> None:
+    """A name in the middle of each group; lines between them, bold ones between dimensions."""
+    sizes = np.array([len(rows) for rows in groups.values()])
+    ends = sizes.cumsum()
+    names = [f"{dimension}: {words}" for dimension, words in groups]
+    span = [ends[-1] - 0.5, -0.5]
+    middles = ends - (sizes + 1) / 2
+    figure.update_yaxes(tickvals=middles, ticktext=names, range=span, showgrid=False, ticks="")
+    dimensions = [dimension for dimension, _ in groups]
+    for end, above, below in zip(ends, dimensions, dimensions[1:], strict=False):  # no last line
+        width = 0.5 if above == below else 1.5
+        figure.add_hline(y=end - 0.5, line={"color": INK, "width": width})

@@ -15,7 +15,8 @@ from kb_lens.checks.control_tests import saved_tests
 from kb_lens.checks.neuron_effects import NeuronEffects
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.figures.attribution import attribution_heatmap, completeness
+from kb_lens.figures.attribution import attribution_heatmap
+from kb_lens.figures.completeness import completeness
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
 from kb_lens.figures.neuron_effects import dose_response

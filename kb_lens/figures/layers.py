@@ -8,21 +8,30 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.attribution import OBJECTIVES, check_scores, rests_on
-from kb_lens.figures.marks import band, curve, layer_axis
+from kb_lens.figures.marks import (
+    ZERO_LINE,
+    band,
+    curve,
+    interval_hover,
+    layer_axis,
+    panel_title,
+)
 from kb_lens.figures.neurons import check_sets
-from kb_lens.figures.style import COLOURS, GREY, colours, faint, finish, label
+from kb_lens.figures.style import COLOURS, colours, faint, finish
 from kb_lens.neurons import NeuronSet
 from kb_lens.statistics import DEFAULT_RESAMPLES, Measure, Statistics, Sums, bootstrap
 
-_PANELS = (
-    (("added", "taken"), "Sums of the positive and of the negative scores"),
-    (("together",), "Sum of all scores"),
-)
-"""What is drawn of a layer's scores, and what a panel is called."""
+_PANELS = {
+    "Sums of the positive and of the negative scores": ["added", "taken"],
+    "Sum of all scores": ["together"],
+}
+"""What a panel is called -> the sums of a layer's scores in it."""
+# Four that also those who see few colours can tell apart.
 _SHARED = (COLOURS[5], COLOURS[0], COLOURS[4], COLOURS[1])
 """In one set, in two, in more, in all."""
 
@@ -42,18 +51,18 @@ def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESA
         ValueError: For no questions, scores that are not finite or all 0, or no resamples.
     """
     check_scores(attributions)
-    parts = attributions.by_dimension()
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.12)
-    for (name, part), colour in zip(parts.items(), colours(len(parts)), strict=True):
-        _add_profile(figure, f"{name} ({len(part)})", _profile(part, n_bootstrap), colour)
-    _, unit, _ = OBJECTIVES[attributions.settings.objective]
-    place = {"x": 0, "y": 1, "xref": "x domain", "yref": "y domain"}
-    for row, (_, title) in enumerate(_PANELS, 1):
-        head = label(f"<b>{title}</b>", **place, xanchor="left", yanchor="bottom")
-        figure.add_annotation(**head, row=row, col=1)
-    figure.update_yaxes(title_text=unit, zeroline=True, zerolinecolor=GREY, zerolinewidth=1)
+    dimensions = attributions.by_dimension()
+    figure = make_subplots(rows=len(_PANELS), shared_xaxes=True, vertical_spacing=0.12)
+    palette = colours(len(dimensions))
+    for (dimension, scores), colour in zip(dimensions.items(), palette, strict=True):
+        profile = _profile(scores, n_bootstrap)
+        _add_profile(figure, f"{dimension} ({len(scores)})", profile, colour)
+    for row, title in enumerate(_PANELS, 1):
+        panel_title(figure, f"<b>{title}</b>", row)
+    unit = OBJECTIVES[attributions.settings.objective].unit
+    figure.update_yaxes(title_text=unit, **ZERO_LINE)
     figure.update_xaxes(**layer_axis(attributions.scores.shape[1]), showgrid=False)
-    figure.update_xaxes(title_text="Layer", row=2, col=1)
+    figure.update_xaxes(title_text="Layer", row=len(_PANELS), col=1)
     return finish(
         figure,
         "What each layer's neurons add to the right answer, and what they take from it",
@@ -66,38 +75,38 @@ def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESA
     )
 
 
-def _profile(part: Attributions, n_bootstrap: int) -> pd.DataFrame:
-    """Rows (sum, layer) with value, low and high, in the objective's unit."""
-    _, _, scale = OBJECTIVES[part.settings.objective]
-    scores = scale * part.scores.double()
-    sums = {"added": scores.clamp(min=0), "taken": scores.clamp(max=0), "together": scores}
-    layers = range(scores.shape[1])
-    keys = pd.MultiIndex.from_product([sums, layers], names=["sum", "layer"])
-    values = np.concatenate([one.sum(-1).numpy() for one in sums.values()], axis=1)
-    quantities = pd.DataFrame(values, columns=[*map(str, range(len(keys)))]).assign(n=1.0)
-    everything = pd.DataFrame({"all": np.ones(len(part), dtype=bool)})
-    found = bootstrap(Statistics(quantities, everything), _means, n_bootstrap=n_bootstrap)
-    rows = [(metric.value, metric.low, metric.high) for metric in found.values()]
-    return pd.DataFrame(rows, index=keys, columns=["value", "low", "high"])
+def _profile(attributions: Attributions, n_bootstrap: int) -> pd.DataFrame:
+    """Rows (sum, layer) with value, low, high and n, in the objective's unit."""
+    scale = OBJECTIVES[attributions.settings.objective].scale
+    scores = scale * attributions.scores.double()
+    neurons = {"added": scores.clamp(min=0), "taken": scores.clamp(max=0), "together": scores}
+    sums = torch.cat([summed.sum(-1) for summed in neurons.values()], dim=1)
+    keys = pd.MultiIndex.from_product([neurons, range(scores.shape[1])], names=["sum", "layer"])
+    quantities = pd.DataFrame(sums.numpy()).rename(columns=str).assign(n=1.0)
+    everything = pd.DataFrame({"all": np.ones(len(attributions), dtype=bool)})
+    means = bootstrap(Statistics(quantities, everything), _means, n_bootstrap=n_bootstrap)
+    return pd.DataFrame(list(means.values())).set_index(keys)
 
 
 def _means(sums: Sums) -> dict[str, Measure]:
-    every = sums["all"]
-    return {name: Measure(every[name] / every["n"], every["n"]) for name in every if name != "n"}
+    """The mean of every quantity over the questions, in each resample."""
+    totals = dict(sums["all"])
+    n = totals.pop("n")
+    return {name: Measure(total / n, n) for name, total in totals.items()}
 
 
 def _add_profile(figure: go.Figure, name: str, profile: pd.DataFrame, colour: str) -> None:
-    for row, (several, _) in enumerate(_PANELS, 1):
-        for one in several:
-            value, low, high = profile.loc[one].to_numpy().T
+    for row, quantities in enumerate(_PANELS.values(), 1):
+        for quantity in quantities:
+            value, low, high = profile.loc[quantity, ["value", "low", "high"]].to_numpy().T
             layers = list(range(len(value)))
-            area = band(layers, low, high, faint(colour)).update(showlegend=False)
+            area = band(layers, low, high, faint(colour))
+            area.update(showlegend=False)
             line = curve(layers, value, name, color=colour, width=2)
-            line.update(showlegend=one == _PANELS[0][0][0], legendgroup=name)
+            # one entry in the legend stands for the dimension's lines in both panels
+            line.update(showlegend=quantity == "added", legendgroup=name)
             line.update(customdata=np.stack([low, high], 1))
-            line.update(
-                hovertemplate="layer %{x}: %{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
-            )
+            line.update(hovertemplate=f"layer %{{x}}: {interval_hover('y')}")
             figure.add_traces([area, line], rows=row, cols=1)
 
 
@@ -110,14 +119,16 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     first = check_sets(sets)
     if len(sets) < 2:
         raise ValueError(f"{len(sets)} set has nothing to share: at least 2 are needed.")
-    lying_in = Counter(neuron for neurons in sets.values() for neuron in neurons)
+    n_sets = Counter(neuron for neurons in sets.values() for neuron in neurons)
+    layers = list(range(first.n_layers))
     figure = go.Figure()
-    for (least, most, words), colour in zip(_classes(len(sets)), _shades(len(sets)), strict=True):
-        layers = Counter(neuron.layer for neuron, n in lying_in.items() if least <= n <= most)
+    for words, least, most, colour in _classes(len(sets)):
+        sharing = [neuron.layer for neuron, n in n_sets.items() if least <= n <= most]
+        counts = Counter(sharing)
         figure.add_bar(
-            x=list(range(first.n_layers)),
-            y=[layers[layer] for layer in range(first.n_layers)],
-            name=f"{words} ({layers.total()})",
+            x=layers,
+            y=[counts[layer] for layer in layers],
+            name=f"{words} ({len(sharing)})",
             marker_color=colour,
             hovertemplate="layer %{x}: %{y} neurons",
         )
@@ -126,7 +137,7 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     return finish(
         figure,
         "Which layers hold the neurons that the sets share",
-        f"{first.model}, site {first.site}. {len(lying_in)} neurons, each counted once, in any of "
+        f"{first.model}, site {first.site}. {len(n_sets)} neurons, each counted once, in any of "
         f"the sets {', '.join(sets)}. In brackets: how many.",
         top=38,
         barmode="stack",
@@ -135,12 +146,12 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     )
 
 
-def _classes(n: int) -> list[tuple[int, int, str]]:
-    """In how many of n sets a neuron lies, least and most, and the words for it."""
-    several = [(3, n - 1, "in 3" if n == 4 else f"in 3 to {n - 1}")] if n > 3 else []
-    two = [(2, 2, "in 2")] if n > 2 else []
-    return [(1, 1, "in one set"), *two, *several, (n, n, f"in all {n}")]
-
-
-def _shades(n: int) -> list[str]:
-    return [*_SHARED[: min(n - 1, 3)], _SHARED[3]]
+def _classes(n: int) -> list[tuple[str, int, int, str]]:
+    """Of a neuron in any of n sets: the words, in how many it lies, least and most, the colour."""
+    classes = [("in one set", 1, 1, _SHARED[0])]
+    if n > 2:
+        classes.append(("in 2", 2, 2, _SHARED[1]))
+    if n > 3:
+        words = "in 3" if n == 4 else f"in 3 to {n - 1}"
+        classes.append((words, 3, n - 1, _SHARED[2]))
+    return [*classes, (f"in all {n}", n, n, _SHARED[3])]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from kb_lens.figures.style import GREY, PALE, label
+from kb_lens.figures.style import GREY, INK, PALE, SMALL, label
 
 ZERO_LINE = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
 """Settings of an axis that marks its zero."""
@@ -78,3 +79,24 @@ def layer_axis(n_layers: int) -> dict[str, Any]:
     # more than 12 numbers would touch one another in half a figure
     step = next((step for step in (1, 2, 5, 10) if n_layers / step <= 12), 20)
     return {"tickvals": list(range(0, n_layers, step)), "range": [-0.5, n_layers - 0.5]}
+
+
+def number_cells(values: Any, text: Any, **colours: Any) -> go.Heatmap:
+    """Cells with a text in each, a little apart; `colours` says what the values look like.
+
+    Args:
+        values: [row, column] What the colours show.
+        text: [row, column] What is written into the cells.
+        **colours: ``colorscale``, ``zmin`` and so on.
+    """
+    return go.Heatmap(
+        z=np.asarray(values, float),
+        text=np.asarray(text, object),
+        texttemplate="%{text}",
+        textfont={"size": SMALL, "color": INK},
+        hoverinfo="skip",
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        **colours,
+    )

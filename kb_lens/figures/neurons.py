@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import product
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import HEIGHT, WIDTH
-from kb_lens.figures.marks import layer_axis
+from kb_lens.figures.marks import layer_axis, number_cells, rows_axis
 from kb_lens.figures.style import (
     GREY,
     INK,
@@ -22,12 +24,20 @@ from kb_lens.figures.style import (
     finish,
     label,
 )
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons import Neuron, NeuronSet
 
 MAX_UPSET_SETS = 5
 """More sets have more intersections than a page has room for."""
 _NARROW_BARS = 12
 """As many bars fit into a column."""
+_LETTER = 8
+"""Pixels: a wide letter of a set's name, which stands between the two lower panels."""
+_UPSET_ROWS, _UPSET_ROW = 3, 25
+"""Sets for which an UpSet plot has room; pixels that each further one adds."""
+_MATRIX_CELL = 60
+"""Pixels of a row of the overlaps: about as high as it is wide."""
+_BARE: dict[str, Any] = {"showgrid": False, "showticklabels": False, "ticks": "", "showline": False}
+"""Settings of an axis that shows nothing."""
 
 
 def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
@@ -37,12 +47,13 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
         ValueError: For no sets, or sets of different models or sites.
     """
     first = check_sets(sets)
+    layers = list(range(first.n_layers))
     figure = go.Figure()
     for (name, neurons), colour in zip(sets.items(), colours(len(sets)), strict=True):
         figure.add_bar(
-            x=list(range(neurons.n_layers)),
+            x=layers,
             y=neurons.mask().sum(1).tolist(),
-            name=f"{name} ({len(neurons)})",
+            name=_with_size(name, neurons),
             marker_color=colour,
             hovertemplate="layer %{x}: %{y} neurons",
         )
@@ -65,25 +76,12 @@ def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
         ValueError: For no sets, or sets of different models or sites.
     """
     first = check_sets(sets)
-    names = [f"{name} ({len(neurons)})" for name, neurons in sets.items()]
-    pairs = [[(a, b) for b in sets.values()] for a in sets.values()]
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[a.jaccard(b) if len(a | b) else None for a, b in row] for row in pairs],
-            x=list(range(len(names))),
-            y=list(range(len(names))),
-            text=[[_shared(a, b) for a, b in row] for row in pairs],
-            texttemplate="%{text}",
-            textfont={"size": SMALL, "color": INK},
-            hoverinfo="skip",
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            zmax=1,
-            xgap=2,
-            ygap=2,
-            colorbar=colour_bar("Jaccard<br> "),
-        )
-    )
+    jaccard = [[a.jaccard(b) for b in sets.values()] for a in sets.values()]
+    words = [[_shared(a, b) for b in sets.values()] for a in sets.values()]
+    cells = number_cells(jaccard, words, colorscale=SEQUENTIAL, zmin=0, zmax=1)
+    cells.update(showscale=True, colorbar=colour_bar("Jaccard<br> "))
+    figure = go.Figure(cells)
+    names = [_with_size(name, neurons) for name, neurons in sets.items()]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False}
     figure.update_xaxes(**ticks)
     figure.update_yaxes(autorange="reversed", **ticks)
@@ -92,7 +90,7 @@ def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
         "How much the sets of neurons share",
         "Jaccard: neurons in both sets over neurons in either; 1 is the same set, 0 none shared. "
         f"Below it: neurons in both. In brackets: the size of the set. {_rests_on(first)}.",
-        height=max(HEIGHT, 160 + 60 * len(names)),
+        height=max(HEIGHT, 160 + _MATRIX_CELL * len(names)),
     )
 
 
@@ -109,27 +107,30 @@ def upset(sets: Mapping[str, NeuronSet]) -> go.Figure:
         raise ValueError(
             f"{len(sets)} sets: allowed are up to {MAX_UPSET_SETS}. Use overlap_heatmap instead."
         )
-    counts, sizes = intersections(sets), [len(neurons) for neurons in sets.values()]
+    counts = intersections(sets)
+    sizes = [len(neurons) for neurons in sets.values()]
+    names_width = _LETTER * max(map(len, sets)) / WIDTH
     figure = make_subplots(
         rows=2,
         cols=2,
         specs=[[None, {}], [{}, {}]],
         column_widths=[0.2, 0.8],
         row_heights=[0.66, 0.34],
-        horizontal_spacing=0.05 + 8 * max(map(len, sets)) / WIDTH,
+        horizontal_spacing=0.05 + names_width,
         vertical_spacing=0.04,
     )
-    figure.add_trace(_bars(list(range(len(counts))), list(counts.values()), "v"), 1, 2)
-    figure.add_trace(_bars(sizes, list(range(len(sets))), "h"), 2, 1)
-    for trace in _dots(list(sets), list(counts)):
+    figure.add_trace(_bars(list(counts.values()), "v", INK), 1, 2)
+    figure.add_trace(_bars(sizes, "h", GREY), 2, 1)
+    for trace in _memberships(list(sets), list(counts)):
         figure.add_trace(trace, 2, 2)
     _upset_axes(figure, list(sets), sizes, list(counts.values()))
+    extra_rows = max(0, len(sets) - _UPSET_ROWS)
     return finish(
         figure,
         "Which neurons the sets have in common",
         f"{_rests_on(first)}, {sum(counts.values())} neurons in all. A bar counts the neurons that "
         "are in every set marked below it and in no other.",
-        height=HEIGHT + 25 * max(0, len(sets) - 3),
+        height=HEIGHT + _UPSET_ROW * extra_rows,
         showlegend=False,
         meta={"column": WHOLE_PAGE} if len(counts) > _NARROW_BARS else None,
     )
@@ -141,14 +142,17 @@ def intersections(sets: Mapping[str, NeuronSet]) -> dict[tuple[str, ...], int]:
     Returns:
         Names -> neurons, where there are any, the largest first.
     """
-    found: dict[tuple[str, ...], int] = {}
-    for size in range(1, len(sets) + 1):
-        for names in combinations(sets, size):
-            inside = set.intersection(*(set(sets[name]) for name in names))
-            outside = (set(sets[name]) for name in sets if name not in names)
-            found[names] = len(inside.difference(*outside))
-    present = {names: count for names, count in found.items() if count}
-    return dict(sorted(present.items(), key=lambda pair: -pair[1]))
+    members: defaultdict[Neuron, list[str]] = defaultdict(list)
+    for name, neurons in sets.items():
+        for neuron in neurons:
+            members[neuron].append(name)
+    counts = Counter(tuple(names) for names in members.values())
+    order = list(sets)
+
+    def rank(names: tuple[str, ...]) -> tuple[int, int, list[int]]:
+        return -counts[names], len(names), [order.index(name) for name in names]
+
+    return {names: counts[names] for names in sorted(counts, key=rank)}
 
 
 def check_sets(sets: Mapping[str, NeuronSet]) -> NeuronSet:
@@ -168,61 +172,66 @@ def _rests_on(neurons: NeuronSet) -> str:
     return f"{neurons.model}, site {neurons.site}"
 
 
+def _with_size(name: str, neurons: NeuronSet) -> str:
+    return f"{name} ({len(neurons)})"
+
+
 def _shared(a: NeuronSet, b: NeuronSet) -> str:
-    return f"{a.jaccard(b):.2f}<br>{len(a & b)}" if len(a | b) else "none<br>0"
+    return f"{a.jaccard(b):.2f}<br>{len(a & b)}" if a | b else "none<br>0"
 
 
-def _bars(x: list[int], y: list[int], orientation: str) -> go.Bar:
+def _bars(lengths: list[int], orientation: Literal["v", "h"], colour: str) -> go.Bar:
     """Bars with their lengths written at their ends."""
+    positions = list(range(len(lengths)))
     return go.Bar(
-        x=x,
-        y=y,
+        x=positions if orientation == "v" else lengths,
+        y=lengths if orientation == "v" else positions,
         orientation=orientation,
-        text=y if orientation == "v" else x,
+        text=lengths,
         textposition="outside",
         textfont={"size": SMALL},
         cliponaxis=False,
-        marker_color=INK if orientation == "v" else GREY,
+        marker_color=colour,
         hoverinfo="skip",
     )
 
 
-def _dots(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> list[go.Scatter]:
+def _memberships(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> list[go.Scatter]:
     """The matrix below the bars: pale dots everywhere, joined dark ones for the sets that count."""
-    everywhere = [(x, y) for x in range(len(members)) for y in range(len(names))]
+    everywhere = list(product(range(len(members)), range(len(names))))
     marked: list[tuple[int | None, int | None]] = []
     for x, chosen in enumerate(members):
-        marked += [(x, names.index(name)) for name in chosen] + [(None, None)]
-    return [
-        go.Scatter(
-            x=[x for x, _ in points],
-            y=[y for _, y in points],
-            mode=mode,
-            marker={"size": 13, "color": colour},
-            line={"color": colour, "width": 3},
-            hoverinfo="skip",
-        )
-        for points, mode, colour in ((everywhere, "markers", PALE), (marked, "lines+markers", INK))
-    ]
+        marked += [(x, names.index(name)) for name in chosen]
+        marked.append((None, None))  # ends the line
+    return [_dots(everywhere, "markers", PALE), _dots(marked, "lines+markers", INK)]
+
+
+def _dots(points: Sequence[tuple[int | None, int | None]], mode: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        mode=mode,
+        marker={"size": 13, "color": colour},
+        line={"color": colour, "width": 3},
+        hoverinfo="skip",
+    )
 
 
 def _upset_axes(
     figure: go.Figure, names: Sequence[str], sizes: Sequence[int], counts: Sequence[int]
 ) -> None:
-    columns, rows = [-0.6, max(len(counts), 1) - 0.4], [len(names) - 0.5, -0.5]
-    blank = {"showgrid": False, "showticklabels": False, "ticks": "", "showline": False}
-    highest, longest = max(counts, default=1), max(*sizes, 1)
-    figure.update_xaxes(row=1, col=2, range=columns, **blank)
-    figure.update_yaxes(
-        title_text="Neurons", range=[0, 1.12 * highest], showgrid=False, row=1, col=2
-    )
-    figure.update_xaxes(row=2, col=2, range=columns, **blank)
-    figure.update_yaxes(row=2, col=2, range=rows, **blank)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=list(names), row=2, col=2)
-    figure.update_yaxes(showticklabels=True, row=2, col=2)
-    figure.update_xaxes(title_text="Size of the set", range=[1.35 * longest, 0], row=2, col=1)
+    n_columns = max(len(counts), 1)
+    figure.update_xaxes(col=2, range=[-0.6, n_columns - 0.4], **_BARE)
+    # the number at a bar's end needs room beyond the longest one
+    figure.update_yaxes(title_text="Neurons", range=[0, 1.12 * max(counts, default=1)], row=1)
+    figure.update_yaxes(showgrid=False, row=1)
+    rows = rows_axis(names)
+    figure.update_yaxes(row=2, range=rows["range"], **_BARE)
+    figure.update_yaxes(row=2, col=2, **rows, showticklabels=True)
+    # from right to left: bars and names meet
+    size_range = [1.35 * max(*sizes, 1), 0]
+    figure.update_xaxes(title_text="Size of the set", range=size_range, row=2, col=1)
     figure.update_xaxes(nticks=3, showgrid=False, row=2, col=1)
-    figure.update_yaxes(row=2, col=1, range=rows, **blank)
     if not counts:
-        place = {"xref": "paper", "yref": "paper", "x": 0.6, "y": 0.7}
-        figure.add_annotation(label("no neurons in any set", **place))
+        text = label("no neurons in any set", xref="paper", yref="paper", x=0.6, y=0.7)
+        figure.add_annotation(text)

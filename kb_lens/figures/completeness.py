@@ -1,0 +1,92 @@
+"""Figure of the second step: how exact the scores are, and what that took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.figures.attribution import check_scores, rests_on
+from kb_lens.figures.marks import error_bars, layer_axis
+from kb_lens.figures.style import COLOURS, INK, MINUS, finish
+
+LEAST_GAP = 1e-10
+"""A completeness gap of nothing has no place on a log axis; it is drawn here."""
+# A question whose answer no layer changes; the least positive float32 is about 1e-38.
+_LEAST_CHANGE = 1e-30
+"""Of an output, so that a gap relative to it is finite."""
+
+
+def completeness(attributions: Attributions) -> go.Figure:
+    """How exact the integrals are: each layer's completeness gap, and the nodes spent on it.
+
+    The gap is relative to the question's largest |F(h) - F(0)| over the layers; a gap below
+    `LEAST_GAP` is drawn there.
+
+    Raises:
+        ValueError: For no questions, or scores that are not finite or all 0.
+    """
+    check_scores(attributions)
+    change = attributions.output_change.abs().amax(1, keepdim=True)
+    relative = attributions.completeness_gap.abs() / change.clamp_min(_LEAST_CHANGE)
+    gap = relative.double().numpy()
+    worst = gap.max(0)
+    median = np.median(gap, 0)
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.07)
+    _add_gaps(figure, "worst question", worst, COLOURS[1], "triangle-up")
+    _add_gaps(figure, "median question", median, COLOURS[0], "circle")
+    _add_nodes(figure, attributions.nodes.numpy())
+    decades = _decades(median.min(), worst.max())
+    figure.update_yaxes(title_text="Completeness gap", row=1, col=1, **decades)
+    figure.update_yaxes(title_text="Nodes a question", rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(**layer_axis(gap.shape[1]))
+    figure.update_xaxes(title_text="Layer", row=2, col=1)
+    settings = attributions.settings
+    effort = f"tolerance {settings.tol:g}" if settings.tol else f"{settings.n_steps} nodes"
+    return finish(
+        figure,
+        "How far each layer's scores are from the sum they should have",
+        f"{rests_on(attributions)}; rule: {settings.rule}, {effort}. Gap: |sum of the layer's "
+        f"scores {MINUS} (F(h) {MINUS} F(0))| over the question's largest |F(h) {MINUS} F(0)|. "
+        "Nodes: mean, and from fewest to most.",
+        height=480,
+        top=30,
+    )
+
+
+def _add_gaps(figure: go.Figure, name: str, values: np.ndarray, colour: str, symbol: str) -> None:
+    figure.add_scatter(
+        x=np.arange(len(values)),
+        y=np.maximum(values, LEAST_GAP),
+        name=name,
+        mode="lines+markers",
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        hovertemplate=f"layer %{{x}}, {name}: %{{y:.1e}}<extra></extra>",
+        row=1,
+        col=1,
+    )
+
+
+def _decades(least: float, largest: float) -> dict[str, Any]:
+    """A log axis over whole powers of ten, at least one, with room around a value at its end."""
+    low = np.floor(np.log10(max(least, LEAST_GAP)) - 0.05)
+    high = np.ceil(np.log10(max(largest, LEAST_GAP)) + 0.05)
+    return {"type": "log", "range": [low, high], "dtick": 1, "exponentformat": "power"}
+
+
+def _add_nodes(figure: go.Figure, nodes: np.ndarray) -> None:
+    mean = nodes.mean(0)
+    span = error_bars(mean, nodes.min(0), nodes.max(0), INK, width=0)
+    figure.add_bar(
+        x=np.arange(len(mean)),
+        y=mean,
+        showlegend=False,
+        marker_color=COLOURS[0],
+        error_y=span,
+        hovertemplate="layer %{x}: %{y:.0f} nodes on average<extra></extra>",
+        row=2,
+        col=1,
+    )
