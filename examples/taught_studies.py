@@ -3,7 +3,7 @@
 Reads what these wrote, for each seed S of `teach.py`:
 
     kb-lens run out/taught/seed-S --out out/taught-studies/S/run
-    kb-lens experiment lambda --model out/taught/seed-S --out out/taught-studies/S
+    kb-lens experiment lambda out/taught/seed-S --out out/taught-studies/S
 
 and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
 ``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
@@ -23,10 +23,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kb_lens.evaluation.results import conditions_of
 from kb_lens.figures.export import write_figures
 from kb_lens.figures.study_panels import curve
 from kb_lens.figures.style import COLOURS, GREY, finish, label
-from kb_lens.studies.experiments import Experiment
+from kb_lens.runs.folder import RunFolder
+from kb_lens.studies.tables import Experiment
 
 PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
     ("stereoset", "icat"): ("StereoSet icat, points", 100.0),
@@ -48,21 +50,25 @@ def gathered(folder: Path) -> pd.DataFrame:
         ValueError: If a study or a run is missing.
     """
     study = Experiment.load(folder / "lambda").tables["results"]
-    base = study.loc[study["set"].isna()].assign(lam=1.0, set="base")
-    scaled = study.loc[study["set"].notna() & study["lam"].ne(1)]
-    sets = pd.concat([base, scaled], ignore_index=True)
-    drawn = sets["set"].str.startswith("random")
-    sets["neurons"] = sets["set"].where(~drawn, INFLUENCE)
+    study = study.loc[study["role"].eq("base") | study["lam"].ne(1)]
+    neurons = study["role"].map({"base": "base", "method": KNOW, "control": INFLUENCE})
+    study = study.assign(neurons=neurons, lam=study["lam"].fillna(1.0))
     path = folder / "run/summary.csv"
     if not path.is_file():
         raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
     run = pd.read_csv(path)
-    words = run["condition"].str.extract(r"(?:(random) )?(?:lambda ([\d.]+))?")
-    run = run.assign(lam=words[1].astype(float).fillna(1), set="run", neurons=KNOW)
-    run["neurons"] = run["neurons"].mask(run["lam"].eq(1), "base").mask(words[0].notna(), LAYERS)
-    only_here = ~run["benchmark"].isin(sets["benchmark"]) | run["neurons"].eq(LAYERS)
-    found = pd.concat([sets, run.loc[only_here].drop(columns="condition")], ignore_index=True)
-    return found.set_index(["benchmark", "metric"]).loc[list(PANELS)].reset_index()
+    neurons = run["role"].map({"base": "base", "method": KNOW, "control": LAYERS})
+    lams = run["condition"].map(_factors(folder / "run"))
+    run = run.assign(neurons=neurons, lam=lams, set="run").drop(columns="condition")
+    only_here = ~run["benchmark"].isin(study["benchmark"]) | run["neurons"].eq(LAYERS)
+    table = pd.concat([study, run.loc[only_here]], ignore_index=True)
+    return table.set_index(["benchmark", "metric"]).loc[list(PANELS)].reset_index()
+
+
+def _factors(folder: Path) -> dict[str, float]:
+    """Condition of a run -> lambda; 1 for the model as it is."""
+    conditions = conditions_of(RunFolder.load(folder).results)
+    return {name: (info.intervention or {"lam": 1.0})["lam"] for name, info in conditions.items()}
 
 
 def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
