@@ -11,8 +11,8 @@ ROOMS = {
     "cli": "main jobs studies pages terminal options parsing",
     "report": "write run study words page",
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
-        neuron_effects specificity results completeness attribution neurons export themes column
-        marks style layout""",
+        neuron_effects specificity results knowledge completeness attribution neurons export themes
+        column marks style layout""",
     "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
     "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
         settings measure units ray_engine engines""",

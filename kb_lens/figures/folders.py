@@ -17,11 +17,12 @@ from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.figures.attribution import attribution_heatmap
 from kb_lens.figures.completeness import completeness
+from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
 from kb_lens.figures.neuron_effects import dose_response
 from kb_lens.figures.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
-from kb_lens.figures.results import before_after, knowledge_plot
+from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.knowledge import Knowledge

@@ -6,6 +6,7 @@ pixels: a line of text needs the same room in every figure. Here one becomes the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +39,14 @@ class Stack:
     n: int
     """Panels."""
 
-    height: float
+    height: int
     """Pixels of a panel."""
 
-    between: float
+    between: int
     """Pixels between two panels: the upper one's axis and the lower one's title."""
 
     @property
-    def plot(self) -> float:
+    def plot(self) -> int:
         """Pixels of the plot, from the first panel's top to the last one's bottom."""
         return self.n * self.height + (self.n - 1) * self.between
 
@@ -84,3 +85,11 @@ def without_title(figure: go.Figure, edge: int) -> go.Figure:
     height = untitled.layout.height - freed
     top = untitled.layout.margin.t - freed
     return untitled.update_layout(title=None, height=height, margin_t=top)
+
+
+def padded_range(values: Iterable[float], share: float) -> tuple[float, float]:
+    """From the least to the largest value, and a share of their distance more at both ends."""
+    ends = list(values)
+    low, high = min(ends), max(ends)
+    padding = share * (high - low) or 1.0  # equal values need a range as well
+    return low - padding, high + padding

@@ -1,55 +1,80 @@
-"""Figures of the first and the last step: what the model knows, and what changed."""
+"""Figure of the last step: what the intervention changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.benchmarks.catalogue import SPECS, formulas
-from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.figures.style import COLOURS, GREY, MINUS, PALE, colours, finish, label
-from kb_lens.knowledge import Knowledge
-from kb_lens.statistics import Metric
+from kb_lens.evaluation.results import EvaluationResult, conditions_of
+from kb_lens.figures.layout import ROW, Stack, padded_range
+from kb_lens.figures.marks import error_bars, interval_hover, panel_title, rows_axis
+from kb_lens.figures.style import COLOURS, GREY, colours, finish, label, value_and_interval
+from kb_lens.statistics import Formulas, Metric, MetricInfo
 
 Key = tuple[str, str]
 """A result's key (the benchmark, with its protocol if not the original) and a metric."""
-_FLUENCY, _PANELS = "logprob_per_token", 3
-_MORE_IS_BETTER = ("acc", "lms")
-"""Metrics whose best value nobody expects to see: no line is drawn there."""
-_WORDS = {
-    "lms": "meaningful option beats the unrelated one, %",
-    "ss": "stereotype beats anti-stereotype, %",
-    "icat": "lms and ss in one, points",
-    "stereotype_share": "more stereotyping sentence likelier, %",
-    "stereotype_share_shared": "the words both share likelier in the more stereotyping one, %",
-    "acc": "right answers, %",
-    "acc_norm": "right answers (normalised by length), %",
-    "s_AMB": "bias score in ambiguous contexts, points",
-    "s_DIS": "bias score in disambiguated contexts, points",
-    "acc_ambig": "right answers in ambiguous contexts, %",
-    "acc_disambig": "right answers in disambiguated contexts, %",
-    "position_bias": "the option listed first is the likeliest, %",
-    "excess_any": "warned, refused or hedged, more than for the controls, points",
-    "any": "warned, refused or hedged, %",
-    "perplexity": "perplexity",
-    _FLUENCY: "mean log-probability of a token, nats",
-}
-_KNOWLEDGE_COLUMNS = (
-    "dimension",
-    "kind",
-    "text",
-    "answer",
-    "p_yes",
-    "p_no",
-    "mass",
-    "said",
-    "right",
-)
+_MAX_JUDGED, _MAX_UNKNOWN = 3, 6
+"""Panels of a benchmark that nobody chose: of one in the catalogue, of a caller's own."""
+# Below a panel stand its axis and the next one's title of two lines.
+_BETWEEN = 102
+"""Pixels between panels."""
+_NATS = "nats a token"
+"""The unit of plain fluency; its changes show in the second decimal."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One metric of one benchmark."""
+
+    key: Key
+    """What is shown."""
+
+    values: Mapping[str, Metric | None]
+    """Condition -> the metric; None where it was not measured."""
+
+    info: MetricInfo | None
+    """What the metric is; None for one that no benchmark of the catalogue has."""
+
+    @property
+    def measured(self) -> list[Metric]:
+        """The metric under the conditions that have it."""
+        return [metric for metric in self.values.values() if metric is not None]
+
+    @property
+    def ideal(self) -> float | None:
+        """The best value, where it is worth a line."""
+        # nobody expects all answers to be right: the line would only shrink what is there
+        if self.info is None or (self.info.unit == "%" and self.info.best == 100):
+            return None
+        return self.info.best
+
+    @property
+    def title(self) -> str:
+        """The metric; its ideal and its number of items."""
+        benchmark, metric = self.key
+        counts = sorted({metric.n for metric in self.measured})
+        n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        ideal = "" if self.ideal is None else f"ideal {self.ideal:g}, "
+        return f"<b>{benchmark} {metric}</b><br>{ideal}n = {n}"
+
+    def number(self, metric: Metric | None) -> str:
+        """What is written beside a row."""
+        if metric is None:
+            return "not measured"
+        spec = ".2f" if self.info and self.info.unit == _NATS else ".1f"
+        return value_and_interval(metric.value, metric.low, metric.high, spec)
+
+    def reach(self) -> list[float]:
+        """Every finite number that the axis has to hold."""
+        ends = [end for metric in self.measured for end in (metric.value, metric.low, metric.high)]
+        if self.ideal is not None:
+            ends.append(self.ideal)
+        return [end for end in ends if np.isfinite(end)]
 
 
 def before_after(
@@ -61,124 +86,82 @@ def before_after(
         results: Condition (``base``, ``lambda 2``, ``random control``) -> its results, one a
             benchmark. A condition that lacks a metric has an empty row there.
         metrics: (result's key, metric) pairs, a panel each; default the first headline metrics
-            there, and the mean log-probability a token of the first benchmark that has it.
+            there, the mean log-probability a token of the first benchmark that has it, and the
+            first metrics of a benchmark of your own.
 
     Raises:
         ValueError: For no results, a benchmark twice in a condition or a
             metric that no condition has.
     """
-    found = _collect(results)
-    ideals = _ideals(results)
-    keys = _chosen(found, metrics, ideals)
-    panel, between = 22 * len(found) + 102, 102
-    room = panel * len(keys) - between
-    figure = make_subplots(rows=len(keys), vertical_spacing=between / room if len(keys) > 1 else 0)
-    ideals = {key: best for key, best in ideals.items() if not key[1].startswith(_MORE_IS_BETTER)}
-    for row, key in enumerate(keys, 1):
-        _panel(
-            figure, row, key, {n: values.get(key) for n, values in found.items()}, ideals.get(key)
-        )
-    models = ", ".join(sorted({one.model for many in results.values() for one in many}))
-    ideal = any(ideals.get(key) is not None for key in keys)
+    conditions = _collect(results)
+    judges = _judges(results)
+    available = list(dict.fromkeys(key for values in conditions.values() for key in values))
+    keys = _headline(available, judges) if metrics is None else _checked(metrics, available)
+    panels = [_panel(key, conditions, judges) for key in keys]
+    stack = Stack(len(panels), ROW * len(conditions), _BETWEEN)
+    figure = make_subplots(rows=stack.n, vertical_spacing=stack.spacing)
+    palette = _palette(results)
+    for row, panel in enumerate(panels, 1):
+        _draw(figure, row, panel, palette)
+    models = sorted({result.model for measured in results.values() for result in measured})
+    dotted = " Dotted: the ideal." if any(panel.ideal is not None for panel in panels) else ""
     return finish(
         figure,
         "What the intervention changes",
-        f"{models}. Points: the metric; lines: its 95 % bootstrap interval over n items."
-        + " Dotted: the ideal." * ideal,
-        height=room + 178,
+        f"{', '.join(models)}. Points: the metric; lines: its 95 % bootstrap interval over n "
+        f"items.{dotted}",
+        height=stack.plot + 178,
         top=46,
         margin={"r": 165, "b": 60},
         showlegend=False,
     )
 
 
-def knowledge_plot(knowledge: Knowledge) -> go.Figure:
-    """Which answer the model prefers, question by question, beside the right one.
-
-    A point a question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
-    half of a row is where the right answer is. A model that always answers No has all its points
-    left of the middle.
-
-    Raises:
-        ValueError: For no questions, or a table that lacks a column.
-    """
-    table = _checked(knowledge)
-    rows = list(dict.fromkeys(zip(table["kind"], table["answer"], strict=True)))
-    dimensions = table.groupby("dimension", sort=False)
-    figure = go.Figure()
-    for place, (_, answer) in enumerate(rows):
-        side = (50, 100) if answer == "yes" else (0, 50)
-        box = {"x0": side[0], "x1": side[1], "y0": place - 0.44, "y1": place + 0.44}
-        figure.add_shape(type="rect", **box, fillcolor=PALE, line_width=0, layer="below")
-    size = 9 if len(table) <= 100 else 6
-    for (dimension, points), colour in zip(dimensions, colours(len(dimensions)), strict=True):
-        figure.add_trace(_points(points, str(dimension), colour, size))
-    figure.add_vline(x=50, line={"color": GREY, "width": 1})
-    figure.update_xaxes(
-        title_text="P(yes) in percent of P(yes) + P(no)", range=[-2, 102], showgrid=False
-    )
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[f"{kind.replace('_', ' ')}<br>(right: {answer})" for kind, answer in rows],
-        range=[len(rows) - 0.5, -0.5],
-        showgrid=False,
-    )
-    for x, text in ((25, "model says no"), (75, "model says yes")):
-        figure.add_annotation(label(text, x=x, y=1, yref="paper", yanchor="bottom"))
-    return finish(
-        figure,
-        "Does the model know the answers?",
-        _summary(knowledge),
-        top=52,
-        showlegend=True,
-        legend={"y": 1.08},
-    )
-
-
-# -- before and after -------------------------------------------------------------------------
-
-
 def _collect(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, dict[Key, Metric]]:
+    """Condition -> its metrics, all benchmarks' together."""
     if not results or not any(results.values()):
         raise ValueError("no results: give at least one condition with one EvaluationResult.")
-    found: dict[str, dict[Key, Metric]] = {}
-    for condition, several in results.items():
-        names = [result.key for result in several]
+    conditions: dict[str, dict[Key, Metric]] = {}
+    for condition, measured in results.items():
+        names = [result.key for result in measured]
         if len(set(names)) < len(names):
             raise ValueError(f"{condition!r} has a benchmark twice: {', '.join(names)}.")
-        found[condition] = {
-            (one.key, name): metric for one in several for name, metric in one.metrics.items()
-        }
-    return found
+        metrics = conditions[condition] = {}
+        for result in measured:
+            metrics |= {(result.key, name): metric for name, metric in result.metrics.items()}
+    return conditions
 
 
-def _ideals(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[Key, float | None]:
-    """The best value of every metric that has one, the headline metrics in their order first."""
-    found: dict[Key, float | None] = {}
-    for one in (one for several in results.values() for one in several):
-        known = one.benchmark in SPECS  # or one of the caller's own
-        judge = formulas(one.benchmark, one.protocol) if known else None
-        best = {m: judge.describe(m).best for m in judge.headline} if judge else {}
-        found |= {(one.key, name): value for name, value in best.items() if name in one.metrics}
-        for name in one.metrics:
-            found.setdefault((one.key, name), best.get(name.removesuffix("_macro")))
-    return found
+def _judges(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Formulas]:
+    """Result's key -> the formulas that say what its metrics are, of benchmarks that have them."""
+    return {
+        result.key: formulas(result.benchmark, result.protocol)
+        for measured in results.values()
+        for result in measured
+        if result.benchmark in SPECS  # or one of the caller's own
+    }
 
 
-def _chosen(
-    found: Mapping[str, Mapping[Key, Metric]],
-    metrics: Iterable[Key] | None,
-    ideals: Mapping[Key, float | None],
-) -> list[Key]:
-    """The metrics that are asked for, or the first headline ones of each benchmark."""
-    available = list(dict.fromkeys(key for values in found.values() for key in values))
-    if metrics is None:
-        fluency = [key for key in available if key[1] == _FLUENCY]
-        first: list[Key] = []
-        for benchmark in dict.fromkeys(key[0] for key in available):
-            mine = [k for k, best in ideals.items() if k[0] == benchmark and best is not None]
-            first += mine[:_PANELS]
-        return first + fluency[:1] or available[:6]
+def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[Key]:
+    """What to look at first, where nobody says it."""
+    chosen: list[Key] = []
+    fluency: list[Key] = []
+    for benchmark in dict.fromkeys(benchmark for benchmark, _ in available):
+        judge = judges.get(benchmark)
+        if judge is None:
+            chosen += [key for key in available if key[0] == benchmark][:_MAX_UNKNOWN]
+            continue
+        headline = [name for name in judge.headline if (benchmark, name) in available]
+        judged = [name for name in headline if name in judge.judged]
+        chosen += [(benchmark, name) for name in judged[:_MAX_JUDGED]]
+        in_nats = [name for name in headline if judge.describe(name).unit == _NATS]
+        fluency += [(benchmark, name) for name in in_nats]
+    # no headline metric was measured: whatever was
+    return chosen + fluency[:1] or list(available[:_MAX_UNKNOWN])
+
+
+def _checked(metrics: Iterable[Key], available: Sequence[Key]) -> list[Key]:
+    """The metrics that were asked for, after a check that they were measured."""
     keys = list(metrics)
     for key in keys:
         if key not in available:
@@ -192,126 +175,51 @@ def _chosen(
 
 
 def _panel(
-    figure: go.Figure,
-    row: int,
-    key: Key,
-    values: Mapping[str, Metric | None],
-    ideal: float | None,
-) -> None:
-    shown = [metric for metric in values.values() if metric is not None]
-    palette = [COLOURS[-1], *colours(len(values) - 1)]
-    for place, (condition, metric) in enumerate(values.items()):
+    key: Key, conditions: Mapping[str, Mapping[Key, Metric]], judges: Mapping[str, Formulas]
+) -> _Panel:
+    benchmark, metric = key
+    info = None
+    if benchmark in judges:
+        try:
+            info = judges[benchmark].describe(metric)
+        except ValueError:
+            info = None  # a saved result of another version has a metric that this one has not
+    return _Panel(key, {name: values.get(key) for name, values in conditions.items()}, info)
+
+
+def _palette(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, str]:
+    """Condition -> its colour: black for the base model."""
+    infos = conditions_of(results)
+    changed = [name for name, info in infos.items() if info.role != "base"]
+    palette = dict.fromkeys(infos, COLOURS[-1])
+    return palette | dict(zip(changed, colours(len(changed)), strict=True))
+
+
+def _draw(figure: go.Figure, row: int, panel: _Panel, palette: Mapping[str, str]) -> None:
+    for y, (condition, metric) in enumerate(panel.values.items()):
         if metric is not None:
-            figure.add_trace(_marker(condition, place, metric, palette[place]), row, 1)
-        text = "not measured" if metric is None else _number(key, metric)
-        beside = label(text, x=1.01, y=place, xref="x domain", xanchor="left")
+            figure.add_trace(_marker(condition, y, metric, palette[condition]), row, 1)
+        beside = label(panel.number(metric), x=1.01, y=y, xref="x domain", xanchor="left")
         figure.add_annotation(**beside, row=row, col=1)
-    ends = [end for one in shown for end in (one.value, one.low, one.high) if np.isfinite(end)]
-    ends += [] if ideal is None else [ideal]
-    margin = 0.06 * (max(ends) - min(ends)) or 1.0
-    figure.update_xaxes(
-        title_text=_WORDS.get(key[1], key[1]),
-        range=[min(ends) - margin, max(ends) + margin],
-        nticks=8,
-        row=row,
-        col=1,
-    )
-    figure.update_yaxes(
-        tickvals=list(range(len(values))),
-        ticktext=list(values),
-        range=[len(values) - 0.5, -0.5],
-        showgrid=False,
-        ticks="",
-        row=row,
-        col=1,
-    )
-    if ideal is not None:
-        figure.add_vline(x=ideal, line={"color": GREY, "dash": "dot", "width": 2}, row=row, col=1)  # pyright: ignore[reportArgumentType]
-    text = _panel_title(key, ideal, shown)
-    title = label(text, x=0, y=1, xanchor="left", yanchor="bottom", align="left")
-    figure.add_annotation(**title, xref="x domain", yref="y domain", row=row, col=1)
+    axis_title = panel.key[1] if panel.info is None else panel.info.label
+    span = padded_range(panel.reach(), 0.06)
+    figure.update_xaxes(title_text=axis_title, range=span, nticks=8, row=row, col=1)
+    figure.update_yaxes(**rows_axis(list(panel.values)), row=row, col=1)
+    if panel.ideal is not None:
+        dotted = {"color": GREY, "dash": "dot", "width": 2}
+        figure.add_vline(x=panel.ideal, line=dotted, row=row, col=1)  # pyright: ignore[reportArgumentType]
+    panel_title(figure, panel.title, row)
 
 
-def _marker(condition: str, place: int, metric: Metric, colour: str) -> go.Scatter:
+def _marker(condition: str, y: int, metric: Metric, colour: str) -> go.Scatter:
+    value, low, high = np.array([[metric.value], [metric.low], [metric.high]])
     return go.Scatter(
         x=[metric.value],
-        y=[place],
+        y=[y],
         name=condition,
         mode="markers",
         marker={"size": 9, "color": colour},
-        error_x={
-            "array": [metric.high - metric.value],
-            "arrayminus": [metric.value - metric.low],
-            "color": colour,
-            "thickness": 2,
-            "width": 4,
-        },
+        error_x=error_bars(value, low, high, colour),
         customdata=[[metric.low, metric.high, metric.n]],
-        hovertemplate="%{x:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}], n = %{customdata[2]}",
+        hovertemplate=f"{interval_hover('x')}, n = %{{customdata[2]}}",
     )
-
-
-def _number(key: Key, metric: Metric) -> str:
-    digits = 2 if key[1] == _FLUENCY else 1
-    text = f"{metric.value:.{digits}f} [{metric.low:.{digits}f}, {metric.high:.{digits}f}]"
-    return text.replace("-", MINUS)
-
-
-def _panel_title(key: Key, ideal: float | None, shown: Sequence[Metric]) -> str:
-    counts = sorted({metric.n for metric in shown})
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    best = "" if ideal is None else f"ideal {ideal:g}, "
-    return f"<b>{key[0]} {key[1]}</b><br>{best}{n}"
-
-
-# -- knowledge --------------------------------------------------------------------------------
-
-
-def _checked(knowledge: Knowledge) -> pd.DataFrame:
-    """The table with `share` (percent, the point's x) and `place` (its y)."""
-    missing = [name for name in _KNOWLEDGE_COLUMNS if name not in knowledge.table]
-    if missing or knowledge.table.empty:
-        what = f"lacks {', '.join(missing)}" if missing else "has no rows"
-        raise ValueError(f"the knowledge table {what}: make it with kb_lens.check_knowledge.")
-    table = knowledge.table.reset_index(drop=True)
-    both = table["p_yes"] + table["p_no"]
-    cell = table.groupby(["kind", "answer"], sort=False)
-    order = table.assign(dimension=pd.factorize(table["dimension"])[0])
-    order = order.groupby(["kind", "answer"])["dimension"].rank(method="first")
-    size = cell["kind"].transform("size")
-    spread = 0.72 * ((order - 0.5) / size - 0.5)
-    return table.assign(share=100 * table["p_yes"] / both, place=cell.ngroup() + spread)
-
-
-def _points(table: pd.DataFrame, dimension: str, colour: str, size: int) -> go.Scatter:
-    marker: dict[str, Any] = {
-        "size": size,
-        "color": colour,
-        "symbol": ["circle" if right else "circle-open" for right in table["right"]],
-        "line": {"width": 1.5, "color": colour},
-    }
-    return go.Scatter(
-        x=table["share"],
-        y=table["place"],
-        name=dimension,
-        mode="markers",
-        marker=marker,
-        text=table["text"],
-        customdata=table[["p_yes", "p_no", "answer"]].to_numpy(object),
-        hovertemplate="%{text}<br>P(yes) %{customdata[0]:.3f}, P(no) %{customdata[1]:.3f}; "
-        "right: %{customdata[2]}",
-    )
-
-
-def _summary(knowledge: Knowledge) -> str:
-    total, said = knowledge.summary().iloc[0], knowledge.table["said"]
-    text = (
-        f"{knowledge.model}, {total['n']:.0f} questions: {total['right']:.0f} answered right; says "
-        f"no to {(said == 'no').sum()} and yes to {(said == 'yes').sum()}"
-    )
-    if np.isfinite(total["auc"]):
-        text += (
-            f"; balanced accuracy {total['balanced_accuracy']:.0f} % and AUC {total['auc']:.2f} "
-            "(by chance 50 % and 0.5)"
-        )
-    return f"{text}. Shaded: the right side. Filled points: right; open: wrong."

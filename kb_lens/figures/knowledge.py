@@ -1,0 +1,105 @@
+"""Figure of the first step: what the model knows, question by question."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from kb_lens.figures.marks import THIN, rows_axis, shade
+from kb_lens.figures.style import colours, finish, label
+from kb_lens.knowledge import Knowledge
+
+_COLUMNS = ["dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right"]
+"""What the table must have."""
+_SHADED, _SPREAD = 0.44, 0.72
+"""Shares of a row: half the height of its shaded area; what its points are spread over."""
+_MANY = 100
+"""Questions whose points would touch one another at their usual size."""
+
+
+def knowledge_plot(knowledge: Knowledge) -> go.Figure:
+    """Which answer the model prefers, question by question, beside the right one.
+
+    A point a question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
+    half of a row is where the right answer is. A model that always answers No has all its points
+    left of the middle.
+
+    Raises:
+        ValueError: For no questions, or a table that lacks a column.
+    """
+    table = _with_positions(knowledge)
+    rows = list(dict.fromkeys(zip(table["kind"], table["answer"], strict=True)))
+    figure = go.Figure()
+    for row, (_, answer) in enumerate(rows):
+        half = (50, 100) if answer == "yes" else (0, 50)
+        shade(figure, half, (row - _SHADED, row + _SHADED))
+    size = 9 if len(table) <= _MANY else 6
+    dimensions = table.groupby("dimension", sort=False)
+    palette = colours(dimensions.ngroups)
+    for (dimension, questions), colour in zip(dimensions, palette, strict=True):
+        figure.add_trace(_points(questions, str(dimension), colour, size))
+    figure.add_vline(x=50, line=THIN)
+    title = "P(yes) in percent of P(yes) + P(no)"
+    figure.update_xaxes(title_text=title, range=[-2, 102], showgrid=False)
+    names = [f"{kind.replace('_', ' ')}<br>(right: {answer})" for kind, answer in rows]
+    figure.update_yaxes(rows_axis(names), ticks="outside")
+    for x, text in ((25, "model says no"), (75, "model says yes")):
+        figure.add_annotation(label(text, x=x, y=1, yref="paper", yanchor="bottom"))
+    return finish(
+        figure,
+        "Does the model know the answers?",
+        _summary(knowledge),
+        top=52,
+        showlegend=True,
+        legend={"y": 1.08},
+    )
+
+
+def _with_positions(knowledge: Knowledge) -> pd.DataFrame:
+    """The table with `percent` (the point's x) and `row` (its y), a row's dimensions in order."""
+    missing = [name for name in _COLUMNS if name not in knowledge.table]
+    if missing or knowledge.table.empty:
+        fault = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        raise ValueError(f"the knowledge table {fault}: make it with kb_lens.check_knowledge.")
+    table = knowledge.table.reset_index(drop=True)
+    percent = 100 * table["p_yes"] / (table["p_yes"] + table["p_no"])
+    cell = [table["kind"], table["answer"]]
+    rows = table.groupby(cell, sort=False)
+    dimensions = pd.Series(pd.factorize(table["dimension"])[0], table.index)
+    order = dimensions.groupby(cell, sort=False).rank(method="first")
+    # points of a row stand beside one another, none above another one
+    offset = _SPREAD * ((order - 0.5) / rows["kind"].transform("size") - 0.5)
+    return table.assign(percent=percent, row=rows.ngroup() + offset)
+
+
+def _points(table: pd.DataFrame, dimension: str, colour: str, size: int) -> go.Scatter:
+    symbols = ["circle" if right else "circle-open" for right in table["right"]]
+    outline = {"width": 1.5, "color": colour}
+    return go.Scatter(
+        x=table["percent"],
+        y=table["row"],
+        name=dimension,
+        mode="markers",
+        marker={"size": size, "color": colour, "symbol": symbols, "line": outline},
+        text=table["text"],
+        customdata=table[["p_yes", "p_no", "answer"]].to_numpy(object),
+        hovertemplate="%{text}<br>P(yes) %{customdata[0]:.3f}, P(no) %{customdata[1]:.3f}; "
+        "right: %{customdata[2]}",
+    )
+
+
+def _summary(knowledge: Knowledge) -> str:
+    total = knowledge.summary().iloc[0]
+    answers = knowledge.table["said"].value_counts()
+    text = (
+        f"{knowledge.model}, {total['n']:.0f} questions: {total['right']:.0f} answered right; says "
+        f"no to {answers.get('no', 0)} and yes to {answers.get('yes', 0)}"
+    )
+    # questions that all have one right answer have no balanced accuracy
+    if np.isfinite(total["auc"]):
+        text += (
+            f"; balanced accuracy {total['balanced_accuracy']:.0f} % and AUC {total['auc']:.2f} "
+            "(by chance 50 % and 0.5)"
+        )
+    return f"{text}. Shaded: the right side. Filled points: right; open: wrong."
