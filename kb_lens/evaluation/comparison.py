@@ -16,11 +16,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from kb_lens.benchmarks.catalogue import formulas
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.statistics import (
     DEFAULT_RESAMPLES,
     Measure,
     Metric,
+    Statistics,
     Sums,
     flips,
     paired_bootstrap,
@@ -56,14 +57,14 @@ def compare(
     Raises:
         ValueError: If the two are of different benchmarks, protocols or items.
     """
-    table = _aligned(base, other)
     definition = formulas(base.benchmark, base.protocol)
-    before, after = definition.statistics(base.items), definition.statistics(table)
-    options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
-    changed = paired_bootstrap(before, after, definition.metrics, **options)
+    before, after = _statistics([base, other])
+    changed = paired_bootstrap(
+        before, after, definition.metrics, n_bootstrap=n_bootstrap, seed=seed
+    )
     if definition.flips is None:
         return changed
-    moved = flips(before, after, definition, **options)
+    moved = flips(before, after, definition, n_bootstrap=n_bootstrap, seed=seed)
     return pd.concat([changed, moved], ignore_index=True)
 
 
@@ -89,21 +90,29 @@ def gain(
     Raises:
         ValueError: If the two do not compare, or the metric or its best value is not known.
     """
-    table, definition = _aligned(base, other), formulas(base.benchmark, base.protocol)
-    if metric in base.metrics and best is None:
+    definition = formulas(base.benchmark, base.protocol)
+    if best is None and metric in base.metrics:
         best = definition.describe(metric).best
     if best is None or metric not in base.metrics:
         raise ValueError(f"{base.key} has no metric {metric!r} with a best value.")
     target = best
 
-    def distance(sums: Sums) -> dict[str, Measure]:
+    def nearness(sums: Sums) -> dict[str, Measure]:
         value, n = definition.metrics(sums)[metric]
         return {metric: Measure(-np.abs(value - target), n)}
 
-    statistics = definition.statistics(base.items), definition.statistics(table)
-    changed = paired_bootstrap(*statistics, distance, n_bootstrap=n_bootstrap, seed=seed)
-    row = changed.set_index("metric").loc[metric]
-    return Metric(*(float(row[c]) for c in ("difference", "low", "high")), n=int(row["n"]))
+    before, after = _statistics([base, other])
+    changed = paired_bootstrap(before, after, nearness, n_bootstrap=n_bootstrap, seed=seed)
+    row = changed.iloc[0]
+    low, high = float(row["low"]), float(row["high"])
+    return Metric(float(row["difference"]), low, high, n=int(row["n"]))
+
+
+def _statistics(results: Sequence[EvaluationResult]) -> list[Statistics]:
+    """What the metrics of each result sum over, the items in the order of the first result."""
+    first = results[0]
+    definition = formulas(first.benchmark, first.protocol)
+    return [definition.statistics(_aligned(first, result)) for result in results]
 
 
 def _aligned(base: EvaluationResult, other: EvaluationResult) -> pd.DataFrame:
@@ -132,31 +141,35 @@ def summarize(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 
         seed: Of the paired bootstrap.
 
     Returns:
-        One row a benchmark, metric and condition: value, low, high, n, and for all conditions but
-        the first difference, difference_low, difference_high. The last two metrics of a benchmark
-        are the shares of items that moved, each way by itself; they have a difference alone, and
-        are left out where items cannot move (plain_text).
+        One row a benchmark, metric and condition: role, control_of and draw of the condition
+        (`conditions_of`), value, low, high, n, and for all conditions but the first difference,
+        difference_low, difference_high. The last two metrics of a benchmark are the shares of
+        items that moved, each way by itself; they have a difference alone, and are left out where
+        items cannot move (plain_text).
     """
     by_key = _by_key(results)
     first, *others = results
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, base in by_key[first].items():
-        changes = {n: compare(base, by_key[n][key], seed=seed).set_index("metric") for n in others}
+        changes = {name: _changes(base, by_key[name][key], seed) for name in others}
         for metric in (*headline(base), *flip_names(base)):
-            for condition in results:
-                measured = by_key[condition][key].metrics
-                row: dict[str, Any] = {"benchmark": key, "metric": metric, "condition": condition}
-                if metric in measured:
-                    row |= asdict(measured[metric])
-                if condition in changes:
-                    change = changes[condition].loc[metric]
-                    row["n"] = int(change["n"])
-                    row["difference"] = change["difference"]
-                    row["difference_low"] = change["low"]
-                    row["difference_high"] = change["high"]
-                if len(row) > 3:
-                    rows.append(row)
+            for name, info in conditions_of(results).items():
+                measured = by_key[name][key].metrics.get(metric)
+                numbers = {} if measured is None else asdict(measured)
+                numbers |= changes[name].loc[metric] if name in changes else {}
+                if numbers:
+                    row = {"benchmark": key, "metric": metric, "condition": name}
+                    row |= {"role": info.role, "control_of": info.control_of, "draw": info.draw}
+                    rows.append(row | numbers)
     return pd.DataFrame(rows)
+
+
+def _changes(base: EvaluationResult, other: EvaluationResult, seed: int) -> pd.DataFrame:
+    """By metric: n, difference, difference_low and difference_high."""
+    table = compare(base, other, seed=seed).set_index("metric")
+    table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
+    # As objects, the counts stay whole numbers beside the differences.
+    return table.drop(columns=["base", "other"]).astype(object)
 
 
 def _by_key(
@@ -165,15 +178,15 @@ def _by_key(
     """Every condition's results by key, in the order of the first; all have the same keys."""
     if not results:
         raise ValueError("no results: give at least one condition.")
-    found = {name: {one.key: one for one in several} for name, several in results.items()}
-    keys = list(dict.fromkeys(key for several in found.values() for key in several))
+    by_key = {name: {r.key: r for r in measured} for name, measured in results.items()}
+    keys = list(dict.fromkeys(key for measured in by_key.values() for key in measured))
     for key in keys:
-        if lacking := [name for name, several in found.items() if key not in several]:
+        if lacking := [name for name, measured in by_key.items() if key not in measured]:
             raise ValueError(
                 f"{lacking[0]!r} has no result of {key}, which another has: measure the same "
                 "benchmarks in every condition."
             )
-    return {name: {key: several[key] for key in keys} for name, several in found.items()}
+    return {name: {key: measured[key] for key in keys} for name, measured in by_key.items()}
 
 
 def headline(result: EvaluationResult) -> list[str]:
@@ -202,45 +215,53 @@ def rank_table(
         seed: Of the resampling.
 
     Returns:
-        One row a method, the best first: method, average_rank, rank_low, rank_high, and for each
-        benchmark ``<key> <metric>`` (the value) and ``<key> rank``.
+        One row a method, the best first: method, role (`conditions_of`), average_rank, rank_low,
+        rank_high, and for each benchmark ``<key> <metric>`` (the value) and ``<key> rank``.
 
     Raises:
         ValueError: If a method lacks a benchmark that another has, or was measured on other items.
     """
     by_key = _by_key(results)
-    table = pd.DataFrame({"method": list(results)})
-    places, resampled = [], []
+    columns: dict[str, Any] = {}
+    ranks: list[np.ndarray] = []
+    resampled: list[np.ndarray] = []
     for number, key in enumerate(next(iter(by_key.values()))):
-        several = [found[key] for found in by_key.values()]
-        metric = headline(several[0])[0]
-        table[f"{key} {metric}"] = [one.metrics[metric].value for one in several]
-        places.append(_places(several[0], metric, table[[f"{key} {metric}"]].to_numpy()))
-        table[f"{key} rank"] = places[-1]
-        drawn = _resampled(several, metric, n_bootstrap, seed + number)
-        resampled.append(_places(several[0], metric, drawn))
+        measured = [method[key] for method in by_key.values()]
+        metric = headline(measured[0])[0]
+        values = np.array([result.metrics[metric].value for result in measured])
+        ranks.append(_ranks(measured[0], metric, values[:, None])[:, 0])
+        columns |= {f"{key} {metric}": values, f"{key} rank": ranks[-1]}
+        # Another seed for each benchmark: their resamples are independent of one another.
+        draws = _resampled(measured, metric, n_bootstrap, seed + number)
+        resampled.append(_ranks(measured[0], metric, draws))
     low, high = np.nanpercentile(np.mean(resampled, axis=0), [2.5, 97.5], axis=1)
-    for place, (name, column) in enumerate(
-        {"average_rank": np.mean(places, axis=0)[:, 0], "rank_low": low, "rank_high": high}.items()
-    ):
-        table.insert(1 + place, name, column)
+    table = pd.DataFrame(
+        {
+            "method": list(results),
+            "role": [info.role for info in conditions_of(results).values()],
+            "average_rank": np.mean(ranks, axis=0),
+            "rank_low": low,
+            "rank_high": high,
+            **columns,
+        }
+    )
     return table.sort_values("average_rank", kind="stable").reset_index(drop=True)
 
 
-def _places(
+def _ranks(
     base: EvaluationResult, metric: str, values: Float[np.ndarray, "method resample"]
 ) -> Float[np.ndarray, "method resample"]:
     """Every method's rank in each resample; 1 is the nearest to the metric's best value."""
     best = formulas(base.benchmark, base.protocol).describe(metric).best or 0.0
+    # Rounded, so that equally near values are ties whatever the order in which they were summed.
     distance = pd.DataFrame(np.abs(values - best)).round(9)
     return distance.rank(method="average").to_numpy()
 
 
 def _resampled(
-    several: Sequence[EvaluationResult], metric: str, n_bootstrap: int, seed: int
+    measured: Sequence[EvaluationResult], metric: str, n_bootstrap: int, seed: int
 ) -> Float[np.ndarray, "method resample"]:
     """A metric of every method, under the same resampled items."""
-    definition = formulas(several[0].benchmark, several[0].protocol)
-    statistics = [definition.statistics(_aligned(several[0], one)) for one in several]
-    found = resample(statistics, definition.metrics, n_bootstrap, seed)
-    return np.stack([one[metric] for one in found])
+    definition = formulas(measured[0].benchmark, measured[0].protocol)
+    values = resample(_statistics(measured), definition.metrics, n_bootstrap, seed)
+    return np.stack([metrics[metric] for metrics in values])

@@ -127,7 +127,7 @@ def conditions_of(
     for name, measured in results.items():
         info = measured[0].condition if measured else ConditionInfo()
         unsaid: Role = "method" if infos else "base"
-        control_of = called.get(info.control_of or "", info.control_of)
+        control_of = info.control_of and called.get(info.control_of, info.control_of)
         infos[name] = replace(info, name=name, role=info.role or unsaid, control_of=control_of)
     return infos
 

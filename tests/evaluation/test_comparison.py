@@ -1,5 +1,7 @@
 """Differences, gains and ranks by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import kb_lens as kb
 from kb_lens.evaluation import comparison
 from kb_lens.evaluation.comparison import gain, summarize
 from kb_lens.evaluation.evaluate import recompute
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import ConditionInfo, EvaluationResult
 
 
 def crows(n_stereotype, n_items=10, shift=0.0, protocol="original"):
@@ -114,3 +116,22 @@ def test_a_summary_has_differences_and_both_directions():
     assert moved["difference"] == pytest.approx(20)
     values = table.query("metric == 'logprob_per_token'")["value"].tolist()
     assert values[1] == pytest.approx(values[0] - 1 / 4, abs=0.06)
+
+
+def test_tables_say_what_part_a_condition_has():
+    """The part is what the results say, whatever the conditions are called."""
+
+    def measured(n_stereotype, **condition):
+        return [replace(crows(n_stereotype), condition=ConditionInfo(**condition))]
+
+    results = {
+        "start": measured(8, name="base", role="base"),
+        "twice": measured(6, name="lambda 2", role="method"),
+        "dice": measured(7, name="random", role="control", control_of="lambda 2", draw=3),
+    }
+    summary = summarize(results).groupby("condition", sort=False).first()
+    assert summary["role"].to_dict() == {"start": "base", "twice": "method", "dice": "control"}
+    assert summary.loc["dice", ["control_of", "draw"]].tolist() == ["twice", 3]
+    assert summary.loc["twice", "control_of"] is None
+    ranks = kb.rank_table(results, n_bootstrap=50).set_index("method")
+    assert ranks["role"].to_dict() == summary["role"].to_dict()
