@@ -1,8 +1,9 @@
 """Finished pieces of long work, kept so that it can be killed at any moment and go on.
 
-Bytes in, bytes out: an entry is named by what was asked (`entry_key`), its file by what was answered:
-``<key>-<digest of the content><suffix>``. A file is there whole or not at all, and one that a disk or
-a hand has altered is known by its name. What the bytes mean is the caller's business.
+Bytes in, bytes out: an entry is named by what it depends on (`entry_key`), its file by its content
+as well: ``<key>-<digest of the content><suffix>``. A file is there whole or not at all, and one
+that a disk or a hand has altered is known by its name. What the bytes mean is the caller's
+business. What takes long itself keeps its own pieces (`Store.pieces`) until it is whole.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from kb_lens.files import moved_whole
 
 POLL_SECONDS = 0.5
-"""How often an entry that another process has claimed is looked at again."""
+"""How often an entry that another process has claimed is looked at again: little to wait after
+work of seconds to minutes, and little to ask of a disk."""
 
 
 def entry_key(content: Any) -> str:
@@ -49,10 +54,11 @@ class Store:
     """The ending of its files, which says how the bytes are to be read: ``.safetensors``."""
 
     def write(self, key: str, content: bytes) -> Path:
-        """Write an entry into a file of its own, and return its path."""
-        path = Path(self.folder) / f"{key}-{_digest(content)}{self.suffix}"
-        with moved_whole(path) as part:
-            part.write_bytes(content)
+        """Write an entry into a file of its own, and return its path; its pieces are deleted."""
+        path = Path(self.folder) / self._name(key, content)
+        with moved_whole(path) as unfinished:
+            unfinished.write_bytes(content)
+        shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
         return path
 
     def read(self, key: str) -> bytes | None:
@@ -60,10 +66,10 @@ class Store:
 
         A damaged file gets ``.damaged`` behind its name, with a warning: it is to be done again.
         """
-        for path in sorted(Path(self.folder).glob(f"{key}-*{self.suffix}")):
+        for path in self._files(key):
             with suppress(FileNotFoundError):  # another process has moved it aside meanwhile
                 content = path.read_bytes()
-                if path.name == f"{key}-{_digest(content)}{self.suffix}":
+                if path.name == self._name(key, content):
                     return content
                 path.replace(f"{path}.damaged")
                 warnings.warn(
@@ -78,27 +84,26 @@ class Store:
         return self.read(key) is not None
 
     def remove(self, key: str) -> None:
-        """Delete an entry, if it is there."""
-        for path in Path(self.folder).glob(f"{key}-*{self.suffix}"):
+        """Delete an entry, if it is there, and its pieces."""
+        for path in self._files(key):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
+
+    def pieces(self, key: str) -> Store:
+        """Where an entry that is not finished keeps what is; gone when the entry is written."""
+        return replace(self, folder=Path(self.folder) / "pieces" / key)
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
         """Yield True if nobody else is at the entry, who then has to wait; False if somebody is.
 
         The claim is a lock of the operating system: it ends with the process, however that ends.
+        What processes that died have left half-written in the folder is deleted.
         """
-        folder = Path(self.folder)
-        (folder / "locks").mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(FileLock(folder / "locks" / f"{key}.lock", timeout=0))
-            except Timeout:
-                yield False
-                return
-            for part in folder.glob(f"{key}-*.part"):  # left half-written by a holder who died
-                part.unlink(missing_ok=True)
-            yield True
+        for unfinished in Path(self.folder).glob(f"*{self.suffix}.*.part"):
+            self._delete_if_abandoned(unfinished)
+        with self._locked(key) as free:
+            yield free
 
     def obtain(self, key: str, work: Callable[[], bytes]) -> bytes:
         """An entry, done here if it is not there and nobody else is at it.
@@ -108,16 +113,46 @@ class Store:
             work: Does it.
         """
         while True:
-            if (content := self.read(key)) is not None:
-                return content
-            with self.claimed(key) as mine:
-                if mine and (content := self.read(key)) is None:
-                    content = work()
-                    self.write(key, content)
+            content = self.read(key)
             if content is not None:
                 return content
+            with self.claimed(key) as free:
+                if free:
+                    content = self.read(key)  # finished by another between the look and the claim
+                    if content is None:
+                        content = work()
+                        self.write(key, content)
+                    return content
             time.sleep(POLL_SECONDS)
 
+    def _name(self, key: str, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return f"{key}-{digest}{self.suffix}"
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    def _files(self, key: str) -> list[Path]:
+        return sorted(Path(self.folder).glob(f"{key}-*{self.suffix}"))
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[bool]:
+        locks = Path(self.folder) / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{key}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _delete_if_abandoned(self, unfinished: Path) -> None:
+        """Delete a half-written file whose writer (its name has the process) is dead."""
+        process = re.search(r"\.(\d+)\.part$", unfinished.name)
+        if process is None or psutil.pid_exists(int(process[1])):
+            return
+        # No such process here, but the folder may be shared: a writer elsewhere holds the claim.
+        with self._locked(unfinished.name.partition("-")[0]) as free:
+            if free:
+                unfinished.unlink(missing_ok=True)

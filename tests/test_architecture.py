@@ -16,11 +16,11 @@ ROOMS = {
     "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
     "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
         settings measure units ray_engine engines""",
-    "checks": """doctor control_tests controls neuron_effects effects neuron_meaning
-        scaled_rows specificity""",
+    "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
+        neuron_effects effects neuron_meaning scaled_rows specificity""",
     "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
     "neurons": "",
-    "attribution": "attribute attributions quadrature path_gradients",
+    "attribution": "attribute engines attributions settings quadrature path_gradients objective",
     "evaluation": "comparison evaluate slices entries results generation scoring encoding",
     "knowledge": "",
     "benchmarks": """catalogue stereoset crows_pairs bbq bbq_metrics bbq_answers

@@ -7,30 +7,22 @@ path, and what is compared differs in nothing else.
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Any
-
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import formulas
-from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.evaluation.scoring import option_logprobs
-from kb_lens.models.hooked import model_name
-from kb_lens.statistics import (
-    DEFAULT_RESAMPLES,
-    Formulas,
-    Metric,
-    bootstrap,
-)
+from kb_lens.evaluation.slices import benchmark_scores
+from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap
+from kb_lens.store import Store
 
 
 def evaluate(
-    model: Any,
+    model: HookedModel,
     benchmark: Benchmark,
     *,
+    store: Store | None = None,
     batch_tokens: int | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -41,6 +33,9 @@ def evaluate(
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks are attached.
         benchmark: What `load_benchmark` returned.
+        store: Where the scores of finished slices of items are kept, so that the same call goes
+            on where it was interrupted. Hooks are not seen here: each intervention needs a store
+            of its own.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show a progress bar.
         seed: Of the bootstrap.
@@ -52,15 +47,9 @@ def evaluate(
     Raises:
         ValueError: If an item does not fit the model's context or a score is not finite.
     """
-    start = time.perf_counter()
-    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
-    writes = any(request.write for request in benchmark.requests)
-    if writes:
-        check_writable(model, benchmark.requests)  # now, not after everything else is scored
-    scores = option_logprobs(model, benchmark.requests, **options)
-    if writes:
-        scores = replace(scores, texts=greedy_texts(model, benchmark.requests, **options))
-    seconds = time.perf_counter() - start
+    scores, seconds = benchmark_scores(
+        model, benchmark, store, batch_tokens=batch_tokens, progress=progress
+    )
     table = benchmark.tabulate(benchmark.items, scores)
     return EvaluationResult(
         benchmark=benchmark.name,

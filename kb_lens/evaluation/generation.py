@@ -5,26 +5,27 @@ The writing is transformers' own ``generate``; hooks that are attached to the mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from kb_lens.benchmarks.requests import Request
+from kb_lens.evaluation.encoding import batch_limit
+from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
 from kb_lens.models.prompts import request_tokens
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
-"""Prompt tokens (padding included) that are written on from at once."""
+"""Prompt tokens (padding included) that are written on from at once. More than in scoring: each
+step of writing computes one token a prompt."""
 
 
 def greedy_texts(
-    model: Any,
+    model: HookedModel,
     requests: Sequence[Request],
     *,
     batch_tokens: int | None = None,
-    progress: bool = True,
+    advance: Callable[[int], object] | None = None,
 ) -> tuple[str, ...]:
     """What the model writes after each prompt, without special tokens.
 
@@ -35,7 +36,7 @@ def greedy_texts(
         model: A ``TransformerBridge``; attached hooks fire.
         requests: Those with ``write`` at 0 get an empty text.
         batch_tokens: At most this many prompt tokens in one batch; default by device.
-        progress: Whether to show a progress bar, in prompts.
+        advance: Told how many different prompts were written on from, batch by batch.
 
     Returns:
         One text a request, in their order.
@@ -45,26 +46,25 @@ def greedy_texts(
             the model is no ``TransformerBridge``.
     """
     prompts = check_writable(model, requests)
-    if batch_tokens is None:
-        on_cpu = torch.device(model.cfg.device).type == "cpu"
-        batch_tokens = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
-    asked = sorted((r for r in prompts if r.write), key=lambda r: (r.write, len(prompts[r])))
+    assert is_bridge(model)  # or it was refused
+    limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     texts: dict[Request, str] = dict.fromkeys(prompts, "")
-    with tqdm(total=len(asked), desc="writing", unit="prompt", disable=not progress) as bar:
-        for batch in _batches(asked[::-1], prompts, batch_tokens):
-            written = _write(model, [prompts[request] for request in batch], batch[0].write)
-            texts.update(zip(batch, written, strict=True))
-            bar.update(len(batch))
+    for batch in _batches(prompts, limit):
+        texts.update(zip(batch, _write(model, batch, prompts), strict=True))
+        if advance is not None:
+            advance(len(batch))
     return tuple(texts[request] for request in requests)
 
 
-def check_writable(model: Any, requests: Sequence[Request]) -> dict[Request, list[int]]:
+def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Request, list[int]]:
     """Each request's prompt as tokens; `ValueError` if the model cannot write after them."""
-    if not hasattr(model, "original_model"):
+    if not is_bridge(model):
         raise ValueError("writing needs a TransformerBridge: load the model with load_model.")
-    prompts = {r: request_tokens(model.tokenizer, r.prompt, r.system, r.chat) for r in requests}
     n_ctx = getattr(model.cfg, "n_ctx", None)
-    for request, ids in prompts.items():
+    prompts: dict[Request, list[int]] = {}
+    for request in dict.fromkeys(requests):
+        ids = request_tokens(model.tokenizer, request.prompt, request.system, request.chat)
+        prompts[request] = ids
         if n_ctx is not None and len(ids) + request.write > n_ctx:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens leaves no room for {request.write} more in the "
@@ -75,51 +75,63 @@ def check_writable(model: Any, requests: Sequence[Request]) -> dict[Request, lis
 
 
 def _batches(
-    requests: Sequence[Request], prompts: dict[Request, list[int]], batch_tokens: int
+    prompts: Mapping[Request, Sequence[int]], batch_tokens: int
 ) -> Iterator[list[Request]]:
-    """Cut requests that are sorted by falling length into batches that write equally much."""
+    """Requests that write equally much, those with the longest prompts first."""
+    writing = [request for request in prompts if request.write]
+    writing.sort(key=lambda request: (request.write, len(prompts[request])))
     batch: list[Request] = []
-    for request in requests:
-        width = len(prompts[batch[0]]) if batch else 0
-        if batch and (request.write != batch[0].write or (len(batch) + 1) * width > batch_tokens):
-            yield batch
-            batch = []
+    for request in reversed(writing):
+        if batch:
+            n_tokens = (len(batch) + 1) * len(prompts[batch[0]])
+            if request.write != batch[0].write or n_tokens > batch_tokens:
+                yield batch
+                batch = []
         batch.append(request)
     if batch:
         yield batch
 
 
-def _write(model: Any, prompts: Sequence[list[int]], most: int) -> list[str]:
+def _write(
+    model: BridgedModel, requests: Sequence[Request], prompts: Mapping[Request, list[int]]
+) -> list[str]:
+    """What is written after prompts that write equally much."""
     tokenizer = model.tokenizer
-    width = max(len(ids) for ids in prompts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    pad = 0 if pad is None else pad
-    tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
-    mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    # Padding is masked: where the tokenizer has no token for it any other will do.
+    pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+    width = max(len(prompts[request]) for request in requests)
+    tokens = torch.full((len(requests), width), pad)
+    mask = torch.zeros_like(tokens)
+    for row, request in enumerate(requests):
+        start = width - len(prompts[request])
+        tokens[row, start:] = torch.tensor(prompts[request])
+        mask[row, start:] = 1
     greedy = GenerationConfig(
         do_sample=False,
-        max_new_tokens=most,
+        max_new_tokens=requests[0].write,
         pad_token_id=pad,
         eos_token_id=_stops(model) or None,
         use_cache=True,
     )
     hf_model = model.original_model
-    own, hf_model.generation_config = hf_model.generation_config, greedy
+    # `generate` takes what a config leaves open from the model's, so that one is put aside.
+    config = hf_model.generation_config
+    hf_model.generation_config = greedy
     try:
         with torch.no_grad():
             output = hf_model.generate(
                 tokens.to(model.cfg.device), attention_mask=mask.to(model.cfg.device)
             )
     finally:
-        hf_model.generation_config = own
+        hf_model.generation_config = config
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 
-def _stops(model: Any) -> list[int]:
+def _stops(model: BridgedModel) -> list[int]:
     """Every token that ends the model's turn: its tokenizer's and its checkpoint's.
 
     Nothing else of the checkpoint's settings is used: a repetition penalty, say, is not greedy.
     """
-    own = model.original_model.generation_config.eos_token_id
-    found = {model.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    return sorted(token for token in found if token is not None)
+    ends = model.original_model.generation_config.eos_token_id
+    tokens = {model.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    return sorted(token for token in tokens if token is not None)

@@ -9,21 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
-from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.runs.engines import _POLL_SECONDS, Unit, _Queue, _queue
-from kb_lens.runs.unit_store import UnitStore
+from kb_lens.runs.engines import Queue, Unit, naming
+from kb_lens.store import POLL_SECONDS, Store
+
+_DEATHS = 3
+"""So many workers may die of one unit before it is given up: one death may be chance, a machine
+that was switched off, but a unit that does not fit the memory kills every worker."""
 
 
 def run_ray(
     units: Mapping[str, Unit],
-    store: UnitStore,
-    make_work: Callable[[], Callable[[Unit], EvaluationResult]],
+    store: Store,
+    make_work: Callable[[], Callable[[Unit], bytes]],
     *,
     workers: int = 2,
     address: str | None = None,
@@ -35,8 +37,9 @@ def run_ray(
 
     Args:
         units: As for `run_serial`; they travel to the workers.
-        store: Where the results are; only this process needs the folder.
-        make_work: Called once by each worker, to load the model; returns what does a unit.
+        store: Where the entries are; only this process needs the folder.
+        make_work: Called once by each worker, to load the model; returns what does a unit and
+            gives the content of its entry.
         workers: How many at a time.
         address: Of a running cluster, ``host:port`` or ``auto``; None starts Ray on this machine.
         num_cpus: As many threads torch may use in each worker, and on a cluster as many processors
@@ -49,13 +52,16 @@ def run_ray(
             one, or worker after worker died of a unit. Finished units stay.
     """
     check_ray(workers)
-    with _queue(units, store, progress) as queue, ExitStack() as stack:
+    with Queue(units, store, progress) as queue, ExitStack() as stack:
         if not queue.left:
             return
         ray = stack.enter_context(_ray(address))
-        share = 1 if address else max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
-        threads = num_cpus or share
-        reserved = threads if address else 0  # nothing else is given work on this machine
+        threads = num_cpus or 1
+        reserved = threads
+        if address is None:
+            processors = int(ray.cluster_resources().get("CPU", 1))
+            threads = num_cpus or max(1, processors // workers)
+            reserved = 0  # nothing else is given work on this machine
         _check_room(ray.nodes(), workers, {"CPU": reserved, "GPU": num_gpus})
         worker = ray.remote(num_cpus=reserved, num_gpus=num_gpus)(_Worker)
         _Crew(ray, queue, lambda: worker.remote(make_work, threads)).work(workers)
@@ -118,12 +124,17 @@ def _check_address(address: str | None) -> None:
 
 def _check_room(nodes: list[dict[str, Any]], workers: int, needs: dict[str, float]) -> None:
     """Raise `ValueError` if fewer workers would fit on all nodes together."""
-    asked = {name: need for name, need in needs.items() if need}
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    fit = [[int(one.get(name, 0) / need + 1e-6) for name, need in asked.items()] for one in alive]
-    room = sum(min(one, default=workers) for one in fit)
+    needs = {name: need for name, need in needs.items() if need}
+    room = 0
+    for node in nodes:
+        if node["Alive"]:
+            # A little more, since 1 / (1 / 3) may come out below 3.
+            fits = [
+                int(node["Resources"].get(name, 0) / need + 1e-6) for name, need in needs.items()
+            ]
+            room += min(fits, default=workers)
     if room < workers:
-        each = " and ".join(f"{need:g} {name}" for name, need in asked.items())
+        each = " and ".join(f"{need:g} {name}" for name, need in needs.items())
         raise ValueError(
             f"there is room for {room} workers of {each} each, asked for were {workers}. "
             "Ask for fewer or smaller ones, or add nodes to the cluster."
@@ -133,93 +144,108 @@ def _check_room(nodes: list[dict[str, Any]], workers: int, needs: dict[str, floa
 class _Worker:
     """Lives in a process of its own, as a Ray actor."""
 
-    def __init__(self, make_work: Callable[[], Callable[[Any], EvaluationResult]], threads: int):
+    def __init__(self, make_work: Callable[[], Callable[[Any], bytes]], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._make_work, self._work = make_work, None
+        self._make_work = make_work
+        self._work: Callable[[Any], bytes] | None = None
 
     def ready(self) -> None:
         """Answered when the process is there."""
 
-    def do(self, unit: Any) -> EvaluationResult:
+    def do(self, unit: Any) -> bytes:
         if self._work is None:  # here, where an exception reaches the driver as it is
             self._work = self._make_work()
         return self._work(unit)
 
 
-@dataclass(frozen=True)
+class _Task(NamedTuple):
+    """What the driver waits for."""
+
+    worker: Any
+    key: str | None
+    """The unit; None is the start of the worker."""
+    claim: ExitStack
+    """Of the unit."""
+
+
 class _Crew:
     """The workers, as the driver sees them."""
 
-    ray: Any
-    queue: _Queue[Any]
-    hire: Callable[[], Any]
-    hired: list[Any] = field(default_factory=list)
-    idle: list[Any] = field(default_factory=list)
-    busy: dict[Any, tuple[Any, str | None, ExitStack]] = field(default_factory=dict)
-    """What is awaited -> worker, unit (None while it starts) and its claim."""
-    deaths: Counter[str | None] = field(default_factory=Counter)
+    def __init__(self, ray: Any, queue: Queue[Any], hire: Callable[[], Any]) -> None:
+        self._ray = ray
+        self._queue = queue
+        self._hire = hire
+        self._hired: list[Any] = []
+        self._idle: list[Any] = []
+        self._tasks: dict[Any, _Task] = {}
+        """By what Ray gave for the task's result to come."""
+        self._deaths: Counter[str | None] = Counter()
 
     def work(self, workers: int) -> None:
-        """Until every unit has a result."""
+        """Until every unit has an entry."""
         try:
             for _ in range(workers):
                 self._start()
-            while self.queue.left or any(key for _, key, _ in self.busy.values()):
+            while self._queue.left or any(task.key for task in self._tasks.values()):
                 self._hand_out()
                 self._collect()
         finally:
-            for _, _, claim in self.busy.values():
-                claim.close()
-            for worker in self.hired:
-                self.ray.kill(worker)
+            for task in self._tasks.values():
+                task.claim.close()
+            for worker in self._hired:
+                self._ray.kill(worker)
 
     def _start(self) -> None:
-        self.hired.append(worker := self.hire())
-        self.busy[worker.ready.remote()] = worker, None, ExitStack()
+        worker = self._hire()
+        self._hired.append(worker)
+        self._tasks[worker.ready.remote()] = _Task(worker, None, ExitStack())
 
     def _hand_out(self) -> None:
-        while self.idle and (taken := self.queue.take()):
-            worker, (key, claim) = self.idle.pop(), taken
-            self.busy[worker.do.remote(self.queue.units[key])] = worker, key, claim
+        while self._idle:
+            claimed = self._queue.claim()
+            if claimed is None:
+                return
+            key, claim = claimed
+            worker = self._idle.pop()
+            self._tasks[worker.do.remote(self._queue.units[key])] = _Task(worker, key, claim)
 
     def _collect(self) -> None:
-        if not self.busy:  # all that is left is in the hands of other processes
-            time.sleep(_POLL_SECONDS)
+        if not self._tasks:  # all that is left is in the hands of other processes
+            time.sleep(POLL_SECONDS)
             return
-        done, _ = self.ray.wait(list(self.busy), timeout=_POLL_SECONDS)
-        for one in done:
-            worker, key, claim = self.busy.pop(one)
-            with claim:
-                self._receive(one, worker, key)
+        answered, _ = self._ray.wait(list(self._tasks), timeout=POLL_SECONDS)
+        for answer in answered:
+            task = self._tasks.pop(answer)
+            with task.claim:
+                self._receive(answer, task)
 
-    def _receive(self, one: Any, worker: Any, key: str | None) -> None:
+    def _receive(self, answer: Any, task: _Task) -> None:
         try:
-            result = self.ray.get(one)
-        except self.ray.exceptions.RayTaskError as error:
-            with self.queue.named(key):
+            content = self._ray.get(answer)
+        except self._ray.exceptions.RayTaskError as error:  # the work raised it
+            with naming(self._name(task.key)):
                 raise error.cause from error
-        except self.ray.exceptions.RayError as error:
-            self._replace(worker, key, error)
+        except self._ray.exceptions.RayError as error:  # the worker died
+            self._replace(task, error)
             return
-        if key is not None:
-            self.queue.finish(key, result)
-        self.idle.append(worker)
+        if task.key is not None:
+            self._queue.finish(task.key, content)
+        self._idle.append(task.worker)
 
-    def _replace(self, worker: Any, key: str | None, error: Exception) -> None:
+    def _replace(self, task: _Task, error: Exception) -> None:
         """Hire another worker for one that died; its unit goes back to the queue."""
-        self.ray.kill(worker)  # if it is only out of reach
-        self.deaths[key] += 1
-        if self.deaths[key] == _DEATHS:
+        self._ray.kill(task.worker)  # if it is only out of reach
+        self._deaths[task.key] += 1
+        if self._deaths[task.key] == _DEATHS:
             raise ValueError(
-                f"{self.queue.name(key)}: {_DEATHS} workers died of it, the last like this: "
+                f"{self._name(task.key)}: {_DEATHS} workers died of it, the last like this: "
                 f"{' '.join(str(error).split())} If memory ran out, ask for fewer workers."
             ) from error
-        if key is not None:
-            self.queue.left.insert(0, key)
+        if task.key is not None:
+            self._queue.put_back(task.key)
         self._start()
 
-
-_DEATHS = 3
-"""So many workers may die of one unit before it is given up."""
+    def _name(self, key: str | None) -> str:
+        return "the start of a worker" if key is None else str(self._queue.units[key])

@@ -1,18 +1,18 @@
-"""The unit of work of every study: one condition of the model on one benchmark."""
+"""The unit of work of the main job and of every study: one condition on one benchmark."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.evaluation.encoding import first_tokens
+from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
-from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.models.prompts import request_tokens
-from kb_lens.runs.engines import run_serial
-from kb_lens.runs.unit_store import UnitStore, unit_key
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.runs.engines import naming
+from kb_lens.store import Store, entry_key
 
 _FORMAT = 1
 """Raise it when a result would come out otherwise under the same key."""
@@ -34,7 +34,7 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.condition.name}, {self.benchmark.key}"
 
-    def key(self, model: Any) -> str:
+    def key(self, model: HookedModel) -> str:
         """Its name by content: the same change of the same weights asked the same texts.
 
         Every column of the items counts, and the tokens of the first request stand for the
@@ -42,47 +42,68 @@ class Unit:
         """
         change = self.condition.describe() or {}
         change.pop("origin", None)  # how the neurons were found does not change what they do
-        asked = self.condition.asked(self.benchmark)
+        benchmark = self.condition.asked(self.benchmark)
         content = {
             "format": _FORMAT,
             "weights": fingerprint(model),
             "dtype": str(model.cfg.dtype),
             "change": change,
-            "benchmark": asked.key,
-            "digest": asked.digest,
-            "items": asked.items_digest,
-            "tokens": _first_tokens(model, asked),
+            "benchmark": benchmark.key,
+            "digest": benchmark.digest,
+            "items": benchmark.items_digest,
+            "tokens": first_tokens(model, benchmark.requests),
             "seed": self.seed,
         }
-        return unit_key(content)
+        return entry_key(content)
 
-    def work(self, model: Any) -> EvaluationResult:
-        """Evaluate it."""
-        asked = self.condition.asked(self.benchmark)
+    def work(
+        self, model: HookedModel, store: Store | None = None, *, progress: bool = False
+    ) -> EvaluationResult:
+        """Evaluate it.
+
+        Args:
+            model: The model without the condition.
+            store: Where its entry will be; finished slices are kept there until it is. None keeps
+                nothing.
+            progress: Whether to show a progress bar.
+        """
+        # The key before the condition is applied: some change the weights.
+        slices = None if store is None else store.pieces(self.key(model))
         with self.condition.applied(model):
-            return evaluate(
+            result = evaluate(
                 model,
-                asked,
+                self.condition.asked(self.benchmark),
+                store=slices,
                 batch_tokens=self.batch_tokens,
-                progress=False,
+                progress=progress,
                 seed=self.seed,
             )
+        return replace(result, condition=self.condition.info())
 
-    def kept(self, key: str, model: Any, store: UnitStore) -> EvaluationResult:
-        """Its result in the store, under the name that the model has here."""
-        found = store.read(key)
-        if found is None:
+    def entry(
+        self, model: HookedModel, store: Store | None = None, *, progress: bool = False
+    ) -> bytes:
+        """Evaluate it, see `work`; its result as an entry of the store."""
+        return result_to_bytes(self.work(model, store, progress=progress))
+
+    def kept(self, key: str, model: HookedModel, store: Store) -> EvaluationResult:
+        """Its result in the store, under the names that model and condition have here."""
+        content = store.read(key)
+        if content is None:
             raise ValueError(f"the result of {self} was damaged after it was written: start again.")
-        return replace(found, model=model_name(model))
+        return self._named(content, model)
 
-    def measured(self, model: Any, store: UnitStore) -> EvaluationResult:
+    def measured(
+        self, model: HookedModel, store: Store, *, progress: bool = False
+    ) -> EvaluationResult:
         """Its result, from the store if it is there."""
-        key = self.key(model)
-        run_serial({key: self}, store, lambda unit: unit.work(model), progress=False)
-        return self.kept(key, model, store)
+        with naming(str(self)):
+            content = store.obtain(
+                self.key(model), lambda: self.entry(model, store, progress=progress)
+            )
+        return self._named(content, model)
 
-
-def _first_tokens(model: Any, benchmark: Benchmark) -> list[int]:
-    one = benchmark.requests[0]
-    text = one.prompt + "".join(one.options[:1])
-    return request_tokens(model.tokenizer, text, one.system, one.chat)
+    def _named(self, content: bytes, model: HookedModel) -> EvaluationResult:
+        """An entry is shared by all who ask the same; its names are the asker's."""
+        result = result_from_bytes(content)
+        return replace(result, model=model_name(model), condition=self.condition.info())

@@ -126,7 +126,7 @@ def test_comparing_shows_differences_and_flips(results, scaled):
         ways = ("to_stereotype", "to_anti_stereotype")
         if base.benchmark == "openbookqa":
             ways = ("gained", "lost")
-        up, down = (table.loc[way, "difference"] for way in ways)
+        up, down = (table.loc[name, "difference"] for name in ways)
         moved[base.benchmark] = up + down
         assert up - down == pytest.approx(table.loc[shares[base.benchmark], "difference"])
         assert table.loc["logprob_per_token", "difference"] != 0
@@ -135,8 +135,8 @@ def test_comparing_shows_differences_and_flips(results, scaled):
 
 def test_comparing_joins_on_the_item(results, scaled):
     shuffled = replace(scaled[0], items=scaled[0].items.sample(frac=1, random_state=0))
-    whole = compare(results[0], scaled[0], n_bootstrap=20)
-    pd.testing.assert_frame_equal(compare(results[0], shuffled, n_bootstrap=20), whole)
+    expected = compare(results[0], scaled[0], n_bootstrap=20)
+    pd.testing.assert_frame_equal(compare(results[0], shuffled, n_bootstrap=20), expected)
 
 
 def test_only_like_can_be_compared(results):
@@ -151,9 +151,9 @@ def test_only_like_can_be_compared(results):
 
 def test_an_empty_benchmark_is_an_error(folder):  # noqa: F811
     benchmark = load_benchmark("stereoset", data_dir=folder)
-    parts = {name: getattr(benchmark, name) for name in benchmark.__dataclass_fields__}
+    fields = {name: getattr(benchmark, name) for name in benchmark.__dataclass_fields__}
     with pytest.raises(ValueError, match="no items"):
-        Benchmark(**{**parts, "items": benchmark.items.head(0), "requests": ()})
+        Benchmark(**{**fields, "items": benchmark.items.head(0), "requests": ()})
 
 
 def test_scores_that_are_not_finite_are_an_error(llama, folder):  # noqa: F811

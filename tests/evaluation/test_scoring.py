@@ -10,6 +10,7 @@ from kb_lens.benchmarks.requests import Request
 from kb_lens.evaluation.scoring import option_logprobs
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.models.prompts import chat_text
+from kb_lens.passes.shared_prefix import UncoveredError
 
 PROMPT = "The schoolgirl is walking"
 REQUESTS = [
@@ -48,11 +49,11 @@ def test_batches_equal_one_forward_pass_an_option(family):
 
 
 def test_order_and_batch_size_do_not_matter(llama):
-    whole = score(llama, REQUESTS, batch_tokens=4096)
+    expected = score(llama, REQUESTS, batch_tokens=4096)
     for order in ([4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
         other = score(llama, [REQUESTS[k] for k in order], batch_tokens=1)
-        np.testing.assert_allclose(other.logprob, whole.logprob[order], atol=1e-4)
-        np.testing.assert_array_equal(other.tokens, whole.tokens[order])
+        np.testing.assert_allclose(other.logprob, expected.logprob[order], atol=1e-4)
+        np.testing.assert_array_equal(other.tokens, expected.tokens[order])
 
 
 def test_missing_options_are_nan_and_have_no_tokens(llama):
@@ -86,10 +87,10 @@ def test_no_token_is_computed_twice(llama):
         Request(instruction + item, (" Yes, it is", " Yes, it is not", " No"))
         for item in ("A", "B", "C", "D", "E", "F", "G", "H", "I", "J")
     ]
-    every = [llama.tokenizer(r.prompt + o)["input_ids"] for r in requests for o in r.options]
+    texts = [llama.tokenizer(r.prompt + o)["input_ids"] for r in requests for o in r.options]
     prefix = len(llama.tokenizer(instruction.rstrip())["input_ids"])
-    tree = {tuple(text[:k]) for text in every for k in range(prefix + 1, len(text))}
-    check = len(every[0]) + len(tree) / len(requests)  # the first item is also run plainly
+    tree = {tuple(text[:k]) for text in texts for k in range(prefix + 1, len(text))}
+    check = len(texts[0]) + len(tree) / len(requests)  # the first item is also run plainly
     ran, _ = positions(llama, requests, batch_tokens=4096)
     assert prefix + len(tree) <= ran <= prefix + len(tree) + 2 * check
     again, _ = positions(llama, [*requests, *requests], batch_tokens=4096)
@@ -118,16 +119,28 @@ def test_a_sliding_window_counts_places_in_the_text():
         assert np.nanmax(np.abs(scores.logprob - unwindowed.logprob)) > 1e-3
 
 
-def test_what_breaks_in_a_tree_is_scored_plainly(monkeypatch, llama):
+def test_a_bug_in_a_tree_is_raised(monkeypatch, llama):
+    """It does not become a warning and a run that takes many times as long."""
+    for error in (RuntimeError, TypeError, AttributeError, KeyError):
+
+        def broken(*arguments, error=error, **options):
+            raise error("a bug")
+
+        monkeypatch.setattr("kb_lens.passes.token_trees._TreeRows.attend", broken)
+        with pytest.raises(error, match="a bug"):
+            score(llama, REQUESTS)
+
+
+def test_a_tree_that_turns_out_not_to_apply_is_scored_plainly(monkeypatch, llama):
     expected = score(llama, REQUESTS)
 
-    def broken(*arguments, **options):
-        raise TypeError("this attention is another one")
+    def uncovered(*arguments, **options):
+        raise UncoveredError("this attention is another one")
 
-    monkeypatch.setattr("kb_lens.passes.token_trees._TreeRows.attend", broken)
+    monkeypatch.setattr("kb_lens.passes.token_trees._TreeRows.attend", uncovered)
     with pytest.warns(UserWarning, match="not as trees: this attention is another"):
-        found = score(llama, REQUESTS)
-    np.testing.assert_allclose(found.logprob, expected.logprob, atol=1e-4)
+        plainly = score(llama, REQUESTS)
+    np.testing.assert_allclose(plainly.logprob, expected.logprob, atol=1e-4)
 
 
 def test_what_has_no_trees_is_scored_plainly_and_says_so(llama):
@@ -144,10 +157,10 @@ def test_what_has_no_trees_is_scored_plainly_and_says_so(llama):
 def test_a_tree_that_goes_wrong_is_noticed(llama):
     """An intervention that depends on the place in the pass gives other numbers in a tree."""
 
-    def place(width):
+    def factor(width):
         return torch.arange(width)[:, None] * 10
 
-    hook = ("blocks.0.mlp.hook_post", lambda value, hook: value * place(value.shape[1]))
+    hook = ("blocks.0.mlp.hook_post", lambda value, hook: value * factor(value.shape[1]))
     with llama.hooks(fwd_hooks=[hook]), pytest.warns(UserWarning, match="in a tree and"):
         score(llama, REQUESTS[1:2] * 2 + REQUESTS[2:3])
 
@@ -187,15 +200,15 @@ def test_a_chat_is_the_models_template(llama):
     text = chat_text(llama.tokenizer, request.system, request.prompt)
     assert text.endswith("<|im_start|>assistant\n")
     before = llama.tokenizer(text, add_special_tokens=False)["input_ids"]
-    found = score(llama, [request]).logprob[0]
-    assert found[0] == pytest.approx(plain(llama, before, "Yes")[0], abs=1e-4)
+    scores = score(llama, [request]).logprob[0]
+    assert scores[0] == pytest.approx(plain(llama, before, "Yes")[0], abs=1e-4)
     bare = tiny_bridge("gpt2", seed=3)
     bare.tokenizer.chat_template = None
     text = chat_text(bare.tokenizer, request.system, request.prompt)
     before = bare.tokenizer(text)["input_ids"]
     assert text.endswith("Answer:")
-    found = score(bare, [request]).logprob[0]
-    assert found[1] == pytest.approx(plain(bare, before, " No")[0], abs=1e-4)
+    scores = score(bare, [request]).logprob[0]
+    assert scores[1] == pytest.approx(plain(bare, before, " No")[0], abs=1e-4)
 
 
 def test_attached_hooks_change_the_scores_and_leave_no_trace(llama):
@@ -236,9 +249,9 @@ def test_bos_where_the_tokenizer_adds_it():
 def test_an_empty_prompt_is_eos_where_there_is_no_bos():
     model = tiny_bridge("llama")
     model.tokenizer.bos_token = None
-    found = score(model, [Request("", ("He was good.",))]).logprob[0, 0]
+    scores = score(model, [Request("", ("He was good.",))]).logprob[0, 0]
     eos = model.tokenizer.eos_token_id
-    assert found == pytest.approx(plain(model, [eos], "He was good.")[0], abs=1e-4)
+    assert scores == pytest.approx(plain(model, [eos], "He was good.")[0], abs=1e-4)
     model.tokenizer.eos_token = None
     with pytest.raises(ValueError, match="BOS or EOS"):
         score(model, [Request("", ("He was good.",))])

@@ -1,6 +1,6 @@
 """Studies that are killed, shared and spread over workers end with the same results.
 
-The units here are numbers, and the work makes a result from a number. Killed processes are forked
+The units here are numbers, and the work makes an entry from a number. Killed processes are forked
 from a server that has imported kb_lens once.
 """
 
@@ -17,25 +17,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kb_lens.evaluation.entries import SUFFIX, result_from_bytes, result_to_bytes
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.runs import engines
+from kb_lens.runs import ray_engine
 from kb_lens.runs.engines import run_serial
 from kb_lens.runs.ray_engine import run_ray
-from kb_lens.runs.unit_store import UnitStore, unit_key
 from kb_lens.statistics import Metric
+from kb_lens.store import Store, entry_key
 
 QUIET = {"progress": False}
 
 
 def some_units(n=30):
-    return {unit_key({"unit": k}): k for k in range(n)}
+    return {entry_key({"unit": k}): k for k in range(n)}
 
 
-def some_result(number):
+def some_entry(number):
     draw = np.random.default_rng(number)
     items = pd.DataFrame({"item": [f"{number}-{k}" for k in range(50)], "x": draw.normal(size=50)})
     metrics = {"x": Metric(*draw.normal(size=3).tolist(), n=50)}
-    return EvaluationResult("fake", "original", "nowhere", "none", metrics, items, 10, 0, 0.0)
+    result = EvaluationResult("fake", "original", "nowhere", "none", metrics, items, 10, 0, 0.0)
+    return result_to_bytes(result)
 
 
 def logged(number, log, seconds=0.0):
@@ -43,28 +45,31 @@ def logged(number, log, seconds=0.0):
     with log.open("a") as file:
         file.write(f"{number}\n")
     time.sleep(seconds)
-    return some_result(number)
+    return some_entry(number)
 
 
 def study(folder, log, seconds=0.0, begun=None):
     """A whole study, as a process does it."""
     if begun is not None:
         begun.set()
-    run_serial(some_units(), UnitStore(folder), partial(logged, log=log, seconds=seconds), **QUIET)
+    run_serial(
+        some_units(), Store(folder, SUFFIX), partial(logged, log=log, seconds=seconds), **QUIET
+    )
 
 
 def hold(folder, key, begun):
     """Claim a unit and do nothing more."""
-    with UnitStore(folder).claimed(key):
+    with Store(folder, SUFFIX).claimed(key):
         begun.set()
         time.sleep(600)
 
 
 def table(folder, units=None):
     """All results as the bytes of one CSV file, by key."""
-    found = {key: UnitStore(folder).read(key) for key in sorted(units or some_units())}
-    items = pd.concat({key: one.items for key, one in found.items()})
-    metrics = [(key, *one.to_json()["x"].values()) for key, one in found.items()]
+    store = Store(folder, SUFFIX)
+    results = {key: result_from_bytes(store.read(key)) for key in sorted(units or some_units())}
+    items = pd.concat({key: result.items for key, result in results.items()})
+    metrics = [(key, *result.to_json()["x"].values()) for key, result in results.items()]
     return (items.to_csv() + pd.DataFrame(metrics).to_csv()).encode()
 
 
@@ -85,7 +90,7 @@ def undisturbed(tmp_path_factory):
 def processes():
     """Makes processes that start fast."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kb_lens.runs.engines", "pytest"])
+    context.set_forkserver_preload(["kb_lens.runs.ray_engine", "pytest"])
     return context
 
 
@@ -125,8 +130,8 @@ def test_the_units_of_one_that_died_are_done_by_another(processes, undisturbed, 
     holder = processes.Process(target=hold, args=(tmp_path / "units", key, begun))
     holder.start()
     assert begun.wait(60)
-    with UnitStore(tmp_path / "units").claimed(key) as mine:
-        assert not mine
+    with Store(tmp_path / "units", SUFFIX).claimed(key) as free:
+        assert not free
     killer = threading.Timer(0.5, holder.kill)
     killer.start()
     study(tmp_path / "units", tmp_path / "log")
@@ -155,9 +160,9 @@ def test_what_was_finished_before_an_exception_stays(undisturbed, tmp_path, rais
     def work(number):
         if number == 2:
             raise raised
-        return some_result(number)
+        return some_entry(number)
 
-    store = UnitStore(tmp_path / "units")
+    store = Store(tmp_path / "units", SUFFIX)
     with pytest.raises(type(raised), match=match) as caught:
         run_serial(some_units(), store, work, **QUIET)
     if isinstance(raised, KeyError):
@@ -169,20 +174,20 @@ def test_what_was_finished_before_an_exception_stays(undisturbed, tmp_path, rais
 
 
 def test_the_progress_bar_counts_what_is_done_already(tmp_path, capsys):
-    store = UnitStore(tmp_path)
-    run_serial(some_units(2), store, some_result, progress=True)
+    store = Store(tmp_path, SUFFIX)
+    run_serial(some_units(2), store, some_entry, progress=True)
     capsys.readouterr()
-    run_serial(some_units(3), store, some_result, progress=True)
-    shown = [line for line in capsys.readouterr().err.split("\r") if line.strip()]
-    assert "2/3" in shown[0]
-    assert "3/3" in shown[-1]
-    assert shown[-1].rstrip().endswith(", 2]")  # the unit's name
+    run_serial(some_units(3), store, some_entry, progress=True)
+    lines = [line for line in capsys.readouterr().err.split("\r") if line.strip()]
+    assert "2/3" in lines[0]
+    assert "3/3" in lines[-1]
+    assert lines[-1].rstrip().endswith(", 2]")  # the unit's name
 
 
 def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"kb-lens\[ray\]"):
-        run_ray(some_units(), UnitStore(tmp_path), lambda: some_result, address="auto")
+        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, address="auto")
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +197,9 @@ def need_ray():
 
 def test_a_cluster_that_is_not_there_is_an_error(need_ray, tmp_path):
     with pytest.raises(ValueError, match=r"cannot join the cluster at '127\.0\.0\.1:1'"):
-        run_ray(some_units(), UnitStore(tmp_path), lambda: some_result, address="127.0.0.1:1")
+        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, address="127.0.0.1:1")
     with pytest.raises(ValueError, match="workers is 0"):
-        run_ray(some_units(), UnitStore(tmp_path), lambda: some_result, workers=0)
+        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +213,7 @@ def local_ray(need_ray, tmp_path_factory):
             patch.setenv(name, "")  # so that it is restored
             patch.delenv(name)
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        with engines._ray(None):
+        with ray_engine._ray(None):
             yield
             assert is_initialized()  # only who started it stops it
             assert not Path("~/.ray").expanduser().exists()
@@ -235,7 +240,7 @@ def some_work(folder):
 
 def test_two_workers_of_ray_give_the_same_results(local_ray, undisturbed, tmp_path):
     make = partial(some_work, tmp_path)
-    run_ray(some_units(), UnitStore(tmp_path / "units"), make, workers=2, **QUIET)
+    run_ray(some_units(), Store(tmp_path / "units", SUFFIX), make, workers=2, **QUIET)
     assert table(tmp_path / "units") == undisturbed
     assert sorted(executed(tmp_path / "log")) == list(range(30))
     assert 1 <= len(list(tmp_path.glob("worker-*"))) <= 2  # each made its work once
@@ -244,7 +249,7 @@ def test_two_workers_of_ray_give_the_same_results(local_ray, undisturbed, tmp_pa
 def test_a_worker_that_dies_is_replaced_and_errors_name_their_unit(
     local_ray, tmp_path, monkeypatch
 ):
-    store, units = UnitStore(tmp_path / "units"), some_units(36)
+    store, units = Store(tmp_path / "units", SUFFIX), some_units(36)
     keys = list(units)
 
     def run(*numbers, **options):
@@ -257,10 +262,10 @@ def test_a_worker_that_dies_is_replaced_and_errors_name_their_unit(
     assert len(list(tmp_path.glob("worker-*"))) == 2
     assert executed(tmp_path / "log") == [30, 31, 32]
     assert [key in store for key in keys[30:]] == [True, True, True, False, False, False]
-    monkeypatch.setattr(engines, "_DEATHS", 1)
+    monkeypatch.setattr(ray_engine, "_DEATHS", 1)
     with pytest.raises(ValueError, match=r"^35: 1 workers died of it.*ask for fewer workers"):
         run(35)
-    with store.claimed(keys[35]) as mine:
-        assert mine
+    with store.claimed(keys[35]) as free:
+        assert free
     with pytest.raises(ValueError, match="room for 0 workers of 1000 GPU each"):
         run(35, num_gpus=1000)

@@ -9,15 +9,17 @@ from tiny_models import tiny_bridge
 import kb_lens as kb
 from kb_lens.checks.control_tests import saved_tests
 from kb_lens.evaluation.comparison import compare
+from kb_lens.evaluation.entries import result_to_bytes
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.runs.unit_store import UnitStore
 from kb_lens.runs.units import Unit
+from kb_lens.store import Store
 from kb_lens.studies import plans as studies
-from kb_lens.studies.experiments import BASE, EXPERIMENTS, Experiment, experiment
-from kb_lens.studies.plans import Lab
+from kb_lens.studies.experiments import BASE, EXPERIMENTS, experiment
+from kb_lens.studies.lab import Lab
+from kb_lens.studies.tables import Experiment
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def benchmarks():
 @pytest.fixture(autouse=True)
 def _smaller(monkeypatch):
     """A bank of 27 questions and few points: the plans are the same."""
+    monkeypatch.setattr("kb_lens.studies.lab.WHOLE_BANK", 27)
     monkeypatch.setattr(studies, "WHOLE_BANK", 27)
     monkeypatch.setattr(studies, "COUNTS", (9, 18, 27))
     monkeypatch.setattr(studies, "LAMBDAS", (1.0, 3.0))
@@ -49,7 +52,7 @@ def _smaller(monkeypatch):
 def lab(llama, cache, tmp_path):
     quick = {"rule": "gauss-legendre", "n_steps": 3}
     sizes = {"n_questions": 9, "n_controls": 2, "progress": False}
-    store = UnitStore(tmp_path / "units")
+    store = Store(tmp_path / "units", ".parquet")
     return Lab(llama, store=store, cache_dir=cache, options=quick, **sizes)
 
 
@@ -102,7 +105,7 @@ def test_lambda_one_changes_nothing(lab, benchmarks):
 def test_nothing_is_measured_twice(lab, benchmarks, monkeypatch):
     experiment("aggregation", lab, benchmarks)
 
-    def never(self, model):
+    def never(self, model, store=None, **options):
         raise AssertionError(f"measured again: {self}")
 
     monkeypatch.setattr(Unit, "work", never)
@@ -175,7 +178,8 @@ def test_every_benchmark_has_a_key(llama, data_dir, name):
 
 def test_the_name_of_a_result_is_the_models_own(lab, benchmarks):
     unit = Unit(Condition("base"), benchmarks[0])
-    lab.store.write(unit.key(lab.model), replace(unit.work(lab.model), model="elsewhere"))
+    entry = result_to_bytes(replace(unit.work(lab.model), model="elsewhere"))
+    lab.store.write(unit.key(lab.model), entry)
     assert unit.measured(lab.model, lab.store).model == model_name(lab.model)
 
 

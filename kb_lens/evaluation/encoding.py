@@ -1,0 +1,129 @@
+"""Requests as tokens: where a prompt ends and an option begins.
+
+Text becomes tokens as in lm-evaluation-harness, so that numbers can be compared: prompt and
+option are encoded together and split where the prompt's own encoding ends, spaces at the prompt's
+end belong to the option, and an empty prompt is replaced by one token (BOS, or EOS where there is
+none). Special tokens are added only where the model's tokenizer begins every text with BOS. A chat
+prompt is what the model's template makes of it, and its option begins where the model's turn does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kb_lens.benchmarks.requests import Request
+from kb_lens.models.hooked import HookedModel
+from kb_lens.models.prompts import chat_text, has_template, request_tokens
+from kb_lens.passes.plain_scores import Text
+
+
+def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
+    """Tokens of every option with its prompt, request by request.
+
+    Raises:
+        ValueError: If an option has no token of its own, or a text is longer than the context.
+    """
+    tokenizer = model.tokenizer
+    pairs = [_pairs(tokenizer, request) for request in requests]
+    strings: set[str] = set()
+    for row in pairs:
+        for prompt, option in row:
+            strings |= {prompt, prompt + option}
+    ids = _encode_strings(tokenizer, strings)
+    bos = _leading(tokenizer)
+    texts: list[list[Text]] = []
+    for index, (request, row) in enumerate(zip(requests, pairs, strict=True)):
+        templated = request.chat and has_template(tokenizer)  # the template has written BOS itself
+        before = [] if templated else bos
+        texts.append([_text(tokenizer, ids, before, prompt, option) for prompt, option in row])
+        _check_row(index, row, texts[-1], getattr(model.cfg, "n_ctx", None))
+    return texts
+
+
+def first_tokens(model: HookedModel, requests: Sequence[Request]) -> list[int]:
+    """The first request with its first option as tokens: what the tokenizer and template do."""
+    request = requests[0]
+    text = request.prompt + "".join(request.options[:1])
+    return request_tokens(model.tokenizer, text, request.system, request.chat)
+
+
+def batch_limit(model: HookedModel, batch_tokens: int | None, *, cpu: int, other: int) -> int:
+    """The most tokens in one batch: as given, or by device."""
+    if batch_tokens is None:
+        return cpu if torch.device(model.cfg.device).type == "cpu" else other
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}.")
+    return batch_tokens
+
+
+def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
+    """The text before each option, and the option with the space that belongs to it."""
+    if not request.chat:
+        bare = request.prompt.rstrip()
+        spaces = request.prompt[len(bare) :]
+        return [(bare, spaces + option) for option in request.options]
+    before = chat_text(tokenizer, request.system, request.prompt)
+    space = "" if has_template(tokenizer) else " "
+    return [(before, option and space + option) for option in request.options]
+
+
+def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
+    """Token ids of each string, without special tokens."""
+    ordered = sorted(strings - {""})
+    encoded = tokenizer(ordered, add_special_tokens=False)["input_ids"] if ordered else []
+    return {"": [], **dict(zip(ordered, encoded, strict=True))}
+
+
+def _text(
+    tokenizer: Any, ids: dict[str, list[int]], bos: list[int], prompt: str, option: str
+) -> Text:
+    joined = ids[prompt + option]
+    if not prompt:
+        return Text((*_stand_in(tokenizer, joined), *joined), start=1)
+    has_bos = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    before = [] if has_bos else bos
+    length = len(ids[prompt])
+    # The prompt's own tokens, even where prompt and option are cut otherwise when joined.
+    return Text((*before, *ids[prompt], *joined[length:]), start=len(before) + length)
+
+
+def _leading(tokenizer: Any) -> list[int]:
+    """BOS, if this tokenizer begins every text with it."""
+    bos = [tokenizer.bos_token_id]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    begins = tokenizer("a")["input_ids"][:1]
+    return bos if begins == bos and bare[:1] != bos else []
+
+
+def _stand_in(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The token that stands for an empty prompt, unless the text begins with it already."""
+    token = tokenizer.bos_token_id
+    if token is None:
+        token = tokenizer.eos_token_id
+    if token is None:
+        raise ValueError(
+            "an empty prompt needs a BOS or EOS token to predict the first token from, and the "
+            "model's tokenizer has neither. Set tokenizer.bos_token."
+        )
+    return [] if ids[:1] == [token] else [token]
+
+
+def _check_row(
+    index: int, pairs: Sequence[tuple[str, str]], texts: Sequence[Text], n_ctx: int | None
+) -> None:
+    for (prompt, option), text in zip(pairs, texts, strict=True):
+        length = len(text.ids)
+        if text.start >= length:
+            raise ValueError(
+                f"item {index}: the option {option!r} has no token of its own after the prompt "
+                f"{prompt!r}. Options must not be empty."
+            )
+        if n_ctx is not None and length > n_ctx:
+            raise ValueError(
+                f"item {index} has {length} tokens with the option {option[:60]!r}, but the "
+                f"model's context is {n_ctx}. Shorten the text or use a model with a longer "
+                "context."
+            )
