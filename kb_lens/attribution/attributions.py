@@ -6,54 +6,23 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path as FilePath
-from typing import Literal
+from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kb_lens.attribution.path_gradients import (
-    ObjectiveKind,
-)
+from kb_lens.attribution.settings import Settings
 from kb_lens.files import moved_whole
 from kb_lens.knowledge import Spelling
-from kb_lens.models.hooked import Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.questions import Question
 
-Rule = Literal["adaptive", "gauss-legendre", "riemann"]
-
-Engine = Literal["auto", "joined", "per-layer"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that the scores depend on, beside the questions."""
-
-    model: str
-    """The model's name."""
-    fingerprint: str
-    """The model's weights (`kb_lens.models.hooked.fingerprint`)."""
-    dtype: str
-    """The type that the model ran in."""
-    site: Site
-    """Where the neurons are read: ``post`` or ``pre``."""
-    rule: Rule
-    """The quadrature rule."""
-    n_steps: int | None
-    """Nodes of a fixed rule."""
-    tol: float | None
-    """Tolerance of the adaptive rule."""
-    objective: ObjectiveKind
-    """What was differentiated."""
-    engine: str
-    """The routine that ran: ``joined`` or ``per-layer``."""
-    spelling: Spelling
-    """How yes and no are spelled."""
-    template: PromptTemplate
-    """The words around each question."""
+FORMAT = "kb_lens attributions 1"
+"""Stands in every file; the number rises when an older file would be read wrong."""
+TENSORS = ("scores", "answer_prob", "output_change", "completeness_gap", "error", "nodes")
+"""The fields of `Attributions` that are tensors with an entry for each question."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +50,7 @@ class Attributions:
         n_questions, n_layers, _ = self.scores.shape
         if n_questions != len(self.questions):
             raise ValueError(f"{n_questions} rows of scores for {len(self.questions)} questions.")
-        for name in _TENSORS[1:]:
+        for name in TENSORS[1:]:
             shape = tuple(getattr(self, name).shape)
             if shape not in ((n_questions,), (n_questions, n_layers)):
                 raise ValueError(f"{name} has shape {shape}: expected question or question, layer.")
@@ -93,33 +62,31 @@ class Attributions:
     def relative_gap(self) -> Float[Tensor, " question"]:
         """Each question's worst completeness gap over its largest |F(h) - F(0)|."""
         largest = self.output_change.abs().amax(1)
-        return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)
+        return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)  # 0 / 0 is no gap
 
     def subset(self, indices: Iterable[int]) -> Attributions:
-        """The attributions of some questions, by their place."""
+        """The attributions of some questions, by their index."""
         rows = list(indices)
-        tensors = {name: getattr(self, name)[rows] for name in _TENSORS}
+        tensors = {name: getattr(self, name)[rows] for name in TENSORS}
         return replace(self, questions=tuple(self.questions[row] for row in rows), **tensors)
 
     def by_dimension(self) -> dict[str, Attributions]:
         """The attributions of each dimension's questions, in the order of their appearance."""
-        dimensions = dict.fromkeys(question.dimension for question in self.questions)
-        return {
-            dimension: self.subset(
-                i for i, question in enumerate(self.questions) if question.dimension == dimension
-            )
-            for dimension in dimensions
-        }
+        rows: dict[str, list[int]] = {}
+        for row, question in enumerate(self.questions):
+            rows.setdefault(question.dimension, []).append(row)
+        return {dimension: self.subset(indices) for dimension, indices in rows.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with questions and settings as JSON in its header."""
         header = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "settings": json.dumps(asdict(self.settings)),
             "questions": json.dumps([asdict(question) for question in self.questions]),
         }
-        with moved_whole(path) as part:
-            save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, part, header)
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        with moved_whole(path) as unfinished:
+            save_file(tensors, unfinished, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attributions:
@@ -128,7 +95,7 @@ class Attributions:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        if not FilePath(path).is_file():
+        if not Path(path).is_file():
             raise ValueError(f"no such attributions file: '{path}'.")
         try:
             with safe_open(path, "pt") as file:
@@ -136,7 +103,7 @@ class Attributions:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
-        if header.get("format") != _FORMAT:
+        if header.get("format") != FORMAT:
             raise ValueError(
                 f"'{path}' holds no attributions: its format is {header.get('format')!r}."
             )
@@ -145,8 +112,3 @@ class Attributions:
         settings["template"] = PromptTemplate(**settings["template"])
         questions = tuple(Question(**question) for question in json.loads(header["questions"]))
         return cls(**tensors, questions=questions, settings=Settings(**settings))
-
-
-_TENSORS = ("scores", "answer_prob", "output_change", "completeness_gap", "error", "nodes")
-
-_FORMAT = "kb_lens attributions 1"

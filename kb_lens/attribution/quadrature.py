@@ -1,8 +1,12 @@
 """Quadrature on [0, 1]: the rules that integrate gradients along the path from 0 to h.
 
-Second step of the method (docs/attribution.md). ``riemann`` is what the authors' release does;
-the adaptive rule estimates its error and spends nodes only where the integrand is steep, which is
-nearly always in the first layer.
+``riemann`` is what the authors' release does. The adaptive rule (docs/attribution.md) spends nodes
+only where the integrand is steep, which is nearly always in the first layer:
+
+1. Lay 9 Kronrod nodes into every interval, which is [0, 1]; ninths of it in the first layer.
+2. Integrate by Kronrod's weights, and by Gauss's on 4 of the nodes: their distance is the error.
+3. In a layer whose error or completeness gap is too large, cut the worst intervals into three.
+4. Repeat with these, in all layers at once, until none is left.
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ from kb_lens.attribution.path_gradients import Path
 
 GAUSS_NODES = 4
 """The adaptive rule's Gauss nodes an interval; Kronrod's extension of them has 9."""
-PARTS = 3
-"""Into how many parts the adaptive rule cuts an interval whose error is too large."""
-FIRST_LAYER_PARTS = 9
+CUTS = 3
+"""Into how many intervals the adaptive rule cuts one whose error is too large."""
+FIRST_LAYER_CUTS = 9
 """With how many the first layer begins: little stands beside its output in the residual stream, so
 the norms after it turn a small gamma into a large change, and it is nearly always steep."""
 _ORDER = 1.5
@@ -56,12 +60,14 @@ def fixed(path: Path, rule: str, n_steps: int) -> Integral:
         n_steps: Number of nodes.
     """
     if rule == "riemann":
-        nodes, weights = np.linspace(0, 1, n_steps), np.full(n_steps, 1 / n_steps)
+        nodes = np.linspace(0, 1, n_steps)
+        weights = np.full(n_steps, 1 / n_steps)
     else:
         nodes, weights = gauss(n_steps)
     n_layers = len(path.activations)
     if nodes[0] > 0:  # completeness needs the objective at the baseline
-        nodes, weights = np.append(0.0, nodes), np.append(0.0, weights)
+        nodes = np.append(0.0, nodes)
+        weights = np.append(0.0, weights)
     values, rows = path([torch.tensor(nodes, dtype=torch.float32)] * n_layers)
     return Integral(
         gradients=torch.stack([_weighted(weights, gradients) for gradients in rows]),
@@ -84,23 +90,20 @@ def adaptive(path: Path, tol: float) -> Integral:
         tol: Bound on the relative L2 error of each layer's attributions, and on its completeness
             gap as a share of the largest change of the objective over the layers.
     """
-    n_layers = len(path.activations)
-    first_layer = _parts(0, 1, FIRST_LAYER_PARTS)
-    layers = [_Layer(h, [(0, 1)] if i else first_layer) for i, h in enumerate(path.activations)]
-    at_zero = torch.zeros(n_layers)
-    first = True
+    layers = [_Layer(h, [(0.0, 1.0)]) for h in path.activations]
+    layers[0].todo = _cut(0, 1, FIRST_LAYER_CUTS)
+    at_zero = torch.empty(0)
     while any(layer.todo for layer in layers):
-        baseline = [0.0] if first else []
+        baseline = [0.0] if not len(at_zero) else []  # the first pass has a row at gamma = 0
         nodes = [np.append(baseline, layer.nodes()) for layer in layers]
-        values, rows = path([torch.tensor(step, dtype=torch.float32) for step in nodes])
-        if first:
+        values, gradients = path([torch.tensor(step, dtype=torch.float32) for step in nodes])
+        if baseline:
             at_zero = torch.stack([value[0] for value in values])
-            rows = [gradients[1:] for gradients in rows]
-        first = False
         change = path.value - at_zero
-        for layer, gradients, wanted in zip(layers, rows, change.tolist(), strict=True):
-            layer.add(gradients)
-            layer.plan(tol, wanted, tol * float(change.abs().max()))
+        allowed_gap = tol * float(change.abs().max())
+        for layer, rows, layer_change in zip(layers, gradients, change.tolist(), strict=True):
+            layer.add(rows[len(baseline) :])
+            layer.plan(tol, layer_change, allowed_gap)
     return Integral(
         gradients=torch.stack([layer.integral() for layer in layers]),
         at_zero=at_zero,
@@ -111,7 +114,7 @@ def adaptive(path: Path, tol: float) -> Integral:
 
 @dataclass
 class _Interval:
-    """A part of [0, 1] with its Kronrod integral."""
+    """An interval in [0, 1] with its Kronrod integral."""
 
     start: float
     stop: float
@@ -130,16 +133,19 @@ class _Layer:
     spent: int = 0
 
     def nodes(self) -> np.ndarray:
+        """Step 1: the gammas of the intervals to do."""
         unit, _, _ = kronrod(GAUSS_NODES)
         return np.concatenate([np.empty(0), *(a + (b - a) * unit for a, b in self.todo)])
 
     def add(self, gradients: Tensor) -> None:
-        """Take in the gradients at `nodes`."""
-        unit, weights, coarse = kronrod(GAUSS_NODES)
+        """Step 2: take in the gradients at `nodes`."""
+        unit, fine, coarse = kronrod(GAUSS_NODES)
         rows_of = gradients.view(len(self.todo), len(unit), gradients.shape[1])
-        for (a, b), rows in zip(self.todo, rows_of, strict=True):
-            fine, rough = ((b - a) * _weighted(w, rows) for w in (weights, coarse))
-            self.done.append(_Interval(a, b, fine, float((self.h * (fine - rough)).norm())))
+        for (start, stop), rows in zip(self.todo, rows_of, strict=True):
+            integral = (stop - start) * _weighted(fine, rows)
+            coarser = (stop - start) * _weighted(coarse, rows)
+            distance = float((self.h * (integral - coarser)).norm())
+            self.done.append(_Interval(start, stop, integral, distance))
         self.spent += len(gradients)
         self.todo = []
 
@@ -153,7 +159,7 @@ class _Layer:
         return min(distance, distance**_ORDER)
 
     def plan(self, tol: float, change: float, allowed_gap: float) -> None:
-        """Cut the worst intervals until the error of the others is below half the tolerance."""
+        """Step 3: cut the worst intervals until the others' error is below half the tolerance."""
         attribution = self.h * self.integral()
         allowed = tol ** (1 / _ORDER) * float(attribution.norm())
         self.done.sort(key=lambda interval: interval.distance)
@@ -161,13 +167,14 @@ class _Layer:
         gap = abs(float(attribution.sum()) - change)
         if (distance <= allowed and gap <= allowed_gap) or self.spent >= MAX_NODES:
             return
+        # At least one, also where the gap alone is too large.
         while self.done and (not self.todo or distance > allowed / 2):
             worst = self.done.pop()
             distance -= worst.distance
-            self.todo += _parts(worst.start, worst.stop, PARTS)
+            self.todo += _cut(worst.start, worst.stop, CUTS)
 
 
-def _parts(start: float, stop: float, n: int) -> list[tuple[float, float]]:
+def _cut(start: float, stop: float, n: int) -> list[tuple[float, float]]:
     return list(pairwise(np.linspace(start, stop, n + 1).tolist()))
 
 
@@ -196,10 +203,11 @@ def kronrod(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     basis = legendre.legvander(x, n + 1)
     weighted = basis * (w * legendre.legval(x, [0] * n + [1]))[:, None]
     matrix = weighted[:, : n + 1].T @ basis
+    # E's leading coefficient is 1; the others solve the orthogonality conditions.
     lower = np.linalg.lstsq(matrix[:, : n + 1], -matrix[:, n + 1], rcond=None)[0]
     added = legendre.legroots(np.append(lower, 1.0)).real
     nodes = np.sort(np.concatenate([legendre.leggauss(n)[0], added]))
-    moments = np.append(2.0, np.zeros(2 * n))
+    moments = np.append(2.0, np.zeros(2 * n))  # of the Legendre polynomials on [-1, 1]
     weights = np.linalg.solve(legendre.legvander(nodes, 2 * n).T, moments)
     coarse = np.zeros(2 * n + 1)
     coarse[1::2] = legendre.leggauss(n)[1]

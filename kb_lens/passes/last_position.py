@@ -11,29 +11,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from jaxtyping import Bool
 from torch import Tensor
 
-_asked: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+from kb_lens.models.hooked import HookedModel
+
+# Interventions may be nested, so they are counted; the model goes when nobody else holds it.
+_interventions: WeakKeyDictionary[HookedModel, int] = WeakKeyDictionary()
 _marked: ContextVar[Tensor | None] = ContextVar("marked", default=None)
 
 
 @contextmanager
-def asking(model: Any) -> Iterator[None]:
+def asking(model: HookedModel) -> Iterator[None]:
     """Inside, an intervention acts on the last positions of the model's passes alone."""
-    _asked[model] = _asked.get(model, 0) + 1
+    _interventions[model] = _interventions.get(model, 0) + 1
     try:
         yield
     finally:
-        _asked[model] -= 1
+        _interventions[model] -= 1
 
 
-def is_asked(model: Any) -> bool:
+def is_asked(model: HookedModel) -> bool:
     """Whether an intervention acts on last positions alone."""
-    return _asked.get(model, 0) > 0
+    return _interventions.get(model, 0) > 0
 
 
 @contextmanager

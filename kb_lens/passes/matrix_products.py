@@ -15,13 +15,19 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional as F
+
+from kb_lens.models.hooked import HookedModel
 
 _EXACT = 2e-6
 """Largest relative error of a float32 product; one rounded to bfloat16 has 2e-3."""
+_SHAPES = ((1, 64, 64), (37, 576, 192), (256, 300, 512))
+"""Rows, inner and outer size of the products tried: oneDNN has kernels of its own for single rows
+and for sizes that fill its blocks."""
 
 
 @contextmanager
-def fast_products(model: Any) -> Iterator[None]:
+def fast_products(model: HookedModel) -> Iterator[None]:
     """Inside, a float32 model on the CPU multiplies by the faster library where that is exact."""
     on_cpu = torch.device(model.cfg.device).type == "cpu"
     if not (on_cpu and model.cfg.dtype == torch.float32 and _exact()):
@@ -35,7 +41,7 @@ def fast_products(model: Any) -> Iterator[None]:
 def _allowed() -> Iterator[None]:
     setting: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
+    setting.fp32_precision = "bf16"  # leave for oneDNN to multiply, not an order to round
     try:
         yield
     finally:
@@ -48,12 +54,13 @@ def _exact() -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
         return False
     generator = torch.Generator().manual_seed(0)
-    for rows, inner, outer in ((1, 64, 64), (37, 576, 192), (256, 300, 512)):
+    for rows, inner, outer in _SHAPES:
         left = torch.randn(rows, inner, generator=generator)
         right = torch.randn(outer, inner, generator=generator)
-        true = left.double() @ right.double().T
+        exact = left.double() @ right.double().T
         with _allowed():
-            found = torch.nn.functional.linear(left, right).double()
-        if not float((found - true).norm() / true.norm()) <= _EXACT:
+            product = F.linear(left, right).double()
+        error = float((product - exact).norm() / exact.norm())
+        if not error <= _EXACT:  # also where it is no number
             return False
     return True

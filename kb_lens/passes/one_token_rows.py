@@ -30,20 +30,23 @@ class OneTokenRows(SharedPrefix):
     ) -> tuple[Float[Tensor, "row 1 head d_head"], None]:
         """Attention of every row over the shared prefix and its own key and value."""
         keys, values = self.prefix[module.layer_idx]
-        if sliding_window:
+        if sliding_window:  # the window counts the row's own token too
             start = max(0, self.length + 1 - sliding_window)
             keys, values = keys[:, start:], values[:, start:]
-        n_rows, n_heads, _, d_head = query.shape
-        n_kv = key.shape[1]
+        n_rows, n_kv = key.shape[:2]
+        d_head = query.shape[-1]
         grouped = rearrange(query, "row (kv group) 1 d -> kv row group d", kv=n_kv)
-        flat = rearrange(grouped, "kv row group d -> kv (row group) d")
-        shared = (flat @ keys.mT).view(n_kv, n_rows, n_heads // n_kv, -1)
-        own = (grouped * rearrange(key, "row kv 1 d -> kv row 1 d")).sum(-1, keepdim=True)
-        scores = torch.cat([shared, own], -1) * (d_head**-0.5 if scaling is None else scaling)
+        # One product for all rows: the prefix's keys are shared, so they are not copied a row.
+        queries = rearrange(grouped, "kv row group d -> kv (row group) d")
+        to_prefix = (queries @ keys.mT).view(*grouped.shape[:3], -1)
+        to_itself = (grouped * rearrange(key, "row kv 1 d -> kv row 1 d")).sum(-1, keepdim=True)
+        scores = torch.cat([to_prefix, to_itself], -1)
+        scores = scores * (d_head**-0.5 if scaling is None else scaling)
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        mixed = rearrange(pattern[..., :-1], "kv row group pos -> kv (row group) pos") @ values
-        mixed = mixed.view(n_kv, n_rows, -1, d_head)
-        mixed = mixed + pattern[..., -1:] * rearrange(value, "row kv 1 d -> kv row 1 d")
+        on_prefix = rearrange(pattern[..., :-1], "kv row group pos -> kv (row group) pos")
+        from_prefix = (on_prefix @ values).view(n_kv, n_rows, -1, d_head)
+        from_itself = pattern[..., -1:] * rearrange(value, "row kv 1 d -> kv row 1 d")
+        mixed = from_prefix + from_itself
         return rearrange(mixed, "kv row group d -> row 1 (kv group) d"), None

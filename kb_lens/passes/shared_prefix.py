@@ -17,25 +17,45 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from kb_lens.models.hooked import BridgedModel, Hook, HookedModel, is_bridge
 
 _ATTENTION = "kb_lens_shared_prefix"
+"""The name under which transformers looks up the attention function of a `SharedPrefix`."""
+
+
+_UNEMBED = "unembed.hook_in"
 
 
 class UncoveredError(Exception):
     """The joined pass does not compute what the model computes; use the plain way."""
 
 
-def check_covered(model: Any) -> None:
-    """Raise `UncoveredError` where a shared prefix is known not to apply."""
-    if not hasattr(model, "original_model"):
+def check_covered(model: HookedModel) -> BridgedModel:
+    """The model, if a shared prefix applies to it as far as can be told without running it.
+
+    Raises:
+        UncoveredError: Where it is known not to apply.
+    """
+    if not is_bridge(model):
         raise UncoveredError("it is no TransformerBridge")
+    # Other families compute attention themselves and would never call the function given here.
+    if not type(model.original_model)._can_set_attn_implementation():
+        raise UncoveredError("its attention does not go through transformers' interface")
     for block in model.blocks:
         attention = getattr(getattr(block, "attn", None), "original_component", None)
         if not (hasattr(attention, "layer_idx") and hasattr(attention, "config")):
             raise UncoveredError("its attention is not one module a block with its layer's index")
-    for name, point in model.hook_dict.items():
+    hook_points = model.hook_dict
+    for name in (*(f"blocks.{layer}.hook_in" for layer in range(model.cfg.n_layers)), _UNEMBED):
+        if name not in hook_points:
+            raise UncoveredError(f"it has no hook {name!r}")
+    for name, point in hook_points.items():
+        # The bridge's own attention, where such a hook would fire, does not run.
         if ".attn" in name and point.fwd_hooks:
             raise UncoveredError(f"a hook is set inside its attention ({name})")
+    return model
 
 
 class SharedPrefix(DynamicCache):
@@ -47,10 +67,8 @@ class SharedPrefix(DynamicCache):
     def __init__(self, cache: Any, length: int) -> None:
         super().__init__()
         self.length = length
-        self.prefix = [
-            (layer.keys[0, :, :length], layer.values[0, :, :length])
-            for layer in (cache.layers if length else ())
-        ]
+        layers = cache.layers if length else []
+        self.prefix = [(layer.keys[0, :, :length], layer.values[0, :, :length]) for layer in layers]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -68,7 +86,7 @@ class SharedPrefix(DynamicCache):
         """The attention function: what each position reads. [row, head, pos, d_head] each."""
         raise NotImplementedError
 
-    def run(self, model: Any, tokens: Int[Tensor, "row pos"], position_ids: Tensor) -> Any:
+    def run(self, model: BridgedModel, tokens: Int[Tensor, "row pos"], position_ids: Tensor) -> Any:
         """One forward pass of the rows; hooks that are set on the model fire."""
         AttentionInterface.register(_ATTENTION, self.attend)
         with attention_of(model, _ATTENTION):
@@ -78,35 +96,40 @@ class SharedPrefix(DynamicCache):
 
 
 @contextmanager
-def attention_of(model: Any, name: str) -> Iterator[None]:
+def attention_of(model: BridgedModel, name: str) -> Iterator[None]:
     """Run the model's own attention modules with the attention function registered as `name`.
 
     Past the bridge's reimplementation, whose hooks inside attention nobody listens to here.
     """
     attentions = [block.attn for block in model.blocks]
-    found = [attention.original_component.config for attention in attentions]
-    configs = {id(config): config for config in found}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+    configs = [attention.original_component.config for attention in attentions]
+    before = [config._attn_implementation for config in configs]
     try:
-        for attention in attentions:
+        for attention, config in zip(attentions, configs, strict=True):
+            # An instance's entry comes before the class's forward, and goes without a trace.
             attention.__dict__["forward"] = attention.original_component.forward
-        for config in configs.values():
             config._attn_implementation = name
         yield
     finally:
-        for attention in attentions:
+        for attention, config, implementation in zip(attentions, configs, before, strict=True):
             attention.__dict__.pop("forward", None)
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+            config._attn_implementation = implementation
 
 
-def cached(model: Any, tokens: Int[Tensor, "1 pos"]) -> tuple[DynamicCache, Any]:
+def cached(model: BridgedModel, tokens: Int[Tensor, "1 pos"]) -> tuple[DynamicCache, Any]:
     """The keys and values of a prompt, and the output of the pass; hooks fire.
 
     The logits are those of the last position alone.
+
+    Raises:
+        UncoveredError: If the model keeps no keys and values of every position in the cache.
     """
     cache = DynamicCache()
-    last = ("unembed.hook_in", lambda residual, hook: residual[:, -1:])
+    last: Hook = (_UNEMBED, lambda residual, hook: residual[:, -1:])
     with torch.no_grad(), attention_of(model, "eager"), model.hooks(fwd_hooks=[last]):
         output = model.original_model(tokens, past_key_values=cache, use_cache=True)
+    # Linear attention keeps a state, a sliding window only the last positions.
+    lengths = [layer.get_seq_length() for layer in cache.layers if type(layer) is DynamicLayer]
+    if lengths != [tokens.shape[1]] * model.cfg.n_layers:
+        raise UncoveredError("it has a cache of another kind than keys and values")
     return cache, output

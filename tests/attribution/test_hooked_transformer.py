@@ -13,6 +13,7 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoTokenizer
 
 import kb_lens as kb
+from kb_lens.models.hooked import HookedModel, is_bridge
 
 if version("transformer-lens") >= "4":
     pytest.skip(
@@ -63,6 +64,8 @@ def scores(model):
 
 def test_it_is_a_hooked_transformer(model):
     assert isinstance(model, transformer_lens.HookedTransformer)
+    assert isinstance(model, HookedModel)
+    assert not is_bridge(model)
 
 
 def test_scores_are_complete(model, scores):
@@ -75,7 +78,7 @@ def test_scores_are_complete(model, scores):
 @pytest.mark.parametrize("site", ["post", "pre"])
 def test_scores_are_activation_times_mean_gradient(model, site):
     """Against a loop that scales one gamma at a time."""
-    found = kb.attribute(
+    scores = kb.attribute(
         model,
         QUESTIONS[1:2],
         site=site,
@@ -85,7 +88,7 @@ def test_scores_are_activation_times_mean_gradient(model, site):
         progress=False,
     )
     tokens = kb.PromptTemplate().tokens(model, QUESTIONS[1].text)
-    right = found.settings.spelling.yes_token
+    right = scores.settings.spelling.yes_token
     for layer in range(3):
         name = f"blocks.{layer}.mlp.hook_{site}"
         _, cache = model.run_with_cache(tokens, names_filter=name)
@@ -100,7 +103,7 @@ def test_scores_are_activation_times_mean_gradient(model, site):
             logits = model.run_with_hooks(tokens, fwd_hooks=[(name, replace)])
             total += torch.autograd.grad(logits[0, -1].softmax(-1)[right], leaf)[0]
         expected = h * total / 4
-        assert (found.scores[0, layer] - expected).norm() < 1e-4 * expected.norm()
+        assert (scores.scores[0, layer] - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_selection_and_scaling(model, scores):

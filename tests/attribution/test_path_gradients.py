@@ -5,9 +5,9 @@ import torch
 from tiny_models import FAMILIES, tiny_bridge
 
 import kb_lens as kb
+from kb_lens.attribution.objective import Objective
 from kb_lens.attribution.path_gradients import (
     JoinedPath,
-    Objective,
     PerLayerPath,
     UncoveredError,
     _chunks,
@@ -28,10 +28,10 @@ def _difference(model, objective, site, max_rows=1024):
     assert torch.allclose(joined.activations, plain.activations, atol=1e-5)
     assert joined.value == pytest.approx(plain.value, rel=1e-4)
     worst = 0.0
-    for mine, reference in zip(joined(NODES), plain(NODES), strict=True):
-        for a, b in zip(mine, reference, strict=True):
-            assert a.shape == b.shape
-            worst = max(worst, float((a - b).norm() / b.norm()))
+    for joined_layers, plain_layers in zip(joined(NODES), plain(NODES), strict=True):
+        for ours, reference in zip(joined_layers, plain_layers, strict=True):
+            assert ours.shape == reference.shape
+            worst = max(worst, float((ours - reference).norm() / reference.norm()))
     return worst
 
 
@@ -56,9 +56,9 @@ def test_bfloat16_is_float32_to_its_precision(family):
     model.to(torch.bfloat16)
     model.cfg.dtype = torch.bfloat16
     rough = JoinedPath(model, _prompt(model), Objective(270, 271))
-    for mine, reference in zip(rough(NODES)[1], exact(NODES)[1], strict=True):
-        assert mine.dtype == torch.float32
-        assert torch.cosine_similarity(mine.flatten(), reference.flatten(), dim=0) > 0.98
+    for gradient, reference in zip(rough(NODES)[1], exact(NODES)[1], strict=True):
+        assert gradient.dtype == torch.float32
+        assert torch.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0) > 0.98
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 4])

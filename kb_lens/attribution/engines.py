@@ -1,0 +1,72 @@
+"""Which routine follows the path, and how many rows it takes at once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from kb_lens.attribution.objective import Objective
+from kb_lens.attribution.path_gradients import JoinedPath, Path, PerLayerPath
+from kb_lens.attribution.settings import Settings
+from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.passes.shared_prefix import UncoveredError
+from kb_lens.questions import Question
+
+PER_LAYER_ROWS = 32
+"""Whole prompts in a pass of the per-layer routine; more would help a CPU little."""
+_FEWEST_ROWS, _MOST_ROWS = 32, 4096
+"""Below, a pass costs more than its rows do; above, nothing gets faster."""
+
+
+def choose_engine(model: HookedModel, question: Question, settings: Settings) -> str:
+    """Try the joined pass once; it checks itself against the model's own logits.
+
+    Raises:
+        ValueError: If the joined pass is demanded and does not cover the model.
+    """
+    if settings.engine == "per-layer":
+        return settings.engine
+    tokens = settings.template.tokens(model, question.text)
+    no_nodes = [torch.empty(0)] * (model.cfg.n_layers - 1)
+    try:
+        path_for(model, question, tokens, settings, 1)([torch.ones(1), *no_nodes])
+    except UncoveredError as error:
+        reason = f"{model_name(model)} is not covered by the joined pass: {error}."
+        if settings.engine == "joined":
+            raise ValueError(f"{reason} Use engine='auto'.") from error
+        warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=3)
+        return "per-layer"
+    return "joined"
+
+
+def path_for(
+    model: HookedModel, question: Question, tokens: Tensor, settings: Settings, max_rows: int
+) -> Path:
+    """The path from 0 to the activations at the end of a question's prompt."""
+    objective = Objective(*settings.spelling.tokens(question.answer), settings.objective)
+    path_class = PerLayerPath if settings.engine == "per-layer" else JoinedPath
+    return path_class(model, tokens, objective, site=settings.site, max_rows=max_rows)
+
+
+def default_rows(model: HookedModel, engine: str) -> int:
+    """As many rows as a quarter of the free memory holds, from 32 to 4096."""
+    if engine == "per-layer":
+        return PER_LAYER_ROWS
+    config = model.cfg
+    # What autograd saves in a block: about 16 vectors of the residual stream's width and 8 of the
+    # MLP's. A row joins at its own layer, so it passes half of the blocks on average.
+    block = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
+    numbers = config.n_layers * block / 2 + 3 * config.d_vocab  # logits, their softmax, gradient
+    row_bytes = numbers * (torch.finfo(config.dtype).bits // 8)
+    return int(min(_MOST_ROWS, max(_FEWEST_ROWS, _free_memory(config.device) / 4 / row_bytes)))
+
+
+def _free_memory(device: Any) -> float:
+    """Free bytes where the model runs."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return psutil.virtual_memory().available

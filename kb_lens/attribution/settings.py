@@ -1,0 +1,117 @@
+"""What the scores depend on beside the questions, and what `attribute` refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from kb_lens.attribution.objective import ObjectiveKind
+from kb_lens.knowledge import Spelling
+from kb_lens.models.hooked import HookedModel, Site, fingerprint, model_name
+from kb_lens.models.prompts import PromptTemplate
+
+Rule = Literal["adaptive", "gauss-legendre", "riemann"]
+"""How the nodes of the quadrature are chosen (`kb_lens.attribution.quadrature`)."""
+
+Engine = Literal["auto", "joined", "per-layer"]
+"""All layers in one pass, a pass a layer, or the first where the model allows it."""
+
+RELEASE_STEPS = 20
+"""Nodes of a fixed rule, unless told otherwise: the release's number."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the scores depend on, beside the questions."""
+
+    model: str
+    """The model's name."""
+    fingerprint: str
+    """The model's weights (`kb_lens.models.hooked.fingerprint`)."""
+    dtype: str
+    """The type that the model ran in."""
+    site: Site
+    """Where the neurons are read: ``post`` or ``pre``."""
+    rule: Rule
+    """The quadrature rule."""
+    n_steps: int | None
+    """Nodes of a fixed rule."""
+    tol: float | None
+    """Tolerance of the adaptive rule."""
+    objective: ObjectiveKind
+    """What was differentiated."""
+    engine: str
+    """The routine that ran: ``joined`` or ``per-layer``."""
+    spelling: Spelling
+    """How yes and no are spelled."""
+    template: PromptTemplate
+    """The words around each question."""
+
+
+def resolve(
+    model: HookedModel,
+    *,
+    site: Site,
+    rule: Rule,
+    n_steps: int | None,
+    tol: float | None,
+    objective: ObjectiveKind,
+    engine: str,
+    spelling: Spelling,
+    template: PromptTemplate,
+) -> Settings:
+    """The settings with their defaults filled in, and the model that they are for."""
+    # Half precision's rounding hides more than a finer tolerance would find.
+    finest = 1e-3 if model.cfg.dtype in (torch.float32, torch.float64) else 2e-2
+    adaptive = rule == "adaptive"
+    return Settings(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        site=site,
+        rule=rule,
+        n_steps=None if adaptive else n_steps or RELEASE_STEPS,
+        tol=(tol or finest) if adaptive else None,
+        objective=objective,
+        engine=engine,
+        spelling=spelling,
+        template=template,
+    )
+
+
+def check_settings(
+    *,
+    site: str = "post",
+    rule: str = "adaptive",
+    n_steps: int | None = None,
+    tol: float | None = None,
+    objective: str = "probability",
+    engine: str = "auto",
+    batch_size: int | None = None,
+    **others: Any,
+) -> None:
+    """Raise `ValueError` for arguments that `attribute` would refuse; cheap, before long work."""
+    del others  # callers hand on all options of a command
+    _check_choice("site", site, Site)
+    _check_choice("rule", rule, Rule)
+    _check_choice("objective", objective, ObjectiveKind)
+    _check_choice("engine", engine, Engine)
+    if rule == "adaptive" and n_steps is not None:
+        raise ValueError("the adaptive rule takes tol, not n_steps: give a fixed rule or drop it.")
+    _check_count("n_steps", n_steps)
+    _check_count("batch_size", batch_size)
+    if tol is not None and not 0 < tol < 1:
+        raise ValueError(f"tol is {tol}: allowed is 0 < tol < 1.")
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
+
+
+def _check_count(name: str, count: object) -> None:
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ValueError(f"{name} is {count!r}: allowed are integers from 1.")
