@@ -13,22 +13,20 @@ the number is no substitute for one on a standard corpus.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.bank import bank_rows
-from kb_lens.benchmarks.benchmark import BenchmarkSpec
+from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.data import Row
-from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.benchmarks.measures import DAMAGE, groups_of, logprob_per_token
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 FILE = "plain_text.jsonl"
 
 
-def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, str]:
+def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
     """The items and where they came from.
 
     Args:
@@ -43,7 +41,7 @@ def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, 
 
 
 def _item(row: Row) -> dict[str, str]:
-    return {"item": row.text("id"), "subject": row.text("subject"), "text": row.text("text")}
+    return {"item": row.text("id"), **{column: row.text(column) for column in ("subject", "text")}}
 
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
@@ -53,15 +51,14 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
 
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table: item, subject, logprob (of the whole passage) and tokens."""
-    table = {column: items[column].to_numpy() for column in ("item", "subject")}
-    return pd.DataFrame({**table, "logprob": scores.logprob[:, 0], "tokens": scores.tokens[:, 0]})
+    table = items[["item", "subject"]].reset_index(drop=True)
+    return table.assign(logprob=scores.logprob[:, 0], tokens=scores.tokens[:, 0])
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
     """What the metrics sum over, from the item table."""
     quantities = table[["logprob", "tokens"]].assign(n=1.0)
-    every = pd.DataFrame({"all": np.ones(len(table), dtype=bool)})
-    return Statistics(quantities, every)
+    return Statistics(quantities, pd.DataFrame(groups_of(table)))
 
 
 def metrics(sums: Sums) -> dict[str, Measure]:
@@ -71,12 +68,9 @@ def metrics(sums: Sums) -> dict[str, Measure]:
       that knows every token beforehand; what counts is that it does not rise.
     - ``logprob_per_token``: that mean.
     """
-    s = sums["all"]
-    per_token = ratio(s["logprob"], s["tokens"])
-    return {
-        "perplexity": Measure(np.exp(-per_token), s["n"]),
-        "logprob_per_token": Measure(per_token, s["n"]),
-    }
+    damage = logprob_per_token(sums["all"])
+    perplexity = Measure(np.exp(-damage.value), damage.n)
+    return {"perplexity": perplexity, "logprob_per_token": damage}
 
 
 _INFO = {
