@@ -126,14 +126,13 @@ def _rank_heatmap(mean: np.ndarray, neurons: np.ndarray, largest: float) -> go.H
     n_layers, n_ranks = neurons.shape
     scores = np.take_along_axis(mean, neurons, axis=1)
     percent = 100 * scores / largest
-    return go.Heatmap(
-        z=_signed_root(percent),
-        x=np.arange(n_ranks + 1) + 0.5,  # cell edges: a log axis needs them
-        y=np.arange(n_layers),
-        customdata=np.stack([neurons, scores, percent], axis=-1),
+    edges = np.arange(n_ranks + 1) + 0.5  # of the cells: a log axis needs them
+    heatmap = go.Heatmap(z=_signed_root(percent), x=edges, y=np.arange(n_layers))
+    heatmap.update(coloraxis="coloraxis")
+    heatmap.update(customdata=np.stack([neurons, scores, percent], axis=-1))
+    return heatmap.update(
         hovertemplate="layer %{y}, neuron %{customdata[0]}<br>mean score %{customdata[1]:.3g}"
-        "<br>%{customdata[2]:.1f} % of the largest<extra></extra>",
-        coloraxis="coloraxis",
+        "<br>%{customdata[2]:.1f} % of the largest<extra></extra>"
     )
 
 
@@ -144,13 +143,10 @@ def _signed_root(values: Any) -> np.ndarray:
 def _rank_axis(n_ranks: int) -> dict[str, Any]:
     ticks = [rank for rank in _RANKS if rank <= n_ranks]
     end = max(n_ranks, 1) + 0.5  # a layer of one neuron has no lowest
-    return {
-        "type": "log",
-        "range": [math.log10(0.5), math.log10(end)],
-        "tickvals": ticks,
-        "ticktext": [*map(str, ticks)],
-        "showgrid": False,
-    }
+    span = [math.log10(0.5), math.log10(end)]
+    labels = list(map(str, ticks))
+    labelled = {"tickvals": ticks, "ticktext": labels}
+    return {"type": "log", "range": span, "showgrid": False, **labelled}
 
 
 def _percent_colours(widest: float) -> dict[str, Any]:
@@ -188,18 +184,12 @@ def _by_question(attributions: Attributions) -> go.Figure:
     change = objective.scale * attributions.output_change[order].double().numpy()
     n_layers = change.shape[1]
     widest = np.abs(change).max() or 1.0  # a scale needs two ends
+    heatmap = go.Heatmap(z=change, x=np.arange(n_layers), y=np.arange(len(order)))
+    heatmap.update(colorscale=DIVERGING, zmin=-widest, zmax=widest)
+    heatmap.update(colorbar=colour_bar(objective.unit.replace(" ", "<br>")))
     words = [_question_words(attributions, row) for row in order]
-    heatmap = go.Heatmap(
-        z=change,
-        x=np.arange(n_layers),
-        y=np.arange(len(order)),
-        text=[[text] * n_layers for text in words],
-        hovertemplate="%{text}<br>layer %{x}: %{z:.2f} " + objective.unit + "<extra></extra>",
-        colorscale=DIVERGING,
-        zmin=-widest,
-        zmax=widest,
-        colorbar=colour_bar(objective.unit.replace(" ", "<br>")),
-    )
+    hover = f"%{{text}}<br>layer %{{x}}: %{{z:.2f}} {objective.unit}<extra></extra>"
+    heatmap.update(text=[[text] * n_layers for text in words], hovertemplate=hover)
     figure = go.Figure(heatmap)
     _group_axis(figure, groups)
     figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(n_layers))

@@ -21,7 +21,7 @@ TALLEST = 9.5
 STACK, WHOLE_PAGE = "stack", "whole page"
 """What a figure's ``layout.meta["column"]`` may ask for: its panels, whose distance in pixels is
 ``layout.meta["between"]``, one below the other; or not to be made narrower at all."""
-# Measured on figures that a browser drew; a legend that is guessed too wide takes a line too many.
+# A little more than a mean letter's width: a line too many is better than names over the plot.
 _LETTER, _SYMBOL, _LEGEND_LINE, _EDGE = 6.9, 52, 20, 10
 """Pixels: a letter and the sign before it in a legend, a line of it, the room above the plot."""
 
@@ -74,11 +74,12 @@ def _stack(figure: Any, between: float) -> None:
 
 def _panel_axes(figure: Any) -> list[tuple[Any, Any]]:
     """The x and the y axis of every panel with something in it, in order."""
-    names = {(trace.xaxis or "x"): (trace.yaxis or "y") for trace in figure.data}
-    return [
-        (figure.layout[x.replace("x", "xaxis")], figure.layout[y.replace("y", "yaxis")])
-        for x, y in names.items()
-    ]
+    axes: dict[str, tuple[Any, Any]] = {}
+    for trace in figure.data:
+        x = (trace.xaxis or "x").replace("x", "xaxis")
+        y = (trace.yaxis or "y").replace("y", "yaxis")
+        axes[x] = figure.layout[x], figure.layout[y]
+    return list(axes.values())
 
 
 def _legend_lines(figure: Any) -> int:

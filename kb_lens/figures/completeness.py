@@ -58,16 +58,12 @@ def completeness(attributions: Attributions) -> go.Figure:
 
 
 def _add_gaps(figure: go.Figure, name: str, values: np.ndarray, colour: str, symbol: str) -> None:
-    figure.add_scatter(
-        x=np.arange(len(values)),
-        y=np.maximum(values, LEAST_GAP),
-        name=name,
-        mode="lines+markers",
-        marker={"color": colour, "symbol": symbol, "size": 7},
-        hovertemplate=f"layer %{{x}}, {name}: %{{y:.1e}}<extra></extra>",
-        row=1,
-        col=1,
-    )
+    layers = np.arange(len(values))
+    line = go.Scatter(x=layers, y=np.maximum(values, LEAST_GAP), name=name)
+    line.update(mode="lines+markers")
+    line.update(marker_color=colour, marker_symbol=symbol, marker_size=7)
+    line.update(hovertemplate=f"layer %{{x}}, {name}: %{{y:.1e}}<extra></extra>")
+    figure.add_trace(line, row=1, col=1)
 
 
 def _decades(least: float, largest: float) -> dict[str, Any]:
@@ -79,14 +75,8 @@ def _decades(least: float, largest: float) -> dict[str, Any]:
 
 def _add_nodes(figure: go.Figure, nodes: np.ndarray) -> None:
     mean = nodes.mean(0)
-    span = error_bars(mean, nodes.min(0), nodes.max(0), INK, width=0)
-    figure.add_bar(
-        x=np.arange(len(mean)),
-        y=mean,
-        showlegend=False,
-        marker_color=COLOURS[0],
-        error_y=span,
-        hovertemplate="layer %{x}: %{y:.0f} nodes on average<extra></extra>",
-        row=2,
-        col=1,
-    )
+    bars = go.Bar(x=np.arange(len(mean)), y=mean)
+    bars.update(error_y=error_bars(mean, nodes.min(0), nodes.max(0), INK, width=0))
+    bars.update(marker_color=COLOURS[0], showlegend=False)
+    bars.update(hovertemplate="layer %{x}: %{y:.0f} nodes on average<extra></extra>")
+    figure.add_trace(bars, row=2, col=1)

@@ -74,18 +74,15 @@ def _with_positions(knowledge: Knowledge) -> pd.DataFrame:
 
 
 def _points(table: pd.DataFrame, dimension: str, colour: str, size: int) -> go.Scatter:
+    points = go.Scatter(x=table["percent"], y=table["row"], name=dimension, mode="markers")
     symbols = ["circle" if right else "circle-open" for right in table["right"]]
-    outline = {"width": 1.5, "color": colour}
-    return go.Scatter(
-        x=table["percent"],
-        y=table["row"],
-        name=dimension,
-        mode="markers",
-        marker={"size": size, "color": colour, "symbol": symbols, "line": outline},
-        text=table["text"],
-        customdata=table[["p_yes", "p_no", "answer"]].to_numpy(object),
+    points.update(marker_size=size, marker_color=colour, marker_symbol=symbols)
+    points.update(marker_line_width=1.5, marker_line_color=colour)
+    customdata = table[["p_yes", "p_no", "answer"]].to_numpy(object)
+    points.update(text=table["text"], customdata=customdata)
+    return points.update(
         hovertemplate="%{text}<br>P(yes) %{customdata[0]:.3f}, P(no) %{customdata[1]:.3f}; "
-        "right: %{customdata[2]}",
+        "right: %{customdata[2]}"
     )
 
 

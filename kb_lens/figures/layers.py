@@ -21,7 +21,7 @@ from kb_lens.figures.marks import (
     layer_axis,
     panel_title,
 )
-from kb_lens.figures.neurons import check_sets
+from kb_lens.figures.neurons import add_layer_counts, check_sets, layer_counts
 from kb_lens.figures.style import COLOURS, colours, faint, finish
 from kb_lens.neurons import NeuronSet
 from kb_lens.statistics import DEFAULT_RESAMPLES, Measure, Statistics, Sums, bootstrap
@@ -120,20 +120,10 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     if len(sets) < 2:
         raise ValueError(f"{len(sets)} set has nothing to share: at least 2 are needed.")
     n_sets = Counter(neuron for neurons in sets.values() for neuron in neurons)
-    layers = list(range(first.n_layers))
-    figure = go.Figure()
+    figure = layer_counts(first.n_layers)
     for words, least, most, colour in _classes(len(sets)):
-        sharing = [neuron.layer for neuron, n in n_sets.items() if least <= n <= most]
-        counts = Counter(sharing)
-        figure.add_bar(
-            x=layers,
-            y=[counts[layer] for layer in layers],
-            name=f"{words} ({len(sharing)})",
-            marker_color=colour,
-            hovertemplate="layer %{x}: %{y} neurons",
-        )
-    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(first.n_layers))
-    figure.update_yaxes(title_text="Neurons", rangemode="tozero")
+        layers = [neuron.layer for neuron, n in n_sets.items() if least <= n <= most]
+        add_layer_counts(figure, words, layers, colour, first.n_layers)
     return finish(
         figure,
         "Which layers hold the neurons that the sets share",

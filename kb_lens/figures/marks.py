@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from kb_lens.figures.style import GREY, INK, PALE, SMALL, label
 
-ZERO_LINE = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
+ZERO_LINE: dict[str, Any] = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
 """Settings of an axis that marks its zero."""
 THIN = {"color": GREY, "width": 1}
 """A line at a value that means "nothing"."""

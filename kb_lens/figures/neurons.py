@@ -47,18 +47,10 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
         ValueError: For no sets, or sets of different models or sites.
     """
     first = check_sets(sets)
-    layers = list(range(first.n_layers))
-    figure = go.Figure()
+    figure = layer_counts(first.n_layers)
     for (name, neurons), colour in zip(sets.items(), colours(len(sets)), strict=True):
-        figure.add_bar(
-            x=layers,
-            y=neurons.mask().sum(1).tolist(),
-            name=_with_size(name, neurons),
-            marker_color=colour,
-            hovertemplate="layer %{x}: %{y} neurons",
-        )
-    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(first.n_layers))
-    figure.update_yaxes(title_text="Neurons", rangemode="tozero")
+        layers = [neuron.layer for neuron in neurons]
+        add_layer_counts(figure, name, layers, colour, first.n_layers)
     return finish(
         figure,
         "How many neurons were selected in each layer",
@@ -67,6 +59,32 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
         barmode="group",
         showlegend=True,
     )
+
+
+def layer_counts(n_layers: int) -> go.Figure:
+    """A figure without bars yet, for `add_layer_counts`."""
+    figure = go.Figure()
+    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(n_layers))
+    return figure.update_yaxes(title_text="Neurons", rangemode="tozero")
+
+
+def add_layer_counts(
+    figure: go.Figure, name: str, layers: Sequence[int], colour: str, n_layers: int
+) -> None:
+    """Bars that count the neurons of each layer.
+
+    Args:
+        figure: Where they are added.
+        name: Of the neurons; their number is written behind it.
+        layers: The layer of each neuron.
+        colour: Of the bars.
+        n_layers: Layers of the model.
+    """
+    counts = Counter(layers)
+    heights = [counts[layer] for layer in range(n_layers)]
+    bars = go.Bar(x=list(range(n_layers)), y=heights, marker_color=colour)
+    bars.update(name=f"{name} ({len(layers)})", hovertemplate="layer %{x}: %{y} neurons")
+    figure.add_trace(bars)
 
 
 def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
@@ -81,8 +99,9 @@ def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
     cells = number_cells(jaccard, words, colorscale=SEQUENTIAL, zmin=0, zmax=1)
     cells.update(showscale=True, colorbar=colour_bar("Jaccard<br> "))
     figure = go.Figure(cells)
-    names = [_with_size(name, neurons) for name, neurons in sets.items()]
-    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False}
+    names = [f"{name} ({len(neurons)})" for name, neurons in sets.items()]
+    positions = list(range(len(names)))
+    ticks: dict[str, Any] = {"tickvals": positions, "ticktext": names, "showgrid": False}
     figure.update_xaxes(**ticks)
     figure.update_yaxes(autorange="reversed", **ticks)
     return finish(
@@ -172,10 +191,6 @@ def _rests_on(neurons: NeuronSet) -> str:
     return f"{neurons.model}, site {neurons.site}"
 
 
-def _with_size(name: str, neurons: NeuronSet) -> str:
-    return f"{name} ({len(neurons)})"
-
-
 def _shared(a: NeuronSet, b: NeuronSet) -> str:
     return f"{a.jaccard(b):.2f}<br>{len(a & b)}" if a | b else "none<br>0"
 
@@ -183,17 +198,13 @@ def _shared(a: NeuronSet, b: NeuronSet) -> str:
 def _bars(lengths: list[int], orientation: Literal["v", "h"], colour: str) -> go.Bar:
     """Bars with their lengths written at their ends."""
     positions = list(range(len(lengths)))
-    return go.Bar(
-        x=positions if orientation == "v" else lengths,
-        y=lengths if orientation == "v" else positions,
-        orientation=orientation,
-        text=lengths,
-        textposition="outside",
-        textfont={"size": SMALL},
-        cliponaxis=False,
-        marker_color=colour,
-        hoverinfo="skip",
-    )
+    bars = go.Bar(orientation=orientation, marker_color=colour, hoverinfo="skip")
+    if orientation == "v":
+        bars.update(x=positions, y=lengths)
+    else:
+        bars.update(x=lengths, y=positions)
+    bars.update(text=lengths, textposition="outside", textfont_size=SMALL)
+    return bars.update(cliponaxis=False)  # a long bar's number stands beyond the axis
 
 
 def _memberships(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> list[go.Scatter]:
@@ -207,14 +218,10 @@ def _memberships(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> li
 
 
 def _dots(points: Sequence[tuple[int | None, int | None]], mode: str, colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=[x for x, _ in points],
-        y=[y for _, y in points],
-        mode=mode,
-        marker={"size": 13, "color": colour},
-        line={"color": colour, "width": 3},
-        hoverinfo="skip",
-    )
+    columns, rows = zip(*points, strict=True) if points else ((), ())
+    dots = go.Scatter(x=columns, y=rows, mode=mode, hoverinfo="skip")
+    dots.update(marker_size=13, marker_color=colour)
+    return dots.update(line_width=3, line_color=colour)
 
 
 def _upset_axes(

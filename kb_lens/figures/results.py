@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import plotly.graph_objects as go
@@ -103,7 +104,7 @@ def before_after(
     palette = _palette(results)
     for row, panel in enumerate(panels, 1):
         _draw(figure, row, panel, palette)
-    models = sorted({result.model for measured in results.values() for result in measured})
+    models = sorted({result.model for result in chain.from_iterable(results.values())})
     dotted = " Dotted: the ideal." if any(panel.ideal is not None for panel in panels) else ""
     return finish(
         figure,
@@ -134,12 +135,11 @@ def _collect(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, dic
 
 def _judges(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Formulas]:
     """Result's key -> the formulas that say what its metrics are, of benchmarks that have them."""
-    return {
-        result.key: formulas(result.benchmark, result.protocol)
-        for measured in results.values()
-        for result in measured
-        if result.benchmark in SPECS  # or one of the caller's own
-    }
+    judges: dict[str, Formulas] = {}
+    for result in chain.from_iterable(results.values()):
+        if result.benchmark in SPECS:  # or one of the caller's own
+            judges[result.key] = formulas(result.benchmark, result.protocol)
+    return judges
 
 
 def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[Key]:
@@ -184,7 +184,8 @@ def _panel(
             info = judges[benchmark].describe(metric)
         except ValueError:
             info = None  # a saved result of another version has a metric that this one has not
-    return _Panel(key, {name: values.get(key) for name, values in conditions.items()}, info)
+    values = {name: metrics.get(key) for name, metrics in conditions.items()}
+    return _Panel(key, values, info)
 
 
 def _palette(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, str]:
@@ -199,8 +200,9 @@ def _draw(figure: go.Figure, row: int, panel: _Panel, palette: Mapping[str, str]
     for y, (condition, metric) in enumerate(panel.values.items()):
         if metric is not None:
             figure.add_trace(_marker(condition, y, metric, palette[condition]), row, 1)
-        beside = label(panel.number(metric), x=1.01, y=y, xref="x domain", xanchor="left")
-        figure.add_annotation(**beside, row=row, col=1)
+        position = {"x": 1.01, "xref": "x domain", "xanchor": "left", "y": y}
+        number = label(panel.number(metric), **position)
+        figure.add_annotation(**number, row=row, col=1)
     axis_title = panel.key[1] if panel.info is None else panel.info.label
     span = padded_range(panel.reach(), 0.06)
     figure.update_xaxes(title_text=axis_title, range=span, nticks=8, row=row, col=1)
@@ -212,14 +214,9 @@ def _draw(figure: go.Figure, row: int, panel: _Panel, palette: Mapping[str, str]
 
 
 def _marker(condition: str, y: int, metric: Metric, colour: str) -> go.Scatter:
-    value, low, high = np.array([[metric.value], [metric.low], [metric.high]])
-    return go.Scatter(
-        x=[metric.value],
-        y=[y],
-        name=condition,
-        mode="markers",
-        marker={"size": 9, "color": colour},
-        error_x=error_bars(value, low, high, colour),
-        customdata=[[metric.low, metric.high, metric.n]],
-        hovertemplate=f"{interval_hover('x')}, n = %{{customdata[2]}}",
-    )
+    marker = go.Scatter(x=[metric.value], y=[y], name=condition, mode="markers")
+    marker.update(marker_size=9, marker_color=colour)
+    value = np.array([metric.value])
+    marker.update(error_x=error_bars(value, metric.low, metric.high, colour))
+    marker.update(customdata=[[metric.low, metric.high, metric.n]])
+    return marker.update(hovertemplate=f"{interval_hover('x')}, n = %{{customdata[2]}}")

@@ -7,6 +7,7 @@ default template stays what it was.
 from __future__ import annotations
 
 import textwrap
+from itertools import cycle, islice
 from typing import Any
 
 import plotly.graph_objects as go
@@ -39,18 +40,36 @@ MINUS = "\N{MINUS SIGN}"
 GLUE = "\N{NO-BREAK SPACE}"
 """Between words that stay on one line."""
 
+# Arial on most machines; the others have the same widths where Arial is not installed.
 _FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 _AXIS = {
     "showline": True,
     "linecolor": INK,
     "ticks": "outside",
     "tickcolor": INK,
-    "tickfont": {"size": SMALL},
-    "title": {"font": {"size": FONT_SIZE}, "standoff": 8},
+    "tickfont_size": SMALL,
+    "title_font_size": FONT_SIZE,
+    "title_standoff": 8,
     "gridcolor": PALE,
     "zeroline": False,
     "automargin": True,
 }
+_TOP_LEFT = {
+    "x": 0,
+    "xref": "container",
+    "xanchor": "left",
+    "y": 1,
+    "yref": "container",
+    "yanchor": "top",
+    "pad": {"l": PADDING, "t": PADDING},
+}
+"""Where the title stands: in the figure's corner, whatever the width of the axis labels."""
+# What fits into the width: letters of the fonts are about half as wide as they are high.
+_TITLE_LETTERS, _NOTE_LETTERS = 78, 110
+"""Letters in a line of the title and of the note."""
+_NOTE_FONT = {"size": SMALL, "color": NOTE}
+_MARGIN = {"l": 60, "r": 20, "b": 55}
+"""Pixels around the plot, for an axis with numbers and a title; more is made where names stand."""
 
 
 def template() -> go.layout.Template:
@@ -62,15 +81,13 @@ def template() -> go.layout.Template:
         plot_bgcolor=BACKGROUND,
         xaxis=_AXIS,
         yaxis=_AXIS,
-        legend={"font": {"size": SMALL}, "orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        hoverlabel={
-            "font": {"family": _FONT, "size": SMALL, "color": INK},
-            "align": "left",
-            "bgcolor": BACKGROUND,
-            "bordercolor": GREY,
-        },
         bargap=0.15,
     )
+    legend = {"font_size": SMALL, "orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    layout.update(legend=legend)
+    hover_font = {"family": _FONT, "size": SMALL, "color": INK}
+    hover = {"font": hover_font, "align": "left", "bgcolor": BACKGROUND, "bordercolor": GREY}
+    layout.update(hoverlabel=hover)
     return go.layout.Template(layout=layout)
 
 
@@ -87,50 +104,41 @@ def finish(
         top: Pixels between the note and the plot, for a legend or labels.
         **layout: Further settings of the layout.
     """
-    lines = textwrap.wrap(note.replace(" %", f"{GLUE}%"), 110)
-    figure.update_layout(
-        template=template(),
-        width=WIDTH,
-        height=height,
-        title={
-            "text": "<br>".join(textwrap.wrap(title, 78)),
-            "font": {"size": TITLE_SIZE},
-            "subtitle": {"text": "<br>".join(lines), "font": {"size": SMALL, "color": NOTE}},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"l": PADDING, "t": PADDING},
-        },
-        **layout,
-    )
-    top += title_height(figure)
-    figure.update_layout(margin={"l": 60, "r": 20, "b": 55, **layout.get("margin", {}), "t": top})
-    return figure
+    text = _wrapped(title, _TITLE_LETTERS)
+    note = _wrapped(note.replace(" %", f"{GLUE}%"), _NOTE_LETTERS)
+    figure.update_layout(template=template(), width=WIDTH, height=height, title=_TOP_LEFT)
+    figure.update_layout(title_text=text, title_font_size=TITLE_SIZE)
+    figure.update_layout(title_subtitle_text=note, title_subtitle_font=_NOTE_FONT)
+    margin = _MARGIN | layout.pop("margin", {})
+    margin["t"] = top + title_height(figure)
+    return figure.update_layout(margin=margin, **layout)
+
+
+def _wrapped(text: str, letters: int) -> str:
+    return "<br>".join(textwrap.wrap(text, letters))
 
 
 def faint(colour: str, opacity: float = 0.2) -> str:
     """A colour of the house as an area that others show through."""
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
     return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
-def label(text: str, **place: Any) -> dict[str, Any]:
-    """An annotation without an arrow."""
-    return {"text": text, "showarrow": False, "font": {"size": SMALL, "color": INK}, **place}
+def label(text: str, **settings: Any) -> dict[str, Any]:
+    """An annotation without an arrow; `settings` say where it stands."""
+    font = {"size": SMALL, "color": INK}
+    return {"text": text, "showarrow": False, "font": font, **settings}
 
 
 def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
     """A colour bar with the house style's fonts; in the title ``<br>`` breaks the line."""
-    fonts = {"title": {"text": title, "font": {"size": SMALL}}, "tickfont": {"size": SMALL}}
-    return {**fonts, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
+    bar = {"title_text": title, "title_font_size": SMALL, "tickfont_size": SMALL}
+    return {**bar, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
 
 
 def colours(n: int) -> list[str]:
     """A colour for each of `n` things; they repeat after the palette's end."""
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+    return list(islice(cycle(COLOURS), n))
 
 
 def true_minus(text: str) -> str:

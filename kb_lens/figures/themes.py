@@ -17,22 +17,20 @@ from kb_lens.figures.style import (
     NOTE,
     PALE,
     SEQUENTIAL,
+    faint,
 )
 
 Theme = Literal["light", "dark"]
+# Brighter than the light theme's, so that they stand out from the dark background and from one
+# another for colour-blind readers too: the tests of the house style check both.
+_DARK_COLOURS = ("#2390E0", "#FF6035", "#46DDA6", "#CB80AE", "#FDDD78", "#A5DCFB", "#FAFAFA")
 DARK = {
     BACKGROUND: "#15181D",
     INK: "#EDEFF2",
     NOTE: "#C3C7CD",
     GREY: "#979CA5",
     PALE: "#343942",
-    **dict(
-        zip(
-            COLOURS,
-            ("#2390E0", "#FF6035", "#46DDA6", "#CB80AE", "#FDDD78", "#A5DCFB", "#FAFAFA"),
-            strict=True,
-        )
-    ),
+    **dict(zip(COLOURS, _DARK_COLOURS, strict=True)),
     DIVERGING[0][1]: "#A6D8FF",
     DIVERGING[2][1]: "#17364E",
     DIVERGING[4][1]: "#4A2A15",
@@ -68,6 +66,7 @@ def _dark(node: Any, key: str = "") -> Any:
         return {name: _dark(value, name) for name, value in node.items()}
     if isinstance(node, list | tuple):
         return [_dark(value, key) for value in node]
+    # arrays of numbers hold no colours and stay arrays, which are short in JSON
     if isinstance(node, np.ndarray) and node.dtype == object:
         return [_dark(value, key) for value in node.tolist()]
     if isinstance(node, str) and key.endswith(("color", "colorway", "colorscale")):
@@ -77,12 +76,9 @@ def _dark(node: Any, key: str = "") -> Any:
 
 def _exchanged(colour: str) -> str:
     """A colour's counterpart; one that others show through stays as transparent as it is."""
-    channels = _RGBA.fullmatch(colour)
-    if channels is None:
+    match = _RGBA.fullmatch(colour)
+    if match is None:
         return DARK.get(colour, colour)
-    *light, opacity = channels.groups()
-    dark = DARK.get("#" + "".join(f"{int(channel):02X}" for channel in light))
-    if dark is None:
-        return colour
-    red, green, blue = (int(dark[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {opacity})"
+    *channels, opacity = match.groups()
+    light = "#" + bytes(map(int, channels)).hex().upper()
+    return faint(DARK[light], float(opacity)) if light in DARK else colour
