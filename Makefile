@@ -7,8 +7,10 @@ DEMO := out/demo
 # Benchmark files laid out as in README.md ("Data"); a folder shared/data beside the checkout is used.
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
 export TOKENIZERS_PARALLELISM := false
+# Test processes side by side would wait for each other's threads in busy loops.
+export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser lint format test-hooked notebooks pages ci clean
+.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages ci clean
 
 setup: $(VENV)/ready
 
@@ -25,9 +27,15 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/kb-lens run smollm2-135m-instruct --out $(DEMO) --limit 200
 
+# Each process takes the next test, so that a long one holds up nobody.
+PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal
+
 # The tests of static figures and of the report run in a browser; without one they are skipped.
 test: setup
-	$(BIN)/pytest
+	$(PYTEST) -m 'not slow'
+
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check
@@ -74,7 +82,10 @@ browser:
 		exit 1; \
 	}
 
-ci: browser lint test-hooked test notebooks
+test-slow: setup
+	$(PYTEST) -m slow
+
+ci: browser lint test-hooked test test-slow notebooks
 
 clean:
 	rm -rf $(VENV) $(HOOKED) out build dist
