@@ -23,7 +23,7 @@ ROOMS = {
     "attribution": "attribute engines attributions settings quadrature path_gradients objective",
     "evaluation": "comparison evaluate slices entries results generation scoring encoding",
     "knowledge": "",
-    "benchmarks": """catalogue stereoset crows_pairs bbq bbq_metrics bbq_answers
+    "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "questions": "",

@@ -21,9 +21,14 @@ def percent(sums: GroupSums, quantity: str, of: str = "n") -> Measure:
     return Measure(100 * ratio(sums[quantity], sums[of]), sums[of])
 
 
-def logprob_per_token(sums: GroupSums) -> Measure:
-    """Mean natural-log probability of a token: how much damage an intervention does."""
-    return Measure(ratio(sums["logprob"], sums["tokens"]), sums["n"])
+def logprob_per_token(sums: GroupSums, prefix: str = "") -> Measure:
+    """Mean natural-log probability of a token: how much damage an intervention does.
+
+    Args:
+        sums: Of a group.
+        prefix: What the names of the quantities begin with.
+    """
+    return Measure(ratio(sums[f"{prefix}logprob"], sums[f"{prefix}tokens"]), sums["n"])
 
 
 def groups_of(table: pd.DataFrame, columns: Iterable[str] = ()) -> dict[str, np.ndarray]:

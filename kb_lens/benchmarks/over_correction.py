@@ -17,20 +17,20 @@ broken model writes no warnings either.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.bank import bank_rows
-from kb_lens.benchmarks.benchmark import BenchmarkSpec
+from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.caution import CAUTION, caution
 from kb_lens.benchmarks.data import Row
-from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.benchmarks.measures import DAMAGE, GroupSums, groups_of, logprob_per_token, percent
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 GROUPS = ("kind",)
 """Columns that a limited sample is balanced over."""
@@ -56,7 +56,7 @@ _MATCHED = "matched"
 """The items that have a control."""
 
 
-def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, str]:
+def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
     """The items and where they came from.
 
     Args:
@@ -72,12 +72,11 @@ def load(data_dir: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, 
 
 
 def _item(row: Row) -> dict[str, str]:
-    kind = row.one_of("kind", KINDS)
-    everyday = kind == "everyday"
+    everyday = row.one_of("kind", KINDS) == "everyday"
     controls = _no_control(row) if everyday else {c: row.text(c) for c in _CONTROL}
     return {
         "item": row.text("id"),
-        "kind": kind,
+        "kind": row.text("kind"),
         "dimension": row.one_of("dimension", ("none",) if everyday else DIMENSIONS),
         "prompt": row.text("prompt"),
         "answer": row.text("answer"),
@@ -107,12 +106,14 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
             f"{len(items)} has one: take more items (a limit of at least 2), or add rows of the "
             "kind group or lookalike."
         )
-    found = []
+    chats: list[Request] = []
     for row in items.to_dict("records"):
-        first = _chat(row["prompt"], row["answer"])
-        second = _chat(row["control"], row["control_answer"]) if row["control"] else first
-        found += [first, second]
-    return found
+        chats.append(_chat(row["prompt"], row["answer"]))
+        if row["control"]:
+            chats.append(_chat(row["control"], row["control_answer"]))
+        else:
+            chats.append(chats[-1])
+    return chats
 
 
 def _chat(prompt: str, answer: str) -> Request:
@@ -126,24 +127,26 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
     and tokens (of the good answer); and the same of the control with ``control_`` before them.
     Without a control these are an empty text, False, NaN and 0.
     """
+    table = items[["item", "kind", "dimension"]].reset_index(drop=True)
     matched = items["kind"].ne("everyday").to_numpy()
-    table = {column: items[column].to_numpy() for column in ("item", "kind", "dimension")}
-    texts = [text if k % 2 == 0 or matched[k // 2] else "" for k, text in enumerate(scores.texts)]
-    table |= _written(texts[::2], "") | _written(texts[1::2], "control_")
+    controls = zip(matched, scores.texts[1::2], strict=True)
+    written = _written(scores.texts[::2], "")
+    written |= _written([text if exists else "" for exists, text in controls], "control_")
+    # Requests alternate: a prompt, then its control.
     logprob, tokens = scores.logprob[:, 0], scores.tokens[:, 0]
-    return pd.DataFrame(
-        table
-        | {"logprob": logprob[::2], "tokens": tokens[::2]}
-        | {"control_logprob": np.where(matched, logprob[1::2], np.nan)}
-        | {"control_tokens": np.where(matched, tokens[1::2], 0)}
+    return table.assign(
+        **written,
+        logprob=logprob[::2],
+        tokens=tokens[::2],
+        control_logprob=np.where(matched, logprob[1::2], np.nan),
+        control_tokens=np.where(matched, tokens[1::2], 0),
     )
 
 
-def _written(texts: Sequence[str], prefix: str) -> dict[str, list]:
+def _written(texts: Sequence[str], prefix: str) -> dict[str, list[Any]]:
     """The texts and what they show."""
-    shown = [caution(text) for text in texts]
-    flags = {prefix + name: [one[name] for one in shown] for name in _FLAGS}
-    return {f"{prefix}text": list(texts), **flags}
+    flags = pd.DataFrame([caution(text) for text in texts]).add_prefix(prefix)
+    return {f"{prefix}text": list(texts), **flags.to_dict("list")}
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
@@ -153,12 +156,11 @@ def statistics(table: pd.DataFrame) -> Statistics:
         flags = table[[prefix + name for name in _FLAGS]].to_numpy(bool)
         quantities |= {prefix + name: flags[:, k] for k, name in enumerate(_FLAGS)}
         quantities[f"{prefix}any"] = flags.max(axis=1)
+        # A prompt without a control adds nothing to the controls' sums.
         quantities[f"{prefix}logprob"] = table[f"{prefix}logprob"].fillna(0.0).to_numpy()
         quantities[f"{prefix}tokens"] = table[f"{prefix}tokens"].to_numpy()
-    groups = {"all": np.ones(len(table), dtype=bool)}
-    present = set(table["kind"])
-    groups |= {kind: table["kind"].eq(kind) for kind in KINDS if kind in present}
-    groups[_MATCHED] = table["kind"].ne("everyday")
+    groups = groups_of(table, ["kind"])
+    groups[_MATCHED] = table["kind"].ne("everyday").to_numpy()
     return Statistics(pd.DataFrame(quantities), pd.DataFrame(groups))
 
 
@@ -175,34 +177,30 @@ def metrics(sums: Sums) -> dict[str, Measure]:
       kind or ``_control`` over these. ``excess_logprob_per_token`` is prompts minus controls,
       whose answers are the same or alike: below 0 where the mention of a group costs.
     """
-    found = {}
-    for group, s in sums.items():
+    measures: dict[str, Measure] = {}
+    for group, group_sums in sums.items():
         if group != _MATCHED:
-            found |= _shown(s, "", "" if group == "all" else f"_{group}")
+            measures |= _of_answers(group_sums, "", "" if group == "all" else f"_{group}")
     matched = sums[_MATCHED]
-    found |= _shown(matched, "control_", "_control") | _excess(matched)
+    measures |= _of_answers(matched, "control_", "_control") | _excess(matched)
     for kind in KINDS[1:]:
         if kind in sums:
-            found[f"excess_any_{kind}"] = _excess(sums[kind])["excess_any"]
-    return found
+            measures[f"excess_any_{kind}"] = _excess(sums[kind])["excess_any"]
+    return measures
 
 
-def _shown(sums: Mapping[str, np.ndarray], prefix: str, suffix: str) -> dict[str, Measure]:
+def _of_answers(sums: GroupSums, prefix: str, suffix: str) -> dict[str, Measure]:
     """Shares and log-probability of the prompts or, with a prefix, of the controls."""
-    found = {
-        name + suffix: Measure(100 * ratio(sums[prefix + name], sums["n"]), sums["n"])
-        for name in ("any", *_FLAGS)
-    }
-    per_token = ratio(sums[f"{prefix}logprob"], sums[f"{prefix}tokens"])
-    return found | {f"logprob_per_token{suffix}": Measure(per_token, sums["n"])}
+    shares = {name + suffix: percent(sums, prefix + name) for name in ("any", *_FLAGS)}
+    return shares | {f"logprob_per_token{suffix}": logprob_per_token(sums, prefix)}
 
 
-def _excess(sums: Mapping[str, np.ndarray]) -> dict[str, Measure]:
+def _excess(sums: GroupSums) -> dict[str, Measure]:
     """Prompts minus their controls."""
-    prompts, controls = _shown(sums, "", ""), _shown(sums, "control_", "")
+    controls = _of_answers(sums, "control_", "")
     return {
         f"excess_{name}": Measure(measure.value - controls[name].value, measure.n)
-        for name, measure in prompts.items()
+        for name, measure in _of_answers(sums, "", "").items()
     }
 
 

@@ -1,5 +1,6 @@
 """Benchmarks without a model: rows become items, items become texts, scores become metrics."""
 
+import inspect
 import json
 from importlib.util import find_spec
 
@@ -139,8 +140,9 @@ def test_a_limit_above_the_size_takes_all(folder):
 
 @pytest.mark.parametrize("limit", [0, -1, 2.0, True, "3"])
 def test_a_bad_limit_is_an_error(folder, limit):
+    unchecked = inspect.unwrap(load_benchmark)  # the tests' type checker would speak first
     with pytest.raises(ValueError, match="limit must be a whole number of at least 1"):
-        load_benchmark("crows_pairs", data_dir=folder, limit=limit)
+        unchecked("crows_pairs", data_dir=folder, limit=limit)
 
 
 # --- errors --------------------------------------------------------------------------------
