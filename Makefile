@@ -48,7 +48,7 @@ format: setup
 
 # TransformerLens 3 still has HookedTransformer; the core must run on it as well.
 test-hooked: $(HOOKED)/ready
-	$(HOOKED)/bin/pytest tests/test_hooked_transformer.py
+	$(HOOKED)/bin/pytest tests/attribution/test_hooked_transformer.py
 
 $(HOOKED)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(HOOKED)
