@@ -25,7 +25,7 @@ from plotly.subplots import make_subplots
 
 from kb_lens.evaluation.results import conditions_of
 from kb_lens.figures.export import write_figures
-from kb_lens.figures.study_panels import curve
+from kb_lens.figures.marks import curve
 from kb_lens.figures.style import COLOURS, GREY, finish, label
 from kb_lens.runs.folder import RunFolder
 from kb_lens.studies.tables import Experiment

@@ -9,13 +9,14 @@ from kb_lens.figures.completeness import completeness
 from kb_lens.figures.folders import draw_folder, draw_study, make_all
 from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
-from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.figures.neurons import neurons_per_layer, overlap_heatmap, upset
 from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.figures.themes import themed
+from kb_lens.figures.tuning import tuning_figure
 
 __all__ = [
     "attribution_heatmap",

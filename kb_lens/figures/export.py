@@ -26,7 +26,8 @@ FORMATS = ("html", "png", "svg", "pdf")
 """What can be written."""
 Width = Literal["page", "column"]
 """A page's text width, or one column of two."""
-_SCALE = {"png": 3}  # 700 pixels wide become 2100: 300 dots an inch over 7 inches
+# 700 pixels wide become 2100: 300 dots an inch over the 7 inches of a page's text.
+_SCALE = {"png": 3}
 INSTALL = (
     "PNG, SVG and PDF need kaleido and a browser: `pip install kb-lens[figures]`, and a Chromium "
     "or Chrome (`apt-get install chromium`, or `kaleido_get_chrome`)."
@@ -95,41 +96,47 @@ def write_figures(
         ValueError: For an unknown format, theme or width, or a name that is no file name.
     """
     formats = _check(formats, figures, width)
-    ready, wide = _ready(figures, theme, width)
+    in_columns = _columns(figures) if width == "column" else {}
+    themed_figures = _themed(figures, in_columns, theme)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    files: list[Path] = []
     if "html" in formats:
-        for name, figure in ready.items():
-            files.append(_write(folder / f"{name}.html", _page(figure, theme).encode("utf-8")))
+        for name, figure in themed_figures.items():
+            files.append(_write(folder / f"{name}.html", _page(figure, theme)))
     static = [extension for extension in formats if extension != "html"]
-    images, note = _render(ready, static)
-    files += [_write(folder / name, content) for name, content in images.items()]
-    for name in figures if width == "column" else ():
-        text = caption(figures[name]).encode("utf-8")
-        files += [] if name in wide else [_write(folder / f"{name}.txt", text)]
-    notes = [note, f"Page width is needed by: {', '.join(wide)}." if wide else ""]
-    return Written(tuple(files), " ".join(text for text in notes if text))
+    images, note = _render(themed_figures, static)
+    files += [_write(folder / name, image) for name, image in images.items()]
+    files += [_write(folder / f"{name}.txt", caption(figures[name])) for name in in_columns]
+    wide = [name for name in figures if name not in in_columns] if width == "column" else []
+    wide_note = f"Page width is needed by: {', '.join(wide)}." if wide else ""
+    return Written(tuple(files), f"{note} {wide_note}".strip())
 
 
-def _ready(
-    figures: Mapping[str, go.Figure], theme: Theme, width: Width
-) -> tuple[dict[str, go.Figure], list[str]]:
-    """Name of the file -> what is drawn there, and the names of figures too wide for a column."""
-    narrow = {name: in_column(one) if width == "column" else None for name, one in figures.items()}
-    ready = {}
+def _columns(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
+    """The figures that a column has room for, as it shows them."""
+    columns = {name: in_column(figure) for name, figure in figures.items()}
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def _themed(
+    figures: Mapping[str, go.Figure], in_columns: Mapping[str, go.Figure], theme: Theme
+) -> dict[str, go.Figure]:
+    """Name of the file, without its ending -> what it shows."""
+    themed_figures: dict[str, go.Figure] = {}
     for name, figure in figures.items():
-        column = narrow[name]
-        words = [name, *["dark"] * (theme == "dark"), *["column"] * (column is not None)]
-        ready[".".join(words)] = themed(column or figure, theme)
-    return ready, [name for name, one in narrow.items() if one is None and width == "column"]
+        dark = ".dark" if theme == "dark" else ""
+        column = ".column" if name in in_columns else ""
+        themed_figures[name + dark + column] = themed(in_columns.get(name, figure), theme)
+    return themed_figures
 
 
 def _page(figure: go.Figure, theme: Theme) -> str:
     """A whole HTML page, of the figure's colour around it."""
+    # plotly.js is written into the page, so that it opens without a network.
     page = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
-    around = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
-    return page.replace("<body>", f'<body style="background: {around}">', 1)
+    background = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
+    return page.replace("<body>", f'<body style="background: {background}">', 1)
 
 
 def _check(formats: Iterable[str], figures: Mapping[str, go.Figure], width: Width) -> list[str]:
@@ -145,9 +152,10 @@ def _check(formats: Iterable[str], figures: Mapping[str, go.Figure], width: Widt
     return formats
 
 
-def _write(path: Path, content: bytes) -> Path:
-    with moved_whole(path) as part:
-        part.write_bytes(content)
+def _write(path: Path, content: str | bytes) -> Path:
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with moved_whole(path) as temporary:
+        temporary.write_bytes(data)
     return path
 
 
@@ -157,7 +165,8 @@ def _render(figures: Mapping[str, go.Figure], formats: list[str]) -> tuple[dict[
         return {}, ""
     if find_spec("kaleido") is None:
         return {}, INSTALL
-    with ThreadPoolExecutor(1) as pool:  # a notebook's own thread already runs an event loop
+    # A thread of its own: a notebook's thread already runs an event loop.
+    with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, _rendered(figures, formats)).result()
 
 
@@ -169,7 +178,8 @@ async def _rendered(
 
     images: dict[str, bytes] = {}
     trouble = INSTALL
-    offline: Any = kaleido.PageGenerator(mathjax=False)  # plotly.js comes with plotly
+    # MathJax would come from the network, and no figure has formulas; plotly.js comes with plotly.
+    offline: Any = kaleido.PageGenerator(mathjax=False)
     try:
         async with kaleido.Kaleido(page_generator=offline) as browser:
             trouble = "Not every PNG, SVG and PDF could be rendered."

@@ -12,23 +12,24 @@ import plotly.graph_objects as go
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.control_tests import saved_tests
-from kb_lens.checks.neuron_effects import NeuronEffects
+from kb_lens.checks.effects import NeuronEffects
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.figures.attribution import attribution_heatmap
 from kb_lens.figures.completeness import completeness
 from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
-from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response
 from kb_lens.figures.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
 from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
+from kb_lens.figures.tuning import tuning_figure
 from kb_lens.knowledge import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.folder import RunFolder
-from kb_lens.studies.experiments import Experiment
+from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuning import Tuning
 
 
@@ -47,13 +48,15 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
         ValueError: If the folder has no results, or damaged ones.
     """
     folder = Path(folder)
+    # A file that one command alone writes tells whose folder it is.
     if (folder / "study.json").is_file():
         study = Experiment.load(folder)
         return draw_study(study.name, study.tables, study.settings)
     if (folder / "tuning.json").is_file():
         return {"tuning": tuning_figure(Tuning.load(folder))}
-    if (folder / "effects.safetensors").is_file():
-        return {"dose_response": dose_response(NeuronEffects.load(folder / "effects.safetensors"))}
+    effects = folder / "effects.safetensors"
+    if effects.is_file():
+        return {"dose_response": dose_response(NeuronEffects.load(effects))}
     run = RunFolder.load(folder)
     return make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
 
@@ -81,14 +84,30 @@ def make_all(
     Raises:
         ValueError: For anything that the figure's own function refuses.
     """
-    figures = {}
+    figures: dict[str, go.Figure] = {}
     if knowledge is not None:
         figures["knowledge"] = knowledge_plot(knowledge)
     if attributions is not None:
-        figures["attribution_heatmap"] = attribution_heatmap(attributions)
-        figures["attribution_by_question"] = attribution_heatmap(attributions, view="questions")
-        figures["layer_profile"] = layer_profile(attributions)
-        figures["completeness"] = completeness(attributions)
+        figures |= _score_figures(attributions)
+    figures |= _set_figures(sets)
+    if specificity is not None:
+        figures["specificity"] = specificity_plot(specificity)
+    if results:
+        figures["before_after"] = before_after(results)
+    return figures
+
+
+def _score_figures(attributions: Attributions) -> dict[str, go.Figure]:
+    return {
+        "attribution_heatmap": attribution_heatmap(attributions),
+        "attribution_by_question": attribution_heatmap(attributions, view="questions"),
+        "layer_profile": layer_profile(attributions),
+        "completeness": completeness(attributions),
+    }
+
+
+def _set_figures(sets: Mapping[str, NeuronSet]) -> dict[str, go.Figure]:
+    figures: dict[str, go.Figure] = {}
     if sets:
         figures["neurons_per_layer"] = neurons_per_layer(sets)
     if len(sets) >= 2:
@@ -96,10 +115,6 @@ def make_all(
         figures["overlap"] = overlap_heatmap(sets)
     if 2 <= len(sets) <= MAX_UPSET_SETS:
         figures["upset"] = upset(sets)
-    if specificity is not None:
-        figures["specificity"] = specificity_plot(specificity)
-    if results:
-        figures["before_after"] = before_after(results)
     return figures
 
 
@@ -108,6 +123,7 @@ def draw_study(
 ) -> dict[str, go.Figure]:
     """Every figure of a study; see `kb_lens.studies.experiments.Experiment` for the arguments."""
     figures = study_figures(name, tables, settings)
+    # Ranks are of the methods; their random controls are drawn for enhancement alone.
     if "ranks" in tables:
         figures["ranks"] = rank_figure(tables["ranks"])
         figures["controls"] = control_distribution(saved_tests(tables, "enhancement"))

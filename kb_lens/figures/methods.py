@@ -1,36 +1,36 @@
-"""Figures that set methods beside one another: ranks, random controls, the choice of lambda."""
+"""Figures that set methods beside one another: their ranks, and what random controls do."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from kb_lens.checks.control_tests import ControlTest
 from kb_lens.figures.column import WHOLE_PAGE
-from kb_lens.figures.style import (
-    BACKGROUND,
-    COLOURS,
-    GREY,
-    INK,
-    MINUS,
-    PALE,
-    SEQUENTIAL,
-    SMALL,
-    finish,
-    label,
-)
-from kb_lens.studies.tuning import Tuning
+from kb_lens.figures.layout import LINE, TWO_LINE_CELL, count_lines
+from kb_lens.figures.marks import THIN, error_bars, number_cells, rows_axis, shade
+from kb_lens.figures.style import COLOURS, GREY, SEQUENTIAL, finish, label, rounded
 
-_RANK, _BLUE, _ORANGE = " rank", COLOURS[0], COLOURS[1]
+_RANK = " rank"
+"""How the names of a rank table's columns of ranks end."""
 _AVERAGE = ("average_rank", "rank_low", "rank_high")
-_LONG = 6
-"""Letters that fit into a column of the rank table."""
+"""A rank table's columns of the average rank and its interval."""
+# At the font's size; a table with all benchmarks has about nine columns on a page.
+_LETTERS, _NAME_LETTERS = 6, 24
+"""Letters that fit into a line of a rank table's column, and of a method's name beside it."""
+
+# The middle of the row is left free; the offsets keep the markers of both halves apart.
+_CONTROLS_AT, _METHOD_AT = -0.30, 0.22
+"""Where in its row, which is 1 high, the lowest controls stand, and the method."""
+_STEP, _N_STEPS = 0.07, 5
+"""Controls with like effects stand at so many heights, so far apart, so that none hides another."""
+_TEST_ROW = 62
+"""Pixels: a row of a test, with two lines of text."""
+_BLUE = COLOURS[0]
 
 
 def rank_figure(table: pd.DataFrame) -> go.Figure:
@@ -46,72 +46,61 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     if not keys or table.empty or not {"method", *_AVERAGE} <= set(table.columns):
         raise ValueError("no ranks to draw: make the table with kb_lens.rank_table.")
     table = table.sort_values("average_rank", kind="stable")
-    values = {key: _value_column(table, key) for key in keys}
-    average = table[list(_AVERAGE)].to_numpy()
-    span = "<b>{:.1f}</b><br>{:.1f}\N{EN DASH}{:.1f}"
-    cells = [[span.format(*row) for row in average]]
-    for key in keys:
-        pairs = zip(table[key + _RANK], table[values[key]], strict=True)
-        cells.append([f"<b>{rank:g}</b><br>{_signed(value)}" for rank, value in pairs])
-    heads = [_head(key, values[key]) for key in keys]
-    figure = go.Figure(
-        go.Heatmap(
-            z=table[["average_rank", *(key + _RANK for key in keys)]].to_numpy(),
-            x=list(range(len(cells))),
-            y=list(range(len(table))),
-            text=np.array(cells).T,
-            texttemplate="%{text}",
-            textfont={"size": SMALL, "color": INK},
-            hoverinfo="skip",
-            colorscale=SEQUENTIAL,
-            reversescale=True,
-            zmin=1,
-            zmax=max(2, len(table)),
-            xgap=2,
-            ygap=2,
-            showscale=False,
-        )
-    )
+    metrics = {key: _metric_column(table, key) for key in keys}
+    heads = ["average<br>rank", *(_head(key, metric) for key, metric in metrics.items())]
+    figure = go.Figure(_rank_cells(table, metrics))
     plain = {"showgrid": False, "ticks": "", "showline": False}
-    heads = ["average<br>rank", *heads]
     figure.update_xaxes(side="top", tickvals=list(range(len(heads))), ticktext=heads, **plain)
-    figure.update_yaxes(
-        autorange="reversed",
-        tickvals=list(range(len(table))),
-        ticktext=["<br>".join(textwrap.wrap(str(name), 24)) for name in table["method"]],
-        **plain,
+    names = ["<br>".join(textwrap.wrap(str(name), _NAME_LETTERS)) for name in table["method"]]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, **plain)
+    figure.update_yaxes(autorange="reversed")
+    top = LINE * count_lines(*heads)
+    note = (
+        f"Bold: the rank among {len(table)} methods by the distance from the metric's best value, "
+        "1 is nearest; below it: the metric. Below the average rank: its 95 % bootstrap interval "
+        "over items."
     )
-    top = 18 * max(head.count("<br>") + 1 for head in heads)
     return finish(
         figure,
         "Which method comes nearest to the best values?",
-        f"Bold: the rank among {len(table)} methods by the distance from the metric's best value, "
-        "1 is nearest; below it: the metric. Below the average rank: its 95 % bootstrap interval "
-        "over items.",
-        height=130 + top + 40 * len(table),
+        note,
+        height=130 + top + TWO_LINE_CELL * len(table),
         top=top,
         margin={"b": 20},
         meta={"column": WHOLE_PAGE},
     )
 
 
-def _value_column(table: pd.DataFrame, key: str) -> str:
-    return next(c for c in table.columns if c.startswith(f"{key} ") and c != key + _RANK)
+def _metric_column(table: pd.DataFrame, key: str) -> str:
+    """The column of the benchmark's metric, which is beside that of its ranks."""
+    columns = table.columns[table.columns.str.startswith(f"{key} ")]
+    return str(columns.drop(key + _RANK)[0])
 
 
 def _head(key: str, column: str) -> str:
     """A column's title: the benchmark, and below it the metric."""
-    lines = (_lines(key), _lines(column.removeprefix(f"{key} ")))
-    return "<br>".join([*lines[0], *(f"<i>{line}</i>" for line in lines[1])])
+    metric = column.removeprefix(f"{key} ")
+    return "<br>".join([*_lines(key), *(f"<i>{line}</i>" for line in _lines(metric))])
 
 
 def _lines(name: str) -> list[str]:
     """A long name broken at its underscores."""
-    return name.split("_") if len(name) > _LONG else [name]
+    return name.split("_") if len(name) > _LETTERS else [name]
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+def _rank_cells(table: pd.DataFrame, metrics: Mapping[str, str]) -> go.Heatmap:
+    """Colours and texts of all cells; of the average rank and each benchmark a column."""
+    ranks = table[["average_rank", *(key + _RANK for key in metrics)]]
+    span = "<b>{:.1f}</b><br>{:.1f}\N{EN DASH}{:.1f}"
+    columns = [[span.format(*average) for average in table[list(_AVERAGE)].to_numpy()]]
+    for key, metric in metrics.items():
+        pairs = zip(table[key + _RANK], table[metric], strict=True)
+        columns.append([f"<b>{rank:g}</b><br>{rounded(value)}" for rank, value in pairs])
+    text = np.array(columns).T
+    # With one method there is still a scale: its rank, 1, has the best colour.
+    last = max(2, len(table))
+    colours = {"colorscale": SEQUENTIAL, "reversescale": True, "zmin": 1, "zmax": last}
+    return number_cells(ranks, text, **colours)
 
 
 def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
@@ -128,45 +117,43 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
             "no tests to draw: make them with kb_lens.checks.control_tests.control_test."
         )
     figure = go.Figure()
-    for place, test in enumerate(tests.values()):
-        low, high = test.control_interval
-        box = {"x0": low, "x1": high, "y0": place - 0.36, "y1": place + 0.04}
-        figure.add_shape(type="rect", **box, fillcolor=PALE, line_width=0, layer="below")
-        figure.add_trace(_strip(test, place))
-        figure.add_trace(_effect(test, place))
+    for row, test in enumerate(tests.values()):
+        shade(figure, test.control_interval, (row - 0.36, row + 0.04))
+        figure.add_trace(_strip(test, row))
+        figure.add_trace(_effect(test, row))
         text = f"p = {test.p:.2g}<br>({test.n_controls} controls)"
-        beside = label(text, x=1.01, y=place, xref="paper", xanchor="left", align="left")
+        beside = label(text, x=1.01, y=row, xref="paper", xanchor="left", align="left")
         figure.add_annotation(beside)
+    # The rows have the same two names; the legend has those of the first.
     figure.update_traces(showlegend=False)
     figure.update_traces(showlegend=True, selector=lambda trace: trace.y[0] < 0.5)
-    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    figure.add_vline(x=0, line=THIN)
     figure.update_xaxes(title_text="nearer to the best value, in the metric's unit")
     names = [f"{name}<br><i>{test.metric}</i>" for name, test in tests.items()]
-    figure.update_yaxes(
-        tickvals=list(range(len(tests))),
-        ticktext=names,
-        range=[len(tests) - 0.5, -0.5],
-        showgrid=False,
-        ticks="",
+    figure.update_yaxes(**rows_axis(names))
+    note = (
+        "Line: 95 % bootstrap interval over items. Shaded: the middle 95 % of the controls. p: how "
+        "often one of method and controls, drawn at random, does as much; not corrected for the "
+        "number of rows."
     )
     return finish(
         figure,
         "Is it more than what random neurons do?",
-        "Line: 95 % bootstrap interval over items. Shaded: the middle 95 % of the controls. p: how "
-        "often one of method and controls, drawn at random, does as much; not corrected for the "
-        "number of rows.",
-        height=170 + 62 * len(tests),
+        note,
+        height=170 + _TEST_ROW * len(tests),
         top=34,
         margin={"r": 110},
     )
 
 
-def _strip(test: ControlTest, place: int) -> go.Scatter:
+def _strip(test: ControlTest, row: int) -> go.Scatter:
     """The controls in the upper half of the row, neighbours at different heights."""
     ranks = np.argsort(np.argsort(test.controls, kind="stable"), kind="stable")
+    # Twice the rank: neighbours are two steps apart, not one.
+    heights = _STEP * (ranks * 2 % _N_STEPS)
     return go.Scatter(
         x=test.controls,
-        y=place - 0.30 + 0.07 * (ranks * 2 % 5),
+        y=row + _CONTROLS_AT + heights,
         name="random controls",
         mode="markers",
         marker={"size": 7, "color": GREY, "opacity": 0.8},
@@ -174,110 +161,16 @@ def _strip(test: ControlTest, place: int) -> go.Scatter:
     )
 
 
-def _effect(test: ControlTest, place: int) -> go.Scatter:
+def _effect(test: ControlTest, row: int) -> go.Scatter:
+    """The method's effect with its interval in the lower half of the row."""
     effect = test.effect
+    value = np.array([effect.value])
     return go.Scatter(
-        x=[effect.value],
-        y=[place + 0.22],
+        x=value,
+        y=[row + _METHOD_AT],
         name="the method",
         mode="markers",
         marker={"size": 11, "symbol": "diamond", "color": _BLUE},
-        error_x={
-            "array": [effect.high - effect.value],
-            "arrayminus": [effect.value - effect.low],
-            "color": _BLUE,
-            "thickness": 2,
-            "width": 4,
-        },
+        error_x=error_bars(value, effect.low, effect.high, _BLUE),
         hovertemplate=f"%{{x:.2f}} [{effect.low:.2f}, {effect.high:.2f}], n = {effect.n}",
     )
-
-
-def tuning_figure(tuning: Tuning) -> go.Figure:
-    """What every lambda gained and cost on the development items, and the chosen one's test.
-
-    Raises:
-        ValueError: If no lambda was tried.
-    """
-    if tuning.development.empty:
-        raise ValueError(
-            "no lambda to draw: make the tuning with kb_lens.studies.tuning.tune_lambda."
-        )
-    figure: Any = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.2)
-    own = tuning.development
-    cost = own.drop(columns=["gain", "low", "high", "n"])
-    cost.columns = [name.removeprefix("capability_") for name in cost.columns]
-    _tuning_panel(figure, 1, tuning, "bias", own.rename(columns={"gain": "change"}))
-    _tuning_panel(figure, 2, tuning, "capability", cost)
-    bound = -tuning.settings["bound"]
-    figure.add_hline(y=bound, line={"color": _ORANGE, "dash": "dash", "width": 2}, row=2, col=1)
-    text = label("bound", x=0, y=bound, xref="x domain", xanchor="left", yanchor="bottom")
-    figure.add_annotation(**text, row=2, col=1)
-    if tuning.lam != 1:
-        ends = (tuning.lam - _step(tuning), tuning.lam + 2 * _step(tuning))
-        figure.add_vrect(*ends, fillcolor=PALE, line_width=0, layer="below")
-        place = {"x": sum(ends) / 2, "y": 0, "yref": "y domain", "yanchor": "top", "yshift": -6}
-        figure.add_annotation(**label("chosen", **place), row=1, col=1)
-    figure.update_xaxes(tickvals=own["lam"], range=[own["lam"].min() - 3 * _step(tuning), None])
-    figure.update_xaxes(title_text="lambda", row=2, col=1)
-    figure.update_yaxes(rangemode="tozero", zeroline=True, zerolinecolor=GREY, zerolinewidth=1)
-    return finish(
-        figure,
-        "Which lambda, and does it hold?",
-        f"{tuning.settings['model']}, {tuning.settings['n_neurons']} neurons. {tuning.verdict} "
-        "Lines: 95 % paired bootstrap interval over n items; too costly: the capability's reaches "
-        "the bound.",
-        height=610,
-        top=76,
-        legend={"y": 1.1},
-    )
-
-
-def _tuning_panel(figure: Any, row: int, tuning: Tuning, role: str, table: pd.DataFrame) -> None:
-    """One benchmark: a point with its interval a lambda, and a diamond for the test items."""
-    settings, test = tuning.settings, tuning.test
-    for admissible, fill in ((True, INK), (False, BACKGROUND)):
-        part = table.loc[table["admissible"] == admissible]
-        name = "development items" + ", too costly" * (not admissible)
-        marker = {"symbol": "circle", "color": fill, "line": {"color": INK, "width": 2}}
-        figure.add_trace(_points(part["lam"], part, name, INK, marker, row == 1), row, 1)
-    mine = test.loc[(test["benchmark"] == settings[role]) & (test["metric"] == "gain")]
-    mine = mine.assign(change=mine["difference"])
-    beside, marker = tuning.lam + _step(tuning), {"symbol": "diamond", "color": _BLUE}
-    x = [beside] * len(mine)
-    figure.add_trace(_points(x, mine, "test items", _BLUE, marker, row == 1), row, 1)
-    word = "Gain" if role == "bias" else "Change"
-    counts = f"n = {table['n'].iloc[0]:.0f}" + "".join(f", test {n:.0f}" for n in mine["n"])
-    name = f"{word} of {settings[role]} {settings[f'{role}_metric']}"
-    text = f"<b>{name}</b><br>up is better, {counts}"
-    place = {"x": 0, "y": 1, "xref": "x domain", "yref": "y domain"}
-    title = label(text, xanchor="left", yanchor="bottom", align="left", **place)
-    figure.add_annotation(**title, row=row, col=1)
-
-
-def _points(
-    x: Any, table: pd.DataFrame, name: str, colour: str, marker: dict[str, Any], legend: bool
-) -> go.Scatter:
-    value = table["change"]
-    return go.Scatter(
-        x=list(x),
-        y=value,
-        name=name,
-        mode="markers",
-        showlegend=legend and len(table) > 0,
-        marker={"size": 10, **marker},
-        error_y={
-            "array": table["high"] - value,
-            "arrayminus": value - table["low"],
-            "color": colour,
-            "thickness": 2,
-            "width": 4,
-        },
-        hovertemplate="lambda %{x}: %{y:.2f}",
-    )
-
-
-def _step(tuning: Tuning) -> float:
-    """How far the test items stand beside the chosen lambda."""
-    lams = tuning.development["lam"].to_numpy()
-    return 0.03 * float(np.ptp(lams)) or 0.03

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import re
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.figures.layout import ROW, TWO_LINE_ROW, count_lines
+from kb_lens.figures.marks import band, curve
 from kb_lens.figures.study_heatmaps import threshold_maps, transfer_matrix
 from kb_lens.figures.study_panels import (
     BEST,
     BLUE,
-    FLUENCY,
-    GLUE,
     PAIRED,
     TITLES,
     Metric,
-    Where,
-    band,
-    curve,
+    Panel,
+    Position,
     difference_axis,
     error_bars,
     grids,
     metric_of,
     reach,
     rows_axis,
+    with_roles,
 )
-from kb_lens.figures.style import BACKGROUND, GREY, INK, NOTE, SMALL, faint, label
-from kb_lens.statistics import interval
+from kb_lens.figures.style import BACKGROUND, GLUE, GREY, INK, NOTE, SMALL, faint, label
+from kb_lens.statistics import Formulas, MetricInfo, interval
+from kb_lens.studies.methods import CONTROLS
 
 _ROWS = {
     "aggregation": "{aggregation}",
@@ -47,6 +48,10 @@ _ROWS = {
 """Studies whose cases are rows beside one another, and what a row is called."""
 _CHOSEN = ("question-types", "right-answers")
 """Studies whose cases are found on parts of the questions."""
+_LETTERS = 32
+"""Letters in a line of a row's name: half of the figure is left for the panels."""
+_APART = 1.6
+"""How much more questions the next number on a logarithmic axis has, not to touch the last one."""
 
 
 def study_figures(
@@ -70,37 +75,50 @@ def study_figures(
     """
     if name not in TITLES:
         raise ValueError(f"no study {name!r}: allowed are {', '.join(TITLES)}.")
-    results, rests = tables["results"], _rests_on(name, settings)
-    if results.empty:
+    if tables["results"].empty:
         raise ValueError(f"the results of {name!r} have no rows: give the study a benchmark.")
+    results = with_roles(tables["results"], settings)
+    rests = _rests_on(name, settings)
     metrics = [_headline(results, key) for key in results["benchmark"].unique()]
-    draws = {"lambda": _factors, "questions": _counts, "thresholds": threshold_maps}
     figures = transfer_matrix(results, rests) if name == "transfer" else {}
-    return figures | draws.get(name, _forest)(name, metrics, rests)
+    draws = {"lambda": _factors, "questions": _counts, "thresholds": threshold_maps}
+    draw = draws.get(name, _forest)
+    return figures | draw(name, metrics, rests)
 
 
 def _headline(results: pd.DataFrame, key: str) -> Metric:
     """The benchmark's metric to look at first; of a caller's own benchmark the first one."""
-    if key == "plain_text":
-        return metric_of(results, key, FLUENCY, None)
-    named = named_by(key)
-    if named is not None:
-        definition = formulas(*named)
-        first = definition.headline[0]
-        return metric_of(results, key, first, definition.describe(first).best)
-    first = results.loc[results["benchmark"].eq(key), "metric"].iloc[0]
-    return metric_of(results, key, first, None)
+    benchmark = named_by(key)
+    if benchmark is None:
+        first = results.loc[results["benchmark"].eq(key), "metric"].iloc[0]
+        return metric_of(results, key, first, MetricInfo("points", first, "ability"))
+    definition = formulas(*benchmark)
+    metric = _metric_to_show(definition)
+    return metric_of(results, key, metric, definition.describe(metric))
+
+
+def _metric_to_show(definition: Formulas) -> str:
+    """The first headline metric, but of damage the log-probability."""
+    first = definition.headline[0]
+    if definition.describe(first).role != "damage":
+        return first
+    # Perplexity is its exponential: equal damage does not make equal differences there.
+    logprobs = (m for m in definition.headline if definition.describe(m) == DAMAGE)
+    return next(logprobs, first)
 
 
 def _rests_on(name: str, settings: Mapping[str, Any]) -> str:
     """The model and the settings that hold for every case: one that the study varies is None."""
-    questions = "parts of {} questions" if name in _CHOSEN else "{} questions"
-    words = {"n_questions": questions, "tau": "tau {:.3g} %", "beta": "beta {:.3g} %"}
-    words["lam"] = "lambda {:g}"
-    scale = {"tau": 100, "beta": 100}
-    fixed = {key: settings[key] for key in words if settings[key] is not None}
-    said = [words[key].format(scale.get(key, 1) * value) for key, value in fixed.items()]
-    return ", ".join([settings["model"], *said]) + "."
+    facts = [settings["model"]]
+    if settings["n_questions"] is not None:
+        questions = f"{settings['n_questions']} questions"
+        facts.append(f"parts of {questions}" if name in _CHOSEN else questions)
+    for threshold in ("tau", "beta"):
+        if settings[threshold] is not None:
+            facts.append(f"{threshold} {100 * settings[threshold]:.3g} %")
+    if settings["lam"] is not None:
+        facts.append(f"lambda {settings['lam']:g}")
+    return ", ".join(facts) + "."
 
 
 # -- against a number -------------------------------------------------------------------------
@@ -112,31 +130,44 @@ def _factors(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.F
         "as many random neurons of like influence, a line a set, and the band from the least to "
         "the largest."
     )
-    return grids(name, [(one.title, partial(_factor_panel, one)) for one in metrics], note)
+    panels = [(metric.title, partial(_factor_panel, metric)) for metric in metrics]
+    return grids(name, panels, note)
 
 
-def _factor_panel(metric: Metric, figure: go.Figure, where: Where) -> None:
+def _factor_panel(metric: Metric, figure: go.Figure, position: Position) -> None:
     cases = metric.cases.sort_values("lam")
-    mine, random = (cases.loc[cases["set"].eq("know-bias") == own] for own in (True, False))
-    low, high = (metric.base + mine[f"difference_{end}"].to_numpy() for end in ("low", "high"))
-    ends = reach([metric.base, *low, *high, *random["value"]])
-    lams = mine["lam"].to_numpy()
-    traces = [
-        curve(one["lam"], one["value"], color=GREY, width=1) for _, one in random.groupby("set")
-    ]
-    if traces:
-        spread = random.groupby("lam")["value"].agg(["min", "max"]).reset_index()
-        lam, low_end, high_end = spread.to_numpy().T
-        traces.insert(0, band(lam, low_end, high_end, faint(GREY, 0.3), "random neurons"))
+    controls = cases.loc[cases["role"].eq("control")]
+    method = cases.loc[cases["role"].eq("method")]
+    lams = method["lam"].to_numpy()
+    low = metric.base + method["difference_low"].to_numpy()
+    high = metric.base + method["difference_high"].to_numpy()
+    ends = reach([metric.base, *low, *high, *controls["value"]])
+    across = lams[[0, -1]]
+    traces = _control_curves(controls)
     traces.append(band(lams, low, high, faint(BLUE)))
-    traces.append(curve(lams[[0, -1]], [metric.base] * 2, "base model", color=INK, dash="dash"))
-    if metric.best is not None and ends[0] <= metric.best <= ends[1]:
-        traces.append(curve(lams[[0, -1]], [metric.best] * 2, "best value", **BEST))
-    traces.append(curve(lams, mine["value"], "know-bias neurons", color=BLUE, width=2.5))
+    traces.append(curve(across, [metric.base] * 2, "base model", color=INK, dash="dash"))
+    best = metric.best_within(ends)
+    if best is not None:
+        traces.append(curve(across, [best] * 2, "best value", **BEST))
+    traces.append(curve(lams, method["value"], "know-bias neurons", color=BLUE, width=2.5))
     for trace in traces:
-        figure.add_trace(trace, **where)
-    figure.update_xaxes(title_text="lambda", nticks=6, showgrid=False, **where)
-    figure.update_yaxes(title_text=metric.unit, range=ends, nticks=6, **where)
+        figure.add_trace(trace, **position)
+    figure.update_xaxes(title_text="lambda", nticks=6, showgrid=False, **position)
+    figure.update_yaxes(title_text=metric.info.unit, range=ends, nticks=6, **position)
+
+
+def _control_curves(controls: pd.DataFrame) -> list[go.Scatter]:
+    """A line a draw, over the band from the least to the largest of them."""
+    if controls.empty:
+        return []
+    spread = controls.groupby("lam")["value"].agg(["min", "max"]).reset_index()
+    lams, least, largest = spread.to_numpy().T
+    area = band(lams, least, largest, faint(GREY, 0.3), "random neurons")
+    lines = [
+        curve(draw["lam"], draw["value"], color=GREY, width=1)
+        for _, draw in controls.groupby("draw")
+    ]
+    return [area, *lines]
 
 
 def _counts(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
@@ -144,32 +175,34 @@ def _counts(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Fi
         f"{rests} Differences from the base model with their {PAIRED}. Each set of questions "
         "contains the smaller ones. Dotted: the best value, where it is in reach."
     )
-    panels = [(one.title, partial(_count_panel, one)) for one in metrics]
-    sizes = metrics[0].cases
-    return grids(name, [*panels, ("<b>neurons selected</b>", partial(_size_panel, sizes))], note)
+    panels: list[Panel] = [(metric.title, partial(_count_panel, metric)) for metric in metrics]
+    panels.append(("<b>neurons selected</b>", partial(_size_panel, metrics[0].cases)))
+    return grids(name, panels, note)
 
 
-def _count_panel(metric: Metric, figure: go.Figure, where: Where) -> None:
-    trace = _against_questions(figure, metric.cases, "difference", BLUE, where)
-    figure.add_trace(trace.update(error_y=error_bars(metric.cases)), **where)
-    difference_axis(metric, metric.cases, figure, "y", where)
+def _count_panel(metric: Metric, figure: go.Figure, position: Position) -> None:
+    trace = _against_questions(figure, metric.cases, "difference", BLUE, position)
+    figure.add_trace(trace.update(error_y=error_bars(metric.cases)), **position)
+    difference_axis(metric, metric.cases, figure, "y", position)
 
 
-def _size_panel(cases: pd.DataFrame, figure: go.Figure, where: Where) -> None:
-    figure.add_trace(_against_questions(figure, cases, "n_neurons", INK, where), **where)
-    figure.update_yaxes(title_text="neurons", rangemode="tozero", nticks=6, **where)
+def _size_panel(cases: pd.DataFrame, figure: go.Figure, position: Position) -> None:
+    trace = _against_questions(figure, cases, "n_neurons", INK, position)
+    figure.add_trace(trace, **position)
+    figure.update_yaxes(title_text="neurons", rangemode="tozero", nticks=6, **position)
 
 
 def _against_questions(
-    figure: go.Figure, cases: pd.DataFrame, column: str, colour: str, where: Where
+    figure: go.Figure, cases: pd.DataFrame, column: str, colour: str, position: Position
 ) -> go.Scatter:
     """The points, on a logarithmic axis with as many of the counts as there is room for."""
     counts = cases["n_questions"].astype(int).tolist()
-    shown: list[int] = []
+    numbers: list[int] = []
     for count in sorted(counts):
-        shown += [count] if not shown or count > 1.6 * shown[-1] else []
-    ticks = {"tickvals": shown, "ticktext": [*map(str, shown)], "showgrid": False}
-    figure.update_xaxes(title_text="questions", type="log", **ticks, **where)
+        if not numbers or count > _APART * numbers[-1]:
+            numbers.append(count)
+    ticks = {"tickvals": numbers, "ticktext": [str(number) for number in numbers]}
+    figure.update_xaxes(title_text="questions", type="log", **ticks, showgrid=False, **position)
     line = curve(counts, cases[column], color=GREY, width=1)
     return line.update(mode="lines+markers", marker={"size": 8, "color": colour})
 
@@ -178,40 +211,53 @@ def _against_questions(
 
 
 def _forest(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
-    tables = [_rows(one.cases, _ROWS[name]) for one in metrics]
-    every = pd.concat(tables)
-    every = every[~every.index.duplicated()]
-    words = ["<br>".join(textwrap.wrap(w, 32, break_on_hyphens=False)) for w in every["label"]]
+    tables = [_rows(metric.cases, _ROWS[name]) for metric in metrics]
+    rows = pd.concat(tables)
+    rows = rows[~rows.index.duplicated()]
+    names = [
+        "<br>".join(textwrap.wrap(text, _LETTERS, break_on_hyphens=False)) for text in rows["label"]
+    ]
     note = f"{rests} Points: difference from the base model; lines: its {PAIRED}."
     note += " In brackets: neurons. Dotted: the best value, where it is in reach."
-    if True in every["random"].tolist():
+    if True in rows["random"].tolist():
         note += " Grey: random neurons, the mean of the sets and their 2.5 to 97.5 percentiles."
-    panels = [
-        (one.title, partial(_forest_panel, one, table.reindex(every.index), words))
-        for one, table in zip(metrics, tables, strict=True)
-    ]
-    height = len(words) * (36 if any("<br>" in text for text in words) else 22) + 10
-    return grids(name, panels, note, height=height, apart=0.05)
+    panels: list[Panel] = []
+    for metric, table in zip(metrics, tables, strict=True):
+        draw = partial(_forest_panel, metric, table.reindex(rows.index), names)
+        panels.append((metric.title, draw))
+    row_height = TWO_LINE_ROW if count_lines(*names) > 1 else ROW
+    return grids(name, panels, note, height=row_height * len(names) + 10, apart=0.05)
 
 
 def _rows(cases: pd.DataFrame, template: str) -> pd.DataFrame:
-    """A row a case, and one for all random sets of a kind, whose names differ by a number."""
-    names = [template.format(**row).replace("_", " ") for row in cases.to_dict("records")]
-    rows = [re.sub(r"^(random.*?),? \d+\b", r"\1", name) for name in names]
-    groups = cases.groupby(pd.Series(rows, cases.index), sort=False)
-    return pd.DataFrame.from_dict({row: _row(str(row), one) for row, one in groups}, orient="index")
+    """A row a method, and one for all random draws of a kind for a method, by their names."""
+    # Draws of a kind are named after their method only if others have draws of that kind too.
+    kinds = cases["control"].replace(CONTROLS).fillna("random")
+    n_methods = cases["control_of"].groupby(kinds).nunique().to_dict()
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case, kind in zip(cases.to_dict("records"), kinds, strict=True):
+        name = template.format(**case).replace("_", " ")
+        if case["role"] == "control":
+            name = f"{kind}, like {case['control_of']}" if n_methods[kind] > 1 else kind
+        groups.setdefault(name, []).append(case)
+    rows = {name: _row(name, pd.DataFrame(group)) for name, group in groups.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _row(name: str, group: pd.DataFrame) -> dict[str, Any]:
-    first, random = group.iloc[0], name.startswith("random")
+    first = group.iloc[0]
     low, high = first["difference_low"], first["difference_high"]
-    size = [] if np.isnan(first["n_neurons"]) else [f"{first['n_neurons']:.0f}"]
-    if random:
+    n_neurons = float(first["n_neurons"])
+    # What is no set of neurons, such as a prompt, has no size.
+    size = [] if math.isnan(n_neurons) else [f"{n_neurons:.0f}"]
+    is_control = "control" in group["role"].tolist()
+    # One set's interval is over items; that of several is over the draws.
+    if is_control:
         low, high = interval(group["difference"].to_numpy())
         size.append(f"{len(group)} sets")
     return {
         "label": f"{name} ({', '.join(size).replace(' ', GLUE)})" if size else name,
-        "random": random,
+        "random": is_control,
         "difference": group["difference"].mean(),
         "difference_low": low,
         "difference_high": high,
@@ -219,16 +265,16 @@ def _row(name: str, group: pd.DataFrame) -> dict[str, Any]:
 
 
 def _forest_panel(
-    metric: Metric, table: pd.DataFrame, words: Sequence[str], figure: go.Figure, where: Where
+    metric: Metric, table: pd.DataFrame, names: Sequence[str], figure: go.Figure, position: Position
 ) -> None:
-    table = table.assign(place=range(len(table)))
-    for random, part in table.dropna().groupby("random"):
-        colour, symbol = (GREY, "square") if random else (BLUE, "circle")
-        marker = {"size": 9, "color": colour, "symbol": symbol}
-        points = go.Scatter(x=part["difference"], y=part["place"], mode="markers", marker=marker)
-        figure.add_trace(points.update(error_x=error_bars(part, colour)), **where)
-    difference_axis(metric, table, figure, "x", where)
-    for place in table.loc[table["label"].isna(), "place"]:
-        text = label("not measured", x=0.5, y=place, font={"size": SMALL, "color": NOTE})
-        figure.add_annotation(**text, xref="x domain", bgcolor=BACKGROUND, **where)
-    rows_axis(figure, words, where)
+    table = table.assign(row=range(len(table)))
+    for random, rows in table.dropna().groupby("random"):
+        colour = GREY if random else BLUE
+        marker = {"size": 9, "color": colour, "symbol": "square" if random else "circle"}
+        points = go.Scatter(x=rows["difference"], y=rows["row"], mode="markers", marker=marker)
+        figure.add_trace(points.update(error_x=error_bars(rows, colour)), **position)
+    difference_axis(metric, table, figure, "x", position)
+    for row in table.loc[table["label"].isna(), "row"]:
+        text = label("not measured", x=0.5, y=row, font={"size": SMALL, "color": NOTE})
+        figure.add_annotation(**text, xref="x domain", bgcolor=BACKGROUND, **position)
+    rows_axis(figure, names, position)

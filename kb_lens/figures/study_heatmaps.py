@@ -4,34 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kb_lens.benchmarks.benchmark import result_key
-from kb_lens.benchmarks.catalogue import formulas, protocols
+from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.figures.layout import CELL
+from kb_lens.figures.marks import number_cells
 from kb_lens.figures.study_panels import (
-    GLUE,
     PAIRED,
     TITLES,
     Metric,
-    Where,
+    Panel,
+    Position,
     grids,
     metric_of,
-    rounded,
     rows_axis,
 )
-from kb_lens.figures.style import DIVERGING, INK, MINUS, SEQUENTIAL, SMALL
+from kb_lens.figures.style import DIVERGING, GLUE, INK, MINUS, SEQUENTIAL, rounded
 
-_CELL = 34
-"""Pixels: the height of a cell."""
-_TARGETS = {
-    "stereoset": ("icat", ("gender", "race", "religion", "profession")),
-    "crows_pairs": ("stereotype_share", ("gender", "race-color", "religion")),
+_DIMENSIONS = {
+    "gender": "gender",
+    "race": "race",
+    "race-color": "race",
+    "religion": "religion",
+    "profession": None,
 }
-"""Benchmark -> the metric and the bias types that neurons could transfer to."""
+"""Bias types of the benchmarks that neurons could transfer to -> their dimension in the bank."""
+# The darkest colours of the scale would hide black numbers; the rest is told apart well enough.
+_BEYOND = 2.4
+"""How far the ends of a diverging scale are from 0, in the largest value."""
 
 
 def threshold_maps(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
@@ -41,33 +44,38 @@ def threshold_maps(name: str, metrics: Sequence[Metric], rests: str) -> dict[str
         f"{rests} Differences from the base model; blue: lower, orange: higher. Bold and *: the "
         f"{PAIRED} excludes 0, not corrected for the number of cells."
     )
-    panels = [("<b>neurons selected</b><br>colours: logarithm", partial(_sizes, sizes))]
-    panels += [(one.title, partial(_changes, one)) for one in metrics]
-    return grids(name, panels, note, height=_CELL * len(sizes), apart=0.1)
+    panels: list[Panel] = [
+        ("<b>neurons selected</b><br>colours: logarithm", partial(_sizes, sizes)),
+        *((metric.title, partial(_changes, metric)) for metric in metrics),
+    ]
+    return grids(name, panels, note, height=CELL * len(sizes), apart=0.1)
 
 
-def _sizes(sizes: pd.DataFrame, figure: go.Figure, where: Where) -> None:
+def _sizes(sizes: pd.DataFrame, figure: go.Figure, position: Position) -> None:
+    # No logarithm of 0: such a cell has no colour.
     logarithms = sizes.where(sizes > 0).map(np.log10)
-    heat = _heat(logarithms, sizes.map("{:.0f}".format), colorscale=SEQUENTIAL)
-    figure.add_trace(heat, **where)
-    _threshold_axes(figure, sizes, where)
+    heat = number_cells(logarithms, sizes.map("{:.0f}".format), colorscale=SEQUENTIAL)
+    figure.add_trace(heat, **position)
+    _threshold_axes(figure, sizes, position)
 
 
-def _changes(metric: Metric, figure: go.Figure, where: Where) -> None:
+def _changes(metric: Metric, figure: go.Figure, position: Position) -> None:
     cases = metric.cases.assign(marked=_excludes_zero(metric.cases))
-    value, marked = (cases.pivot_table(c, "tau", "beta") for c in ("difference", "marked"))
+    value = cases.pivot_table("difference", "tau", "beta")
+    marked = cases.pivot_table("marked", "tau", "beta").astype(bool)
     text = value.map(partial(metric.number, sign="+"))
-    figure.add_trace(_diverging(value, text, marked.astype(bool)), **where)
-    _threshold_axes(figure, value, where)
+    figure.add_trace(_diverging(value, text, marked), **position)
+    _threshold_axes(figure, value, position)
 
 
-def _threshold_axes(figure: go.Figure, table: pd.DataFrame, where: Where) -> None:
-    for update, name, ticks in (
+def _threshold_axes(figure: go.Figure, table: pd.DataFrame, position: Position) -> None:
+    for update, threshold, shares in (
         (figure.update_xaxes, "beta", table.columns),
         (figure.update_yaxes, "tau", table.index),
     ):
-        words = {"tickvals": [*range(len(ticks))], "ticktext": [f"{100 * x:.3g}" for x in ticks]}
-        update(title_text=f"{name}, %", showgrid=False, **words, **where)
+        percents = [f"{100 * share:.3g}" for share in shares]
+        ticks = {"tickvals": list(range(len(percents))), "ticktext": percents}
+        update(title_text=f"{threshold}, %", showgrid=False, **ticks, **position)
 
 
 def _excludes_zero(table: pd.DataFrame) -> pd.Series:
@@ -75,25 +83,12 @@ def _excludes_zero(table: pd.DataFrame) -> pd.Series:
     return pd.Series(table["difference_low"] * table["difference_high"] > 0, table.index)
 
 
-def _heat(values: pd.DataFrame, text: pd.DataFrame, **colours: Any) -> go.Heatmap:
-    return go.Heatmap(
-        z=values.to_numpy(float),
-        text=text.to_numpy(object),
-        texttemplate="%{text}",
-        textfont={"size": SMALL, "color": INK},
-        hoverinfo="skip",
-        showscale=False,
-        xgap=2,
-        ygap=2,
-        **colours,
-    )
-
-
 def _diverging(values: pd.DataFrame, text: pd.DataFrame, marked: pd.DataFrame) -> go.Heatmap:
     """White at 0; the ends of the scale, too dark for black numbers, are beyond the values."""
-    end = 2.4 * float(values.abs().to_numpy().max()) or 1.0
+    # Where all values are 0 there is still a scale.
+    end = _BEYOND * float(values.abs().to_numpy().max()) or 1.0
     text = text.mask(marked, "<b>" + text + "*</b>")
-    return _heat(values, text, colorscale=DIVERGING, zmin=-end, zmax=end)
+    return number_cells(values, text, colorscale=DIVERGING, zmin=-end, zmax=end)
 
 
 def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
@@ -105,39 +100,59 @@ def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
         "only for icat: the interval of a share's difference is not that of how much nearer it "
         "comes to 50."
     )
-    known = {result_key(name, p): name for name in _TARGETS for p in protocols(name)}
-    names = [(key, known[key]) for key in results["benchmark"].unique() if key in known]
-    panels = [
-        (f"<b>{key} {_TARGETS[name][0]}</b>", partial(_nearer, targets))
-        for key, name in names
-        if (targets := _targets(results, key, name))
-    ]
-    height = _CELL * len(results["source"].dropna().unique())
+    panels: list[Panel] = []
+    for key in results["benchmark"].unique():
+        metric, targets = _targets(results, key)
+        if targets:
+            panels.append((f"<b>{key} {metric}</b>", partial(_nearer, targets)))
+    height = CELL * len(results["source"].dropna().unique())
     title = TITLES["transfer"]
     return grids("transfer_matrix", panels, note, height=height, apart=0.05, title=title)
 
 
-def _targets(results: pd.DataFrame, key: str, benchmark: str) -> dict[str, Metric]:
-    """Bias type -> its metric, of the types that the items have."""
-    metric, types = _TARGETS[benchmark]
-    best = formulas(benchmark, "original").describe(metric).best
-    there = set(results.loc[results["benchmark"].eq(key), "metric"])
-    names = {one: f"{metric}_{one}" for one in types if f"{metric}_{one}" in there}
-    return {one: metric_of(results, key, name, best) for one, name in names.items()}
+def _targets(results: pd.DataFrame, key: str) -> tuple[str, dict[str, Metric]]:
+    """A benchmark's metric, and bias type -> that metric, of the types that the items have.
+
+    There are none unless the benchmark tells bias types apart.
+    """
+    benchmark = named_by(key)
+    definition = formulas(*benchmark) if benchmark else None
+    if definition is None or definition.by_type is None:
+        return "", {}
+    metric = definition.headline[0]
+    measured = set(results.loc[results["benchmark"].eq(key), "metric"])
+    targets: dict[str, Metric] = {}
+    for bias_type in _DIMENSIONS:
+        name = f"{metric}_{bias_type}"
+        if name in measured:
+            targets[bias_type] = metric_of(results, key, name, definition.describe(name))
+    return metric, targets
 
 
-def _nearer(targets: Mapping[str, Metric], figure: go.Figure, where: Where) -> None:
+def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position) -> None:
     value, marked = pd.DataFrame(), pd.DataFrame()
-    for target, one in targets.items():
-        rows, best = one.cases.set_index("source"), one.best or 0.0
-        value[target] = abs(one.base - best) - (rows["value"] - best).abs()
-        marked[target] = _excludes_zero(rows) & (best == 100)
-    figure.add_trace(_diverging(value, value.map(partial(rounded, sign="+")), marked), **where)
-    for x, y in np.ndindex(value.shape[::-1]):
-        if value.columns[x].removesuffix("-color") == value.index[y]:
-            box = {"x0": x - 0.47, "x1": x + 0.47, "y0": y - 0.47, "y1": y + 0.47}
-            figure.add_shape(type="rect", **box, line_color=INK, **where)
+    for bias_type, metric in targets.items():
+        rows = metric.cases.set_index("source")
+        best = metric.info.best or 0.0
+        value[bias_type] = abs(metric.base - best) - (rows["value"] - best).abs()
+        # Nothing is beyond 100: there the difference is how much nearer, and has its interval.
+        marked[bias_type] = _excludes_zero(rows) & (best == 100)
+    text = value.map(partial(rounded, sign="+"))
+    figure.add_trace(_diverging(value, text, marked), **position)
+    for x, bias_type in enumerate(value.columns):
+        for y, source in enumerate(value.index):
+            if _DIMENSIONS[bias_type] == source:
+                _box(figure, x, y, position)
     sizes = next(iter(targets.values())).cases["n_neurons"]
-    rows_axis(figure, [f"{a} ({b:.0f})" for a, b in zip(value.index, sizes, strict=True)], where)
-    heads = [f"{target}<br>n = {one.n}" for target, one in targets.items()]
-    figure.update_xaxes(tickvals=[*range(len(heads))], ticktext=heads, showgrid=False, **where)
+    names = [f"{source} ({size:.0f})" for source, size in zip(value.index, sizes, strict=True)]
+    rows_axis(figure, names, position)
+    heads = [f"{bias_type}<br>n = {metric.n}" for bias_type, metric in targets.items()]
+    ticks = {"tickvals": list(range(len(heads))), "ticktext": heads}
+    figure.update_xaxes(**ticks, showgrid=False, **position)
+
+
+def _box(figure: go.Figure, x: int, y: int, position: Position) -> None:
+    """A line around a cell, inside the gaps."""
+    half = 0.47
+    corners = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
+    figure.add_shape(type="rect", **corners, line_color=INK, **position)

@@ -1,9 +1,9 @@
-"""What the figures of all studies share: the metric of a panel, grids of panels, axes, bands."""
+"""What the figures of all studies share: the metric of a panel, grids of panels, axes."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,25 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.figures import marks
 from kb_lens.figures.column import STACK
-from kb_lens.figures.style import COLOURS, GREY, MINUS, finish, label
+from kb_lens.figures.layout import AXIS, LINE, Stack, panel_title_height
+from kb_lens.figures.marks import ZERO_LINE, panel_title
+from kb_lens.figures.style import COLOURS, finish, rounded
+from kb_lens.statistics import MetricInfo
 
+# A taller figure would not fit on a screen, nor on a printed page with its caption.
 _COLUMNS, _PAGE = 2, 900
 """Panels side by side; pixels of panels, one below the other, in one figure."""
-_LINE, _BELOW, _PANEL = 18, 56, 170
-"""Pixels: a line of text, a panel's axis, a panel with a y axis."""
-BLUE, BEST = COLOURS[0], {"color": COLOURS[2], "dash": "dot"}
-"""The colour of what is measured; the line of the best value."""
-GLUE = "\N{NO-BREAK SPACE}"
-"""Between words that stay on one line."""
-FLUENCY = "logprob_per_token"
-"""The metric that plain text is shown by."""
-_PERCENT = ("acc", "any", "lms", "ss", "stereotype_share")
-"""How the names of metrics in percent begin; the others are points, but for two."""
+_PANEL = 170
+"""Pixels of a panel with a y axis of numbers."""
+_LETTERS = 32
+"""Letters in a line of a panel's title."""
+BLUE = COLOURS[0]
+"""The colour of what is measured."""
+BEST = {"color": COLOURS[2], "dash": "dot"}
+"""The line of the best value."""
 PAIRED = "95 % paired bootstrap interval over n items"
 """What the intervals of differences are."""
 TITLES = {
@@ -43,10 +47,10 @@ TITLES = {
 }
 """Study -> what it asks."""
 
-Where = dict[str, Any]
+Position = dict[str, Any]
 """Row and column of a panel."""
-Draw = Callable[[go.Figure, Where], Any]
-"""Draws a panel."""
+Panel = tuple[str, Callable[[go.Figure, Position], None]]
+"""The title of a panel, and what draws it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class Metric:
     """The benchmark."""
     name: str
     """The metric."""
-    best: float | None
-    """Its best value, if it has one."""
+    info: MetricInfo
+    """What it is."""
     base: float
     """The base model's value."""
     n: int
@@ -69,57 +73,81 @@ class Metric:
     @property
     def title(self) -> str:
         """What it is, and where it starts from."""
-        name = "<br>".join(textwrap.wrap(f"{self.key} {self.name}", 32))
-        best = "" if self.best is None else f"best {self.best:g}, "
-        best = "lower is damage, " if self.key == "plain_text" else best
+        name = "<br>".join(textwrap.wrap(f"{self.key} {self.name}", _LETTERS))
+        best = "" if self.info.best is None else f"best {self.info.best:g}, "
+        # A log-probability has no best value: only that it should not fall.
+        best = "lower is damage, " if self.info == DAMAGE else best
         return f"<b>{name}</b><br>base {self.number(self.base)}, {best}n = {self.n}"
 
     @property
-    def unit(self) -> str:
-        """Of its values; differences of percents are points."""
-        named = {FLUENCY: "nats a token", "perplexity": "perplexity"}
-        return named.get(self.name, "%" if self.name.startswith(_PERCENT) else "points")
-
-    @property
     def difference(self) -> str:
-        """What an axis of differences says."""
-        return "difference, " + self.unit.replace("%", "points")
+        """What an axis of differences says; those of percents are points."""
+        return "difference, " + self.info.unit.replace("%", "points")
 
     def number(self, value: float, sign: str = "") -> str:
         """A value with the digits that it deserves."""
-        return rounded(value, sign, 2 if self.name == FLUENCY else 1)
+        # Damage begins at a tenth of a nat a token.
+        return rounded(value, sign, 2 if self.info.unit == DAMAGE.unit else 1)
+
+    def best_within(self, ends: tuple[float, float], start: float = 0.0) -> float | None:
+        """The best value, counted from `start`, if there is one between the ends of an axis."""
+        if self.info.best is None:
+            return None
+        best = self.info.best - start
+        return best if ends[0] <= best <= ends[1] else None
 
 
-def metric_of(results: pd.DataFrame, key: str, name: str, best: float | None) -> Metric:
+def metric_of(results: pd.DataFrame, key: str, name: str, info: MetricInfo) -> Metric:
     """The rows of one metric of one benchmark.
 
     Args:
         results: The table ``results`` of a study.
         key: The benchmark.
         name: The metric.
-        best: Its best value, if it has one.
+        info: What the metric is.
 
     Raises:
         ValueError: Unless the base model has one row and the cases at least one.
     """
     rows = results.loc[results["benchmark"].eq(key) & results["metric"].eq(name)]
-    base, cases = (rows.loc[rows["difference"].isna() == own] for own in (True, False))
+    is_base = rows["role"].eq("base")
+    base, cases = rows.loc[is_base], rows.loc[~is_base]
     if len(base) != 1 or cases.empty:
         raise ValueError(
             f"{key} {name} has {len(base)} rows of the base model and {len(cases)} of cases: "
-            "expected 1 and at least 1, as in the results of kb_lens.studies.experiments.experiment."
+            "expected 1 and at least 1, as kb_lens.studies.experiments.experiment gives."
         )
-    return Metric(key, name, best, float(base["value"].iloc[0]), int(base["n"].iloc[0]), cases)
+    return Metric(key, name, info, float(base["value"].iloc[0]), int(base["n"].iloc[0]), cases)
 
 
-def rounded(value: float, sign: str = "", digits: int = 1) -> str:
-    """Rounded, with a true minus and without a negative zero."""
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", MINUS)
+def with_roles(results: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The results with the columns role, control_of, draw and control (a control's kind).
+
+    Args:
+        results: The table ``results`` of a study.
+        settings: The study's settings.
+    """
+    if "control" not in results:
+        results = results.assign(control=None)
+    if "role" in results:
+        return results
+    # A table from before these columns: of random sets it has the kind, or labels that are known.
+    control_of: dict[str, str] = {}
+    first = settings.get("seed", 0)
+    for draw in range(first, first + settings.get("n_controls", 0)):
+        control_of[f"random {draw}"] = "know-bias"
+        control_of |= {f"random {draw}, like {name}": name for name in ("right", "all")}
+    labels = results["set" if "set" in results else "control"]
+    methods = labels.map(control_of.get)
+    is_control = methods.notna() | results["control"].notna()
+    role = np.where(is_control, "control", "method")
+    role = np.where(results["difference"].isna(), "base", role)
+    return results.assign(role=role, control_of=methods, draw=labels)
 
 
 def grids(
     name: str,
-    panels: Sequence[tuple[str, Draw]],
+    panels: Sequence[Panel],
     note: str,
     *,
     height: int = _PANEL,
@@ -139,92 +167,84 @@ def grids(
     Returns:
         Name -> figure; empty without panels.
     """
-    rows = -(-len(panels) // _COLUMNS)
-    parts = -(-rows // max(1, _PAGE // (height + _BELOW))) or 1
-    size = _COLUMNS * -(-rows // parts) or 1
-    pages = [panels[start : start + size] for start in range(0, len(panels), size)]
-    names = [name, *(f"{name}_{number}" for number in range(2, len(pages) + 1))]
-    figures = (_grid(page, title or TITLES[name], note, height, apart) for page in pages)
-    return dict(zip(names, figures, strict=False))  # no page, no figure
+    n_rows = -(-len(panels) // _COLUMNS)
+    rows_a_page = max(1, _PAGE // (height + AXIS))
+    n_pages = -(-n_rows // rows_a_page) or 1
+    # Evenly: a last page with a single panel would look forgotten.
+    size = _COLUMNS * -(-n_rows // n_pages) or 1
+    figures: dict[str, go.Figure] = {}
+    for start in range(0, len(panels), size):
+        number = start // size + 1
+        page_name = name if number == 1 else f"{name}_{number}"
+        page = panels[start : start + size]
+        figures[page_name] = _grid(page, title or TITLES[name], note, height, apart)
+    return figures
 
 
-def _grid(
-    panels: Sequence[tuple[str, Draw]], title: str, note: str, height: int, apart: float
-) -> go.Figure:
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    above = _LINE * max(text.count("<br>") + 1 for text, _ in panels) + 6
-    room = rows * height + (rows - 1) * (above + _BELOW)
-    between = (above + _BELOW) / room if rows > 1 else 0
-    figure = make_subplots(rows, columns, horizontal_spacing=apart, vertical_spacing=between)
-    for place, (text, draw) in enumerate(panels):
-        where = {"row": place // columns + 1, "col": place % columns + 1}
-        draw(figure, where)
-        head = label(text, x=0, y=1, xanchor="left", yanchor="bottom", align="left")
-        figure.add_annotation(**head, xref="x domain", yref="y domain", **where)
-    legend = _one_legend(figure)
-    top = above + legend * (_LINE + 12)
-    meta = {"column": STACK, "between": above + _BELOW}
-    legend_y = {"y": 1 + above / room}
-    finish(figure, title, note, top=top, legend=legend_y, showlegend=legend, meta=meta)
+def _grid(panels: Sequence[Panel], title: str, note: str, height: int, apart: float) -> go.Figure:
+    n_columns = min(_COLUMNS, len(panels))
+    above = panel_title_height(*(heading for heading, _ in panels))
+    stack = Stack(-(-len(panels) // n_columns), height, above + AXIS)
+    figure = make_subplots(
+        stack.n, n_columns, horizontal_spacing=apart, vertical_spacing=stack.spacing
+    )
+    for number, (heading, draw) in enumerate(panels):
+        row, column = divmod(number, n_columns)
+        draw(figure, {"row": row + 1, "col": column + 1})
+        panel_title(figure, heading, row + 1, column + 1)
+    legend = _shared_legend(figure)
+    finish(
+        figure,
+        title,
+        note,
+        top=above + legend * (LINE + 12),
+        legend={"y": stack.above(above)},
+        showlegend=legend,
+        meta={"column": STACK, "between": stack.between},
+    )
     margin: Any = figure.layout["margin"]
-    return figure.update_layout(height=margin.t + room + margin.b)
+    return figure.update_layout(height=margin.t + stack.plot + margin.b)
 
 
-def _one_legend(figure: go.Figure) -> bool:
+def _shared_legend(figure: go.Figure) -> bool:
     """Each name once, of the first trace that has it; whether there is any."""
-    seen: set[str | None] = {None}
+    names: set[str | None] = {None}
     traces: Any = figure.data
     for trace in traces:
-        trace.showlegend = trace.name not in seen
-        seen.add(trace.name)
-    return len(seen) > 1
-
-
-def curve(x: Any, y: Any, name: str | None = None, **style: Any) -> go.Scatter:
-    """A line without markers; `style` is the line's."""
-    return go.Scatter(x=list(x), y=list(y), name=name, mode="lines", line=style)
-
-
-def band(x: Any, low: Any, high: Any, colour: str, name: str | None = None) -> go.Scatter:
-    """The area between `low` and `high`, without an outline."""
-    area = curve([*x, *x[::-1]], [*low, *high[::-1]], name, width=0)
-    return area.update(fill="toself", fillcolor=colour, hoverinfo="skip")
+        trace.showlegend = trace.name not in names
+        names.add(trace.name)
+    return len(names) > 1
 
 
 def reach(ends: Iterable[float]) -> tuple[float, float]:
-    """From the least to the largest, and a little more."""
+    """From the least to the largest, and a little farther."""
     ends = list(ends)
+    # Without any spread there is still an axis.
     margin = 0.08 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
 
 
 def difference_axis(
-    metric: Metric, table: pd.DataFrame, figure: go.Figure, axis: str, where: Where
+    metric: Metric, table: pd.DataFrame, figure: go.Figure, axis: str, position: Position
 ) -> None:
     """Title and range, a line at no difference and one at the best value if it is in reach."""
     ends = reach([0, *table["difference_low"].dropna(), *table["difference_high"].dropna()])
-    update, line = (
-        (figure.update_xaxes, figure.add_vline)
-        if axis == "x"
-        else (figure.update_yaxes, figure.add_hline)
-    )
-    zero = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1.5}
-    update(title_text=metric.difference, range=ends, nticks=6, **zero, **where)
-    change = np.nan if metric.best is None else metric.best - metric.base
-    if ends[0] <= change <= ends[1]:
-        line(**{axis: change}, line=BEST, layer="below", **where)
+    update = figure.update_xaxes if axis == "x" else figure.update_yaxes
+    zero = {**ZERO_LINE, "zerolinewidth": 1.5}
+    update(title_text=metric.difference, range=ends, nticks=6, **zero, **position)
+    best = metric.best_within(ends, start=metric.base)
+    if best is not None:
+        add_line = figure.add_vline if axis == "x" else figure.add_hline
+        add_line(**{axis: best}, line=BEST, layer="below", **position)
 
 
 def error_bars(table: pd.DataFrame, colour: str = BLUE) -> dict[str, Any]:
     """The intervals of the differences, as plotly's error bars."""
-    value, low, high = (table[f"difference{end}"] for end in ("", "_low", "_high"))
-    ends = {"array": high - value, "arrayminus": value - low}
-    return {**ends, "color": colour, "thickness": 2, "width": 4}
+    low, high = table["difference_low"], table["difference_high"]
+    return marks.error_bars(table["difference"], low, high, colour)
 
 
-def rows_axis(figure: go.Figure, words: Sequence[str], where: Where) -> None:
+def rows_axis(figure: go.Figure, names: Sequence[str], position: Position) -> None:
     """Names at the left of the first column of panels, the first one on top."""
-    ticks = {"tickvals": [*range(len(words))], "ticktext": words, "ticks": ""}
-    span = {"range": [len(words) - 0.5, -0.5], "showgrid": False}
-    figure.update_yaxes(**ticks, **span, showticklabels=where["col"] == 1, **where)
+    first = position["col"] == 1
+    figure.update_yaxes(**marks.rows_axis(names), showticklabels=first, **position)

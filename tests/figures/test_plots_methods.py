@@ -7,7 +7,8 @@ from test_comparison import crows
 
 import kb_lens as kb
 from kb_lens.checks.control_tests import ControlTest, control_test
-from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.methods import control_distribution, rank_figure
+from kb_lens.figures.tuning import tuning_figure
 from kb_lens.statistics import Metric
 from kb_lens.studies.tuning import Tuning
 

@@ -29,16 +29,32 @@ BASE = {
     ("plain_text", "logprob_per_token"): -3.7,
 }
 GRID = (0.05, 0.1, 0.2)
+KIND = ("control", "methods")
+"""The one column about controls that tables always had."""
+
+
+def control(control_of, draw):
+    """The columns that say that a case is a random draw."""
+    return {"role": "control", "control_of": control_of, "draw": draw}
+
+
 CASES = {
     "aggregation": [{"aggregation": name} for name in ("union", "pooled")],
     "lambda": [
-        {"lam": lam, "set": name}
+        {"lam": lam, "set": name, **labels}
         for lam in (1.0, 2.0, 3.0)
-        for name in ("know-bias", "random 0", "random 1")
+        for name, labels in (
+            ("know-bias", {}),
+            ("like it", control(f"know-bias {lam}", 0)),
+            ("like it too", control(f"know-bias {lam}", 1)),
+        )
     ],
     "methods": [
         {"method": "enhancement"},
-        *({"method": f"random, same layers, {seed}", "seed": seed} for seed in range(3)),
+        *(
+            {"method": f"layers {draw}", "control": "layer", **control("enhancement", draw)}
+            for draw in range(3)
+        ),
         {"method": "prompt: be fair", "n_neurons": np.nan},
     ],
     "quadrature": [{"rule": rule, "spelling": "model"} for rule in ("converged", "20 points")],
@@ -46,7 +62,11 @@ CASES = {
     "questions": [{"n_questions": n} for n in (9, 18, 27, 225)],
     "right-answers": [
         *({"set": name} for name in ("right", "all")),
-        *({"set": f"random {draw}, like {name}"} for name in ("right", "all") for draw in (0, 1)),
+        *(
+            {"set": f"{name}'s draw {draw}", **control(name, draw)}
+            for name in ("right", "all")
+            for draw in (0, 1)
+        ),
     ],
     "site": [{"site": site, "at": at} for site in ("post", "pre") for at in ("all", "last")],
     "thresholds": [{"tau": tau, "beta": beta} for tau, beta in product(GRID, GRID)],
@@ -59,11 +79,19 @@ def results(cases, base=BASE, change=lambda number, metric: float(number)) -> pd
     rows = []
     for (benchmark, metric), value in base.items():
         key = {"benchmark": benchmark, "metric": metric, "n": 200}
-        rows.append({**key, "value": value, "low": value - 4, "high": value + 4})
+        rows.append({"role": "base", **key, "value": value, "low": value - 4, "high": value + 4})
         for number, labels in enumerate(cases):
             moved = change(number, metric)
             rows.append(
-                {"n_neurons": 10.0 * number, **labels, **key, "value": value + moved}
+                {
+                    "role": "method",
+                    "control_of": None,
+                    "draw": None,
+                    "n_neurons": 10.0 * number,
+                    **labels,
+                    **key,
+                    "value": value + moved,
+                }
                 | {"difference": moved}
                 | {"difference_low": moved - 1.5, "difference_high": moved + 1.5}
             )
@@ -89,7 +117,7 @@ def plain(text):
 
 
 def titles(figure):
-    heads = (one.text for one in figure.layout.annotations if one.text.startswith("<b>"))
+    heads = (note.text for note in figure.layout.annotations if note.text.startswith("<b>"))
     return [plain(text) for text in heads]
 
 
@@ -173,12 +201,31 @@ def test_random_sets_for_different_neurons_are_different_rows():
     ]
 
 
+def test_tables_from_before_roles_were_columns_are_drawn_as_they_were():
+    settings = SETTINGS | {"seed": 4, "n_controls": 2}
+    roles = ["role", "control_of", "draw", "control"]
+    for name, label in (("lambda", "set"), ("right-answers", "set"), ("methods", "method")):
+        table = results(CASES[name])
+        drawn_for = table["control_of"].fillna("").str.replace("know-bias.*", "", regex=True)
+        words = "random " + (table["draw"] + 4).astype("Int64").astype(str)
+        words += np.where(drawn_for.eq(""), "", ", like " + drawn_for)
+        older = table.assign(**{label: table[label].mask(table["role"].eq("control"), words)})
+        older = older.drop(columns=[c for c in roles if c in older and (c, name) != KIND])
+        before = study_figures(name, {"results": table}, settings)[name]
+        assert study_figures(name, {"results": older}, settings)[name] == before
+
+
+def test_a_benchmark_of_the_callers_own_has_points():
+    figure = drawn("lambda", base={("mine", "acc"): 1.0})["lambda"]
+    assert figure.layout.yaxis.title.text == "points"
+
+
 def test_what_was_not_measured_says_so():
     table = results(CASES["aggregation"])
     lacking = table["benchmark"].eq("crows_pairs") & table["aggregation"].eq("pooled")
     figure = study_figures("aggregation", {"results": table[~lacking]}, SETTINGS)["aggregation"]
-    missing = [one for one in figure.layout.annotations if one.text == "not measured"]
-    assert [(one.yref, one.y) for one in missing] == [("y2", 1)]
+    missing = [note for note in figure.layout.annotations if note.text == "not measured"]
+    assert [(note.yref, note.y) for note in missing] == [("y2", 1)]
     assert [len(trace.x) for trace in figure.data] == [2, 1, 2]
 
 

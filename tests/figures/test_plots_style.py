@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from plotly.subplots import make_subplots
 from test_figures import DRAWINGS, SETS, answered
-from test_neuron_effects import made as effects
-from test_neuron_effects import scores
+from test_effects import made as effects
+from test_effects import scores
 from test_plots_methods import METHODS, made
 from test_plots_studies import BASE, CASES, SETTINGS, drawn, results
 
@@ -20,12 +21,14 @@ from kb_lens.checks.specificity import Specificity
 from kb_lens.figures import themed
 from kb_lens.figures.column import INCHES, TALLEST, WIDTH, caption, in_column
 from kb_lens.figures.layers import _SHARED
-from kb_lens.figures.methods import control_distribution, rank_figure, tuning_figure
+from kb_lens.figures.layout import Stack, title_height, without_title
+from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
-from kb_lens.figures.style import BACKGROUND, COLOURS, DIVERGING, GREY, INK, PALE, SMALL
+from kb_lens.figures.style import BACKGROUND, COLOURS, DIVERGING, GREY, INK, PALE, SMALL, finish
 from kb_lens.figures.themes import DARK
+from kb_lens.figures.tuning import tuning_figure
 from kb_lens.statistics import Metric
 
 TEXT_CONTRAST = 4.5
@@ -93,9 +96,9 @@ def channels(colour: str) -> np.ndarray:
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(colour: str, other: str) -> float:
     """The ratio that WCAG 2 defines."""
-    dark, light = sorted(float(channels(c) @ [0.2126, 0.7152, 0.0722]) for c in (one, other))
+    dark, light = sorted(float(channels(c) @ [0.2126, 0.7152, 0.0722]) for c in (colour, other))
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -107,35 +110,36 @@ def lab(linear: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def distance(one: str, other: str, seen_by: str) -> float:
+def distance(colour: str, other: str, seen_by: str) -> float:
     matrix = np.array(MACHADO.get(seen_by, np.eye(3)))
-    seen = (lab(np.clip(matrix @ channels(colour), 0, 1)) for colour in (one, other))
+    seen = (lab(np.clip(matrix @ channels(c), 0, 1)) for c in (colour, other))
     return float(np.linalg.norm(np.subtract(*seen)))
 
 
 def between(scale, share: float) -> str:
     """The colour of a colour scale at a share from 0 to 1."""
     stops = np.array([[int(c[at : at + 2], 16) for at in (1, 3, 5)] for _, c in scale])
-    mixed = [np.interp(share, [place for place, _ in scale], stops[:, k]) for k in range(3)]
+    mixed = [np.interp(share, [position for position, _ in scale], stops[:, k]) for k in range(3)]
     return "#" + "".join(f"{round(value):02X}" for value in mixed)
 
 
 def colours_in(figure: go.Figure) -> set[str]:
     """Every colour written anywhere in the figure, without its opacity."""
-    found = set()
+    colours = set()
     for colour in re.findall(r'"(#\w{6}|rgba?\([^"]*\)|white|black|gr[ae]y)"', figure.to_json()):
         numbers = re.findall(r"\d+", colour)[:3] if colour.startswith("rgb") else []
-        found.add("#" + "".join(f"{int(n):02X}" for n in numbers) if numbers else colour)
-    return found
+        colours.add("#" + "".join(f"{int(n):02X}" for n in numbers) if numbers else colour)
+    return colours
 
 
 def fonts_in(node, key="") -> list[dict]:
     """Every font of a figure's JSON."""
     if isinstance(node, list):
-        return [font for one in node for font in fonts_in(one)]
+        return [font for child in node for font in fonts_in(child)]
     if not isinstance(node, dict):
         return []
-    return [node] * key.endswith("font") + [f for k, one in node.items() for f in fonts_in(one, k)]
+    below = [font for name, child in node.items() for font in fonts_in(child, name)]
+    return [node, *below] if key.endswith("font") else below
 
 
 @pytest.fixture(params=EVERY)
@@ -167,9 +171,9 @@ def test_every_colour_is_the_houses_and_has_a_dark_counterpart(figure):
 
 
 def test_a_dark_figure_differs_in_its_colours_alone(figure):
-    def plain(one):
-        whole = json.dumps(json.loads(one.to_json()), sort_keys=True)
-        return re.sub(r"#\w{6}|rgba\([^)]*\)", "", whole)
+    def plain(figure):
+        text = json.dumps(json.loads(figure.to_json()), sort_keys=True)
+        return re.sub(r"#\w{6}|rgba\([^)]*\)", "", text)
 
     assert plain(themed(figure, "dark")) == plain(themed(figure, "light"))
 
@@ -195,14 +199,14 @@ def test_an_unknown_theme_is_refused():
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_text_stands_out_from_what_is_behind_it(figure, theme):
-    shown, colours = themed(figure, theme), THEMES[theme]
-    fonts = fonts_in(json.loads(shown.to_json()))
+    drawing, colours = themed(figure, theme), THEMES[theme]
+    fonts = fonts_in(json.loads(drawing.to_json()))
     inks = {font["color"] for font in fonts if "color" in font}
     assert colours[INK] in inks
     for ink in inks:
         for behind in (BACKGROUND, PALE):
             assert contrast(ink, colours[behind]) >= TEXT_CONTRAST
-    for cells in shown.select_traces(
+    for cells in drawing.select_traces(
         lambda trace: trace.type == "heatmap" and trace.textfont.color
     ):
         z = np.array(cells.z, dtype=float)
@@ -221,14 +225,15 @@ def test_text_stands_out_from_what_is_behind_it(figure, theme):
 def test_colours_that_are_used_together_differ(theme, seen_by):
     colours = THEMES[theme]
     together = [COLOURS[:5], (COLOURS[-1], *COLOURS[:4]), (COLOURS[0], GREY), _SHARED]
-    for one, other in (pair for group in together for pair in combinations(group, 2)):
-        assert distance(colours[one], colours[other], seen_by) >= APART, (one, other)
+    for pair in (pair for group in together for pair in combinations(group, 2)):
+        colour, other = (colours[light] for light in pair)
+        assert distance(colour, other, seen_by) >= APART, pair
 
 
 @pytest.mark.parametrize("seen_by", ["everyone", *MACHADO])
 @pytest.mark.parametrize("theme", THEMES)
 def test_below_and_above_zero_differ_as_soon_as_they_differ_from_zero(theme, seen_by):
-    scale = [(place, THEMES[theme][colour]) for place, colour in DIVERGING]
+    scale = [(position, THEMES[theme][colour]) for position, colour in DIVERGING]
     for share in np.linspace(0.08, 0.5, 22):
         below, above = between(scale, 0.5 - share), between(scale, 0.5 + share)
         assert distance(below, above, seen_by) >= APART
@@ -285,12 +290,36 @@ def test_every_panel_of_a_column_has_its_names():
 
 
 def test_a_long_legend_gets_the_lines_that_it_needs():
-    one, several = (
+    short, long = (
         in_column(kb.figures.neurons_per_layer({f"a set {i} " + "x" * 20: SETS["race"] for i in n}))
         for n in (range(1), range(4))
     )
-    assert several.layout.margin.t - one.layout.margin.t == 20 * 3
-    assert several.layout.height - one.layout.height == 20 * 3
+    assert long.layout.margin.t - short.layout.margin.t == 20 * 3
+    assert long.layout.height - short.layout.height == 20 * 3
+
+
+def test_panels_of_a_stack_are_as_high_as_it_says():
+    stack = Stack(3, height=100, between=50)
+    figure = make_subplots(rows=stack.n, vertical_spacing=stack.spacing)
+    finish(figure, "title", "note")
+    title, margin = title_height(figure), figure.layout.margin
+    assert margin.t == title == 12 + 22 + 18 + 12
+    figure.update_layout(height=margin.t + stack.plot + margin.b)
+    ends = [pixels(figure, axis) for axis in ("yaxis", "yaxis2", "yaxis3")]
+    np.testing.assert_allclose([bottom - top for top, bottom in ends], 100)
+    np.testing.assert_allclose([below[0] - above[1] for above, below in pairwise(ends)], 50)
+    assert stack.above(40) == pytest.approx(1.1)
+    assert Stack(1, 100, 50).spacing == 0
+
+
+def test_without_its_title_the_plot_stays_as_high():
+    figure = finish(go.Figure(), "title", "note", top=30)
+    untitled = without_title(figure, edge=5)
+    plots = [f.layout.height - f.layout.margin.t for f in (figure, untitled)]
+    assert plots[0] == plots[1]
+    assert untitled.layout.margin.t == 30 + 5
+    assert untitled.layout.title.text is None
+    assert figure.layout.title.text == "title"
 
 
 def test_the_caption_is_what_the_picture_leaves_out():
