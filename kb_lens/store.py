@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,7 +94,7 @@ class Store:
         return replace(self, folder=Path(self.folder) / "pieces" / key)
 
     @contextmanager
-    def claimed(self, key: str) -> Iterator[bool]:
+    def claimed(self, key: str) -> Generator[bool, None, None]:
         """Yield True if nobody else is at the entry, who then has to wait; False if somebody is.
 
         The claim is a lock of the operating system: it ends with the process, however that ends.
@@ -117,7 +117,7 @@ class Store:
             if content is not None:
                 return content
             with self.claimed(key) as free:
-                if free:
+                if free:  # else somebody is at it, and may finish it or die
                     content = self.read(key)  # finished by another between the look and the claim
                     if content is None:
                         content = work()
@@ -133,7 +133,7 @@ class Store:
         return sorted(Path(self.folder).glob(f"{key}-*{self.suffix}"))
 
     @contextmanager
-    def _locked(self, key: str) -> Iterator[bool]:
+    def _locked(self, key: str) -> Generator[bool, None, None]:
         locks = Path(self.folder) / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(locks / f"{key}.lock", timeout=0)

@@ -72,7 +72,7 @@ def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
 
 def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
     """Token ids of each string, without special tokens."""
-    ordered = sorted(strings - {""})
+    ordered = sorted(strings - {""})  # together: many calls of a tokenizer are slow
     encoded = tokenizer(ordered, add_special_tokens=False)["input_ids"] if ordered else []
     return {"": [], **dict(zip(ordered, encoded, strict=True))}
 

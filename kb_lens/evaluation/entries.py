@@ -52,12 +52,14 @@ def scores_to_bytes(scores: OptionScores, seconds: float) -> bytes:
 def scores_from_bytes(content: bytes) -> tuple[OptionScores, float]:
     """What `scores_to_bytes` wrote."""
     table, details = _from_bytes(content)
-    logprob, tokens = (np.stack(list(table[name])) for name in ("logprob", "tokens"))
+    logprob = np.stack(table["logprob"].tolist())
+    tokens = np.stack(table["tokens"].tolist())
     return OptionScores(logprob, tokens, tuple(details["texts"])), details["seconds"]
 
 
 def _to_bytes(table: pd.DataFrame, details: dict[str, Any]) -> bytes:
     columns = pa.Table.from_pandas(table)
+    # Beside the types and the index, which pandas writes there.
     metadata = {**(columns.schema.metadata or {}), _METADATA: json.dumps(details)}
     file = io.BytesIO()
     pq.write_table(columns.replace_schema_metadata(metadata), file)

@@ -50,6 +50,7 @@ def evaluate(
     scores, seconds = benchmark_scores(
         model, benchmark, store, batch_tokens=batch_tokens, progress=progress
     )
+    # The metrics come from the table alone, so that they can be computed again from what is saved.
     table = benchmark.tabulate(benchmark.items, scores)
     return EvaluationResult(
         benchmark=benchmark.name,
@@ -74,5 +75,5 @@ def recompute(result: EvaluationResult) -> dict[str, Metric]:
 def _metrics(
     definition: Formulas, table: pd.DataFrame, n_bootstrap: int, seed: int
 ) -> dict[str, Metric]:
-    statistics = definition.statistics(table)
+    statistics = definition.statistics(table)  # once: the bootstrap resamples sums, not rows
     return bootstrap(statistics, definition.metrics, n_bootstrap=n_bootstrap, seed=seed)

@@ -81,6 +81,7 @@ def _batches(
     writing = [request for request in prompts if request.write]
     writing.sort(key=lambda request: (request.write, len(prompts[request])))
     batch: list[Request] = []
+    # The longest prompts first: what does not fit the memory fails at once.
     for request in reversed(writing):
         if batch:
             n_tokens = (len(batch) + 1) * len(prompts[batch[0]])

@@ -13,10 +13,8 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import result_key
 from kb_lens.files import moved_whole, write_text
-from kb_lens.models.hooked import model_name
-from kb_lens.statistics import (
-    Metric,
-)
+from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.statistics import Metric
 
 Role = Literal["base", "method", "control"]
 """The model as it is; what is put to the test; what the test is held against."""
@@ -43,6 +41,11 @@ class ConditionInfo:
 
 
 RESULTS_FILE, ITEMS_FOLDER = "results.json", "items"
+_DETAILS = ("benchmark", "protocol", "source", "seconds", "n_bootstrap", "seed", "digest")
+_MERGED = ("benchmarks", "details")
+"""Of ``results.json``: what has an entry a result, and grows."""
+_SHOWN_LENGTH = 120
+"""Characters of an intervention in an error message: lambda and the first neurons."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,19 +157,25 @@ def save_results(
     Raises:
         ValueError: If the results, or those in the folder, are of another model or intervention.
     """
-    results, path = list(results), Path(folder) / RESULTS_FILE
+    results = list(results)
+    path = Path(folder) / RESULTS_FILE
     content = results_json(results, intervention=intervention)
     if path.is_file():
-        content = _merged(_read_json(path), content, path)
-    (path.parent / ITEMS_FOLDER).mkdir(parents=True, exist_ok=True)
+        before = _read_json(path)
+        _check_same(before, content, path)
+        for name in _MERGED:
+            content[name] = {**before.get(name, {}), **content[name]}
+    # Items first: whoever finds a result in results.json finds its items.
     for result in results:
-        with moved_whole(_items_path(path.parent, result.key)) as part:
-            result.items.to_parquet(part, index=False)
+        with moved_whole(_items_path(path.parent, result.key)) as unfinished:
+            result.items.to_parquet(unfinished, index=False)
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return path
 
 
-def results_json(results: Iterable[EvaluationResult], *, intervention: Any = None) -> dict:
+def results_json(
+    results: Iterable[EvaluationResult], *, intervention: Any = None
+) -> dict[str, Any]:
     """The content of ``results.json``: model, condition, intervention, benchmarks and details.
 
     ``condition`` is {name, role, control_of, draw} (`ConditionInfo`); without an `intervention` of
@@ -184,47 +193,40 @@ def results_json(results: Iterable[EvaluationResult], *, intervention: Any = Non
             "Save each model's results into a folder of its own."
         )
     condition = asdict(results[0].condition)
-    done = condition.pop("intervention")
+    of_condition = condition.pop("intervention")
+    details = {result.key: {name: getattr(result, name) for name in _DETAILS} for result in results}
     return {
         "model": models[0],
         "condition": condition,
-        "intervention": done if intervention is None else intervention,
+        "intervention": of_condition if intervention is None else intervention,
         "benchmarks": {result.key: result.to_json() for result in results},
-        "details": {
-            result.key: {name: getattr(result, name) for name in _DETAILS} for result in results
-        },
+        "details": details,
     }
 
 
-_DETAILS = ("benchmark", "protocol", "source", "seconds", "n_bootstrap", "seed", "digest")
-
-
-def check_folder(folder: str | os.PathLike[str], model: Any, intervention: Any) -> None:
+def check_folder(folder: str | os.PathLike[str], model: HookedModel, intervention: Any) -> None:
     """Raise `ValueError` if a folder has results of another model or intervention."""
     path = Path(folder) / RESULTS_FILE
     if path.is_file():
-        _check_same(
-            _read_json(path), {"model": model_name(model), "intervention": intervention}, path
-        )
+        content = {"model": model_name(model), "intervention": intervention}
+        _check_same(_read_json(path), content, path)
 
 
-def _merged(old: dict, new: dict, path: Path) -> dict:
-    _check_same(old, new, path)
-    return {**new, **{k: {**old.get(k, {}), **new[k]} for k in ("benchmarks", "details")}}
-
-
-def _check_same(old: dict, new: dict, path: Path) -> None:
+def _check_same(before: dict[str, Any], content: dict[str, Any], path: Path) -> None:
     for key in ("model", "intervention"):
-        if json.dumps(old.get(key), sort_keys=True) != json.dumps(new[key], sort_keys=True):
+        # As text: what was read back has lists where tuples were written.
+        old = json.dumps(before.get(key), sort_keys=True)
+        new = json.dumps(content[key], sort_keys=True)
+        if old != new:
             raise ValueError(
-                f"'{path}' is of another {key}: it has {_short(old.get(key))}, this is "
-                f"{_short(new[key])}. Use another folder, or empty this one."
+                f"'{path}' is of another {key}: it has {_short(before.get(key))}, this is "
+                f"{_short(content[key])}. Use another folder, or empty this one."
             )
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:120]} ..."
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]} ..."
 
 
 def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
@@ -236,25 +238,27 @@ def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
     path = Path(folder) / RESULTS_FILE
     content = _read_json(path)
     try:
-        condition = ConditionInfo(
-            **content.get("condition", {}), intervention=content["intervention"]
-        )
-        found = {name: _result(path.parent, name, content) for name in content["benchmarks"]}
-        return {name: replace(result, condition=condition) for name, result in found.items()}
+        # Folders from before there were conditions have the intervention alone.
+        names = content.get("condition", {})
+        condition = ConditionInfo(**names, intervention=content["intervention"])
+        return {key: _result(path.parent, key, content, condition) for key in content["benchmarks"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"'{path}' is not what kb_lens writes: no {error}.") from error
 
 
-def _result(folder: Path, key: str, content: dict) -> EvaluationResult:
+def _result(
+    folder: Path, key: str, content: dict[str, Any], condition: ConditionInfo
+) -> EvaluationResult:
     items = _items_path(folder, key)
     if not items.is_file():
         raise ValueError(f"'{items}' is missing; the results of {key!r} are not complete.")
+    metrics = {name: Metric(**numbers) for name, numbers in content["benchmarks"][key].items()}
     details = {name: content["details"][key][name] for name in _DETAILS}
-    metrics = {name: Metric(**m) for name, m in content["benchmarks"][key].items()}
     return EvaluationResult(
         model=content["model"],
         metrics=metrics,
         items=pd.read_parquet(items),
+        condition=condition,
         **details,
     )
 
@@ -263,7 +267,7 @@ def _items_path(folder: Path, key: str) -> Path:
     return folder / ITEMS_FOLDER / f"{key}.parquet"
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"'{path.parent}' has no {path.name}; is it a folder of results?")
     try:

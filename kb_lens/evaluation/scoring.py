@@ -100,6 +100,7 @@ def _families(texts: Sequence[Sequence[Text]]) -> list[list[Text]]:
     """Each request's texts without those of an earlier one; requests that begin alike together."""
     families: list[list[Text]] = []
     seen: set[Text] = set()
+    # In order, texts that begin alike lie side by side: they will share a tree.
     for row in sorted(sorted(row) for row in texts):
         fresh = [text for text in dict.fromkeys(row) if text not in seen]
         if fresh:

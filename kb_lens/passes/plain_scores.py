@@ -40,6 +40,7 @@ def plain_scores(model: HookedModel, texts: Sequence[Text], batch_tokens: int) -
     if last_position.is_asked(model):
         yield from _token_by_token(model, texts, batch_tokens)
         return
+    # Like lengths together: little padding.
     ordered = sorted(texts, key=lambda text: len(text.ids), reverse=True)
     start = 0
     while start < len(ordered):
@@ -71,6 +72,7 @@ def _padded_batch(model: HookedModel, batch: Sequence[Text]) -> list[float]:
         tokens[row, :n] = torch.tensor(text.ids[:-1])
         reads += [(row, pos, text.ids[pos]) for pos in range(text.start, n + 1)]
     row, pos, target = torch.tensor(reads).T
+    # A text's last token predicts nothing that is read and does not run: the one before is last.
     lasts = torch.tensor([len(text.ids) - 2 for text in batch])
     with torch.no_grad(), last_position.marking(torch.arange(width) == lasts[:, None]):
         logits = model(tokens.to(model.cfg.device), return_type="logits")
@@ -89,5 +91,6 @@ def summed(
     """Each text's log-probability from the positions at which its tokens are read."""
     total = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(_LOGIT_ROWS)])
     node, target = node.to(logits.device), target.to(logits.device)
+    # Summed in float64: an option's probability does not depend on the order of its tokens.
     logprob = (logits[node, target].float() - total[node]).cpu().double()
     return torch.zeros(n_texts, dtype=torch.float64).index_add_(0, owner, logprob).tolist()

@@ -72,6 +72,7 @@ class TreeScorer:
         """A dictionary a batch. Texts of a family share a row, so they should begin alike."""
         device = torch.device(self._model.cfg.device).type
         room = min(batch_tokens, _ROW_TOKENS.get(device, _OTHER_ROW_TOKENS))
+        # Like sizes together: little padding.
         trees = sorted(self._filled(families, room), key=len, reverse=True)
         start = 0
         while start < len(trees):
@@ -90,7 +91,7 @@ class TreeScorer:
                 yield tree
                 tree = self._tree()
             tree.add(family)
-        if len(tree):
+        if len(tree):  # what did not fill a row
             yield tree
 
     def _score(self, trees: Sequence[_Tree]) -> Scores:

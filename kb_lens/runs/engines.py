@@ -7,7 +7,7 @@ one that another process has claimed is left to it and looked at again later.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
@@ -41,7 +41,7 @@ def run_serial(
     with Queue(units, store, progress) as queue:
         while queue.left:
             claimed = queue.claim()
-            if claimed is None:
+            if claimed is None:  # others are at all that is left, and may die
                 time.sleep(POLL_SECONDS)
                 continue
             key, claim = claimed
@@ -50,7 +50,7 @@ def run_serial(
 
 
 @contextmanager
-def naming(unit: str) -> Iterator[None]:
+def naming(unit: str) -> Generator[None, None, None]:
     """Say of which unit an exception is."""
     try:
         yield

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
@@ -76,7 +76,7 @@ def check_ray(workers: int) -> None:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
+def _ray(address: str | None) -> Generator[Any, None, None]:
     """The package, connected to a cluster; what is started here is stopped here."""
     if address is None:
         _keep_to_itself()

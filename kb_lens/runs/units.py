@@ -52,7 +52,7 @@ class Unit:
             "digest": benchmark.digest,
             "items": benchmark.items_digest,
             "tokens": first_tokens(model, benchmark.requests),
-            "seed": self.seed,
+            "seed": self.seed,  # of the intervals
         }
         return entry_key(content)
 

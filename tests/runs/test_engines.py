@@ -64,6 +64,14 @@ def hold(folder, key, begun):
         time.sleep(600)
 
 
+def kill_after(process, log, n_units):
+    """Kill a process when so many units were begun."""
+    while not log.exists() or len(executed(log)) < n_units:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+
+
 def table(folder, units=None):
     """All results as the bytes of one CSV file, by key."""
     store = Store(folder, SUFFIX)
@@ -90,7 +98,9 @@ def undisturbed(tmp_path_factory):
 def processes():
     """Makes processes that start fast."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kb_lens.runs.ray_engine", "pytest"])
+    context.set_forkserver_preload(
+        ["kb_lens.evaluation.entries", "kb_lens.runs.ray_engine", "pytest"]
+    )
     return context
 
 
@@ -132,7 +142,7 @@ def test_the_units_of_one_that_died_are_done_by_another(processes, undisturbed, 
     assert begun.wait(60)
     with Store(tmp_path / "units", SUFFIX).claimed(key) as free:
         assert not free
-    killer = threading.Timer(0.5, holder.kill)
+    killer = threading.Thread(target=kill_after, args=(holder, tmp_path / "log", 29))
     killer.start()
     study(tmp_path / "units", tmp_path / "log")
     killer.join()
