@@ -25,6 +25,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.comparison import compare, flip_names, gain, headline
+from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.files import write_text
@@ -34,6 +35,7 @@ from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.measure import measure
 from kb_lens.statistics import Metric, interval_text
+from kb_lens.store import Store
 
 LAMS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """The factors that are tried unless told otherwise: the paper's 2 to 3.5, and smaller ones, which
@@ -197,7 +199,8 @@ def _measured(
             ]
     else:
         target = Path(folder) / half / condition.name
-        results = measure(model, condition, halves[half], target, **options)
+        store = Store(Path(folder) / "store", SUFFIX)
+        results = measure(model, condition, halves[half], target, store=store, **options)
     return {result.key: result for result in results}
 
 
