@@ -39,8 +39,8 @@ def bank_rows(file: str, data_dir: str | os.PathLike[str] | None = None) -> tupl
 
 def _path(file: str, data_dir: str | os.PathLike[str] | None) -> Path:
     folder = os.environ.get(DATA_VARIABLE) if data_dir is None else data_dir
-    if folder and (own := Path(folder).expanduser() / file).is_file():
-        return own
+    if folder and (path := Path(folder).expanduser() / file).is_file():
+        return path
     path = bank_folder() / file
     if not path.is_file():
         raise NoDataError(f"'{path}' is missing, which comes with kb_lens: install it again.")

@@ -84,8 +84,9 @@ class Benchmark:
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits of what is asked: other texts or options, other digits."""
-        asked = "\n".join(map(repr, self.requests))
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        texts = "\n".join(map(repr, self.requests))
+        # 16 digits: 64 bits are enough to tell a few thousand benchmarks apart.
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
     @cached_property
     def items_digest(self) -> str:
@@ -131,12 +132,12 @@ class Benchmark:
         numbers = np.arange(len(self.items)) // n_items
         return [self._only(numbers == number) for number in range(numbers[-1] + 1)]
 
-    def _only(self, kept: np.ndarray) -> Benchmark:
-        """The items where `kept` [item] is true, with their requests."""
-        each = np.repeat(kept, len(self.requests) // len(self.items))
+    def _only(self, chosen: np.ndarray) -> Benchmark:
+        """The items where `chosen` [item] is true, with their requests."""
+        each = np.repeat(chosen, len(self.requests) // len(self.items))
         return replace(
             self,
-            items=self.items[kept].reset_index(drop=True),
+            items=self.items[chosen].reset_index(drop=True),
             requests=tuple(compress(self.requests, each)),
         )
 
@@ -148,15 +149,16 @@ def result_key(name: str, protocol: str) -> str:
 
 def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:
     """[item] True for a share of every group: shuffled, group after group, at even distances."""
-    shuffled = _shuffled(items.reset_index(drop=True), seed)
+    shuffled = shuffled_items(items.reset_index(drop=True), seed)
     if groups:
         first = shuffled.groupby(groups)["_order"].transform("min")
         shuffled = shuffled.assign(_first=first).sort_values(["_first", "_order"])
-    drawn = np.diff(np.floor(share * np.arange(len(items) + 1) + 0.5)) > 0
-    return np.isin(np.arange(len(items)), shuffled.index[drawn])
+    # The rounded running share rises by one at even distances.
+    chosen = np.diff(np.floor(share * np.arange(len(items) + 1) + 0.5)) > 0
+    return np.isin(np.arange(len(items)), shuffled.index[chosen])
 
 
-def _shuffled(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+def shuffled_items(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """In an order that depends on each item's key alone; the column `_order` has its hash."""
     order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
     return items.assign(_order=order).sort_values("_order")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pandas as pd
 
 from kb_lens.benchmarks import bbq, crows_pairs, harness, over_correction, plain_text, stereoset
-from kb_lens.benchmarks.benchmark import Benchmark, BenchmarkSpec, DataDir, _shuffled, result_key
+from kb_lens.benchmarks.benchmark import (
+    Benchmark,
+    BenchmarkSpec,
+    DataDir,
+    result_key,
+    shuffled_items,
+)
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.statistics import Formulas
 
@@ -62,7 +68,8 @@ def load_benchmark(
             row is not as expected.
     """
     spec = _spec(name, protocol)
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    # Not isinstance: a number from a configuration file may be 2.0 or True.
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(
             f"limit must be a whole number of at least 1, or None for all; got {limit!r}."
         )
@@ -111,7 +118,7 @@ def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int
     """The first `limit` items when the groups take turns, each in its own shuffled order."""
     if limit is None or limit >= len(items):
         return items
-    shuffled = _shuffled(items, seed)
+    shuffled = shuffled_items(items, seed)
     turn = shuffled.groupby(groups).cumcount() if groups else 0
-    drawn = shuffled.assign(_turn=turn).sort_values(["_turn", "_order"]).head(limit)
-    return items.loc[drawn.index.sort_values()].reset_index(drop=True)
+    sample = shuffled.assign(_turn=turn).sort_values(["_turn", "_order"]).head(limit)
+    return items.loc[sample.index.sort_values()].reset_index(drop=True)

