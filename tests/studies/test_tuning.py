@@ -23,7 +23,18 @@ from kb_lens.studies.tuning import Tuning, tune_lambda
 
 N = 80
 NEURONS = kb.NeuronSet((kb.Neuron(0, 1), kb.Neuron(1, 2)), "tiny", "f", "post", 3, 48)
-MODEL = SimpleNamespace(cfg=SimpleNamespace(model_name="tiny"))
+
+
+class Model:
+    """What a `HookedModel` has, for what is not run."""
+
+    cfg = SimpleNamespace(model_name="tiny", dtype="float32")
+    tokenizer = staticmethod(lambda text, **options: {"input_ids": [len(text)]})
+    parameters = staticmethod(lambda: [])
+    hooks = run_with_hooks = run_with_cache = __call__ = print
+
+
+MODEL = Model()
 
 
 def benchmark(name, n_items=N):
@@ -73,7 +84,7 @@ def measured(monkeypatch):
         calls = []
         first = {i for one in (BIAS, CAPABILITY) for i in one.split(share, seed)[0].items["item"]}
 
-        def fake(model, asked, *, seed, progress, batch_tokens=None):
+        def fake(model, asked, *, seed, progress, batch_tokens=None, store=None):
             part = "development" if set(asked.items["item"]) <= first else "test"
             calls.append((part, now["lam"], asked.name, set(asked.items["item"])))
             table = tables(asked.items, *rule(part, now["lam"]))[asked.name]
@@ -82,7 +93,7 @@ def measured(monkeypatch):
             return replace(made, metrics=recompute(made))
 
         monkeypatch.setattr("kb_lens.studies.tuning.evaluate", fake)
-        monkeypatch.setattr("kb_lens.runs.measure.evaluate", fake)
+        monkeypatch.setattr("kb_lens.runs.units.evaluate", fake)
         return calls
 
     monkeypatch.setattr("kb_lens.interventions.scaling.scale_neurons", scaled)
