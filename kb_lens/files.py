@@ -14,18 +14,19 @@ def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # The process's number keeps two that write the same file from writing into each other.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        part.replace(path)
+        yield unfinished
+        unfinished.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text; folders are made."""
-    with moved_whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with moved_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def bank_folder() -> Path:

@@ -12,17 +12,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.files import write_text
-from kb_lens.models.hooked import model_name
+from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
 from kb_lens.questions import Question
@@ -31,8 +33,10 @@ AnswerStyle = Literal["model", "release"]
 """``model``: the spelling that the model itself prefers; ``release``: bare ``yes`` and ``no``."""
 
 SPELLINGS = (("yes", "no"), ("Yes", "No"), ("YES", "NO"), (" yes", " no"), (" Yes", " No"))
-MIN_MASS, MIN_BALANCED_ACCURACY, MIN_AUC = 0.1, 65.0, 0.7
-"""Below any of these the verdict is that the model does not know."""
+"""The ways to write yes and no that are tried; the first is the release's."""
+LEAST = {"mass": 0.1, "balanced_accuracy": 65.0, "auc": 0.7}
+"""Below any of these the verdict is that the model does not know. With less mass the model answers
+something else than yes or no; 65 % and 0.7 are well above what 45 guesses give (50 %, 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,23 @@ def spellings(tokenizer: Any) -> list[Spelling]:
     Raises:
         ValueError: If there is none.
     """
-    found: dict[tuple[int, int], Spelling] = {}
-    for pair in SPELLINGS:
-        yes, no = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair)
-        if len(yes) == len(no) == 1 and yes != no:
-            found.setdefault((yes[0], no[0]), Spelling(*pair, yes[0], no[0]))
-    if not found:
+    by_tokens: dict[tuple[int, int], Spelling] = {}
+    for yes, no in SPELLINGS:
+        yes_ids = tokenizer(yes, add_special_tokens=False)["input_ids"]
+        no_ids = tokenizer(no, add_special_tokens=False)["input_ids"]
+        if len(yes_ids) == len(no_ids) == 1 and yes_ids != no_ids:
+            # Some tokenizers drop the space: the same tokens would be counted twice.
+            by_tokens.setdefault((*yes_ids, *no_ids), Spelling(yes, no, *yes_ids, *no_ids))
+    if not by_tokens:
         raise ValueError(
             "this tokenizer writes no spelling of yes and no as one token each (tried "
             f"{', '.join(map(repr, SPELLINGS))}): attribution needs single-token answers."
         )
-    return list(found.values())
+    return list(by_tokens.values())
 
 
-def _release_spelling(tokenizer: Any) -> Spelling:
-    for spelling in spellings(tokenizer):
+def _release_spelling(options: Sequence[Spelling]) -> Spelling:
+    for spelling in options:
         if (spelling.yes, spelling.no) == SPELLINGS[0]:
             return spelling
     raise ValueError(
@@ -112,13 +118,10 @@ class Knowledge:
     def knows(self) -> bool:
         """Whether the method's precondition holds; False where one answer is right throughout."""
         total = self.summary().iloc[0]
-        enough = (MIN_MASS, MIN_BALANCED_ACCURACY, MIN_AUC)
-        got = (total["mass"], total["balanced_accuracy"], total["auc"])
-        return all(value >= least for value, least in zip(got, enough, strict=True))
+        return bool((total[[*LEAST]] >= [*LEAST.values()]).all())  # a missing AUC is below any
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answers as JSON."""
-        path = Path(path)
         content = {
             "model": self.model,
             "spelling": asdict(self.spelling),
@@ -171,7 +174,7 @@ class Knowledge:
 
 
 def check_knowledge(
-    model: Any,
+    model: HookedModel,
     questions: Sequence[Question],
     *,
     template: PromptTemplate | None = None,
@@ -183,7 +186,7 @@ def check_knowledge(
 
     Args:
         model: A model with TransformerLens hooks.
-        questions: What is asked.
+        questions: The questions.
         template: The words around each question.
         answer_style: ``model`` scores the spelling with the most probability over these questions,
             ``release`` bare lower-case ``yes`` and ``no``.
@@ -195,65 +198,64 @@ def check_knowledge(
     """
     if not questions:
         raise ValueError("no questions: give at least one.")
-    if answer_style not in ("model", "release"):
+    if answer_style not in get_args(AnswerStyle):
         raise ValueError(f"answer_style is {answer_style!r}: allowed are 'model' and 'release'.")
+    template = template or PromptTemplate()
     options = spellings(model.tokenizer)
     probabilities = _next_token_probabilities(model, questions, template, batch_size, progress)
-    pairs = torch.tensor([[option.yes_token, option.no_token] for option in options])
-    found = probabilities[:, pairs]  # [question, spelling, answer]
-    chosen = (
-        options[int(found.sum(-1).mean(0).argmax())]
-        if answer_style == "model"
-        else _release_spelling(model.tokenizer)
-    )
+    answer_tokens = torch.tensor([[option.yes_token, option.no_token] for option in options])
+    if answer_style == "release":
+        chosen = _release_spelling(options)
+    else:
+        by_spelling = probabilities[:, answer_tokens].sum(-1)  # [question, spelling]
+        chosen = options[int(by_spelling.mean(0).argmax())]
     table = pd.DataFrame([vars(question) for question in questions])
     table["p_yes"] = probabilities[:, chosen.yes_token].double().numpy()
     table["p_no"] = probabilities[:, chosen.no_token].double().numpy()
-    table["mass"] = probabilities[:, pairs.unique()].sum(-1).double().numpy()
+    table["mass"] = probabilities[:, answer_tokens.unique()].sum(-1).double().numpy()
     table["said"] = np.where(table["p_yes"] > table["p_no"], "yes", "no")
     table["right"] = table["said"] == table["answer"]
     return Knowledge(model_name(model), chosen, table)
 
 
 def _next_token_probabilities(
-    model: Any,
+    model: HookedModel,
     questions: Sequence[Question],
-    template: PromptTemplate | None,
+    template: PromptTemplate,
     batch_size: int,
     progress: bool,
 ) -> Float[Tensor, "question d_vocab"]:
-    template = template or PromptTemplate()
     prompts = [template.tokens(model, question.text)[0] for question in questions]
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-    rows = []
+    probabilities: list[Tensor] = []
     with torch.no_grad():
         for batch in tqdm(batches, desc="asking the questions", disable=not progress):
-            tokens = _right_padded(batch)
+            # Causal attention never looks right, so padding there needs no mask.
+            tokens = pad_sequence(batch, batch_first=True)
             last = torch.tensor([len(prompt) - 1 for prompt in batch], device=tokens.device)
-            places = torch.arange(tokens.shape[1], device=tokens.device)
-            with last_position.marking(places == last[:, None]):
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+            with last_position.marking(positions == last[:, None]):
                 logits = model(tokens, return_type="logits")
-            rows.append(logits[torch.arange(len(batch)), last].float().softmax(-1).cpu())
-    return torch.cat(rows)
-
-
-def _right_padded(prompts: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, "batch pos"]:
-    """Causal attention never looks right, so padding there needs no mask."""
-    return torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
+            predictions = logits[torch.arange(len(batch)), last]
+            probabilities.append(predictions.float().softmax(-1).cpu())
+    return torch.cat(probabilities)
 
 
 def _summarize(group: pd.DataFrame) -> dict[str, float]:
-    p_yes, p_no = group["p_yes"].to_numpy(), group["p_no"].to_numpy()
+    p_yes = group["p_yes"].to_numpy()
+    p_no = group["p_no"].to_numpy()
     is_yes = group["answer"].eq("yes").to_numpy()
     said_yes = group["said"].eq("yes").to_numpy()
     right = said_yes == is_yes
-    both = bool(is_yes.any() and not is_yes.all())
-    balanced = 50 * (right[is_yes].mean() + right[~is_yes].mean()) if both else np.nan
+    balanced_accuracy, auc = np.nan, np.nan
+    if is_yes.any() and not is_yes.all():
+        balanced_accuracy = 50 * (right[is_yes].mean() + right[~is_yes].mean())
+        auc = _auc(p_yes / (p_yes + p_no), is_yes)
     return {
         "n": len(group),
         "right": int(right.sum()),
-        "balanced_accuracy": float(balanced),
-        "auc": _auc(p_yes / (p_yes + p_no), is_yes) if both else np.nan,
+        "balanced_accuracy": float(balanced_accuracy),
+        "auc": auc,
         "said_yes": 100 * float(said_yes.mean()),
         "said_no": 100 * float((~said_yes).mean()),
         "p_right": float(np.where(is_yes, p_yes, p_no).mean()),
@@ -261,8 +263,9 @@ def _summarize(group: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _auc(score: np.ndarray, is_yes: np.ndarray) -> float:
+def _auc(score: NDArray[np.floating], is_yes: NDArray[np.bool_]) -> float:
     """Area under the ROC curve, from ranks (Mann-Whitney); a tie counts one half."""
     rank = pd.Series(score).rank().to_numpy()
-    n_yes, n_no = int(is_yes.sum()), int((~is_yes).sum())
+    n_yes = int(is_yes.sum())
+    n_no = len(is_yes) - n_yes
     return float((rank[is_yes].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))

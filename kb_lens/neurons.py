@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import combinations
+from functools import reduce
+from itertools import chain, combinations
+from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -23,9 +25,10 @@ from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import write_text
-from kb_lens.models.hooked import Site, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, Site, fingerprint, model_name
 
 _FORMAT = "kb_lens neurons 1"
+"""Stands in every file; the number rises when an older file would be read wrong."""
 
 
 class Neuron(NamedTuple):
@@ -33,8 +36,9 @@ class Neuron(NamedTuple):
 
     layer: int
     """The block, from 0."""
+    # A tuple's method of this name is not needed: each neuron stands in a set once.
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    """The place in the layer's d_mlp activations, from 0."""
+    """The index in the layer's d_mlp activations, from 0."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class NeuronSet:
 
     def __post_init__(self) -> None:
         members = tuple(sorted({Neuron(*neuron) for neuron in self.neurons}))
-        object.__setattr__(self, "neurons", members)
+        object.__setattr__(self, "neurons", members)  # the way to set a field of a frozen class
         for neuron in members:
             if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.d_mlp):
                 raise ValueError(
@@ -77,7 +81,7 @@ class NeuronSet:
         return iter(self.neurons)
 
     def __contains__(self, neuron: object) -> bool:
-        return neuron in set(self.neurons)
+        return neuron in self.neurons
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
         return self._joined(other, set(self) | set(other), "|")
@@ -91,10 +95,7 @@ class NeuronSet:
     def _joined(self, other: NeuronSet, members: Iterable[Neuron], sign: str) -> NeuronSet:
         if not isinstance(other, NeuronSet):
             return NotImplemented
-        mine, theirs = (
-            (one.fingerprint, one.site, one.n_layers, one.d_mlp) for one in (self, other)
-        )
-        if mine != theirs:
+        if self._space() != other._space():
             raise ValueError(
                 f"cannot combine neurons of {self.model} ({self.site}) with neurons of "
                 f"{other.model} ({other.site}): another model or site."
@@ -106,6 +107,10 @@ class NeuronSet:
             beta=self.beta if self.beta == other.beta else None,
             origin=f"({self.origin}) {sign} ({other.origin})",
         )
+
+    def _space(self) -> tuple[str, str, int, int]:
+        """What the neurons' numbers refer to."""
+        return self.fingerprint, self.site, self.n_layers, self.d_mlp
 
     @staticmethod
     def union(sets: Iterable[NeuronSet]) -> NeuronSet:
@@ -128,21 +133,18 @@ class NeuronSet:
         sets = list(sets)
         if not sets or not 1 <= k <= len(sets):
             raise ValueError(f"cannot take neurons of at least {k} of {len(sets)} sets.")
-        counts = Counter(neuron for one in sets for neuron in one)
-        joined = sets[0]
-        for one in sets[1:]:
-            joined = joined | one  # checks that they belong together
+        counts = Counter(chain.from_iterable(sets))
+        joined = reduce(or_, sets)  # which checks that they belong together
         name = {len(sets): "intersection", 1: "union"}.get(k, f"at least {k}")
         return replace(
             joined,
             neurons=tuple(neuron for neuron, count in counts.items() if count >= k),
-            origin=f"{name} of [{'; '.join(one.origin for one in sets)}]",
+            origin=f"{name} of [{'; '.join(members.origin for members in sets)}]",
         )
 
     def jaccard(self, other: NeuronSet) -> float:
         """Size of the intersection over size of the union; NaN for two empty sets."""
-        union = len(self | other)
-        return len(self & other) / union if union else float("nan")
+        return _share(len(self & other), len(self | other))
 
     def by_layer(self) -> dict[int, list[int]]:
         """The neuron indices in each layer that has any."""
@@ -158,13 +160,13 @@ class NeuronSet:
             mask[layer, indices] = True
         return mask
 
-    def check_model(self, model: Any) -> None:
+    def check_model(self, model: HookedModel) -> None:
         """Raise `ValueError` unless the set was found on this model's weights."""
-        found = fingerprint(model)
-        if found != self.fingerprint:
+        weights = fingerprint(model)
+        if weights != self.fingerprint:
             raise ValueError(
                 f"these neurons belong to {self.model} (weights {self.fingerprint}), not to "
-                f"{model_name(model)} (weights {found}). Find the neurons of this model first."
+                f"{model_name(model)} (weights {weights}). Find the neurons of this model first."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -181,6 +183,7 @@ class NeuronSet:
         """
         if not Path(path).is_file():
             raise ValueError(f"no such neurons file: '{path}'.")
+        # JSON of another shape fails in many ways; all mean that it is another kind of file.
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             if fields.pop("format") != _FORMAT:
@@ -269,20 +272,16 @@ def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
         One row a pair: a, b, size_a, size_b, shared, jaccard, share_of_a and share_of_b (the part
         of each set that lies in the other).
     """
-    rows = []
+    columns = ["a", "b", "size_a", "size_b", "shared", "jaccard", "share_of_a", "share_of_b"]
+    rows: list[tuple[str | float, ...]] = []
     for (name_a, a), (name_b, b) in combinations(sets.items(), 2):
         shared = len(a & b)
-        rows.append(
-            {
-                "a": name_a,
-                "b": name_b,
-                "size_a": len(a),
-                "size_b": len(b),
-                "shared": shared,
-                "jaccard": a.jaccard(b),
-                "share_of_a": shared / len(a) if len(a) else float("nan"),
-                "share_of_b": shared / len(b) if len(b) else float("nan"),
-            }
-        )
-    columns = ["a", "b", "size_a", "size_b", "shared", "jaccard", "share_of_a", "share_of_b"]
+        sizes = (len(a), len(b))
+        shares = (_share(shared, size) for size in sizes)
+        rows.append((name_a, name_b, *sizes, shared, a.jaccard(b), *shares))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _share(count: int, total: int) -> float:
+    """A part of a total; NaN of nothing."""
+    return count / total if total else float("nan")

@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import product
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from kb_lens.files import bank_folder as bank_folder
 
 KINDS = ("causal_rejection", "bias_recognition", "normative_judgment")
 """The paper's three question types."""
 DIMENSIONS = ("gender", "race", "religion")
-"""The paper's three dimensions: what is asked unless another is named."""
+"""The paper's three dimensions: the default."""
 LANGUAGES = ("en", "es", "de", "zh")
 """English, Spanish, German, Chinese (simplified): the languages that the bank comes in."""
-_MORE = (
+_ENGLISH_ONLY = (
     *("age", "disability", "nationality", "sexual_orientation", "socioeconomic"),
     *("physical_appearance", "intersectional", "safety", "control"),
 )
-BANK = {"en": (*DIMENSIONS, *_MORE)} | dict.fromkeys(LANGUAGES[1:], (*DIMENSIONS, "culture"))
-"""Language -> the dimensions that the bank has in it; every one is a file. ``safety`` asks about
-harm, ``control`` about plain facts, ``culture`` about stereotypes of the language's cultures."""
+BANK = dict.fromkeys(LANGUAGES, (*DIMENSIONS, "culture")) | {"en": (*DIMENSIONS, *_ENGLISH_ONLY)}
+"""Language -> the dimensions that the bank has in it, a file each. ``safety`` asks about harm,
+``control`` about plain facts, ``culture`` about stereotypes of the language's cultures."""
 COLUMNS = ("id", "dimension", "kind", "concept", "text", "answer")
+"""The columns of a file of questions."""
 _RELEASE_COLUMNS = {"gold", "bias_cat", "concept", "question"}
+_DEFAULT_CONCEPTS = 5
+"""A dimension and kind unless told otherwise: 45 questions take a minute on two CPU cores."""
 
 Answer = Literal["yes", "no"]
+"""The right answer to a question."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Question:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("a question's text is empty.")
-        if self.answer not in ("yes", "no"):
+        if self.answer not in get_args(Answer):
             raise ValueError(f"answer is {self.answer!r}: allowed are 'yes' and 'no'.")
         if not self.dimension.strip():
             raise ValueError("a question's dimension is empty.")
@@ -94,21 +99,27 @@ def load_questions(
         ValueError: For a missing or malformed file (row and column are named), an unknown
             dimension, kind or language, or an `n` that is no multiple of the number of cells.
     """
-    dimensions = _asked(dimension)
+    dimensions = _listed(dimension)
     files = _bank_files(dimensions, language) if path is None else _files(path)
     questions = [question for file in dict.fromkeys(files) for question in read_bank(file)]
-    cells = _cells(questions, dimensions, _asked(kind))
-    if n is None:
-        return [question for cell in cells for question in cell]
-    share = 5 if n == "default" else n / len(cells)
+    cells = _cells(questions, dimensions, _listed(kind))
+    size = None if n is None else _cell_size(n, cells)
+    return [question for cell in cells for question in cell[:size]]
+
+
+def _cell_size(n: int | Literal["default"], cells: Sequence[Sequence[Question]]) -> int:
+    """How many questions of each cell make `n`."""
+    if n == "default":
+        n = _DEFAULT_CONCEPTS * len(cells)
+    size, rest = divmod(n, len(cells))
     smallest = min(len(cell) for cell in cells)
-    if share != int(share) or not 1 <= share <= smallest:
+    if rest or not 1 <= size <= smallest:
         raise ValueError(
             f"n is {n}: {len(cells)} cells (dimension x kind) share the questions evenly, so "
             f"allowed are the multiples of {len(cells)} up to {len(cells) * smallest}, "
             "or None for all."
         )
-    return [question for cell in cells for question in cell[: int(share)]]
+    return size
 
 
 def read_bank(path: str | os.PathLike[str]) -> list[Question]:
@@ -120,7 +131,7 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such question file: '{path}'.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
         release = columns >= _RELEASE_COLUMNS
@@ -129,7 +140,7 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
                 f"'{path}' lacks the column {missing[0]!r}. Needed: {', '.join(COLUMNS)}; or the "
                 f"columns of the authors' release: {', '.join(sorted(_RELEASE_COLUMNS))}."
             )
-        rows = list(enumerate(reader, start=2))
+        rows = list(enumerate(reader, start=2))  # row 1 has the names of the columns
     if not rows:
         raise ValueError(f"'{path}' has no rows.")
     if release:
@@ -143,22 +154,24 @@ def _bank_files(dimensions: list[str] | None, language: str) -> list[Path]:
     """The bank's file of each dimension."""
     if language not in BANK:
         raise ValueError(f"language is {language!r}: allowed are {', '.join(BANK)}.")
-    asked = list(DIMENSIONS) if dimensions is None else dimensions
-    if unknown := [dimension for dimension in asked if dimension not in BANK[language]]:
+    if dimensions is None:
+        dimensions = list(DIMENSIONS)
+    if unknown := [dimension for dimension in dimensions if dimension not in BANK[language]]:
         raise ValueError(
             f"no dimension {unknown[0]!r}: in {language} there are {', '.join(BANK[language])}."
         )
     folder = bank_folder() if language == "en" else bank_folder() / language
-    return [folder / f"{dimension}.csv" for dimension in dict.fromkeys(asked)]
+    return [folder / f"{dimension}.csv" for dimension in dimensions]
 
 
-def _files(path: object) -> Sequence[Path]:
+def _files(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     if isinstance(path, str | os.PathLike):
         return [Path(path)]
-    return [Path(one) for one in cast(Iterable[str], path)]
+    return [Path(file) for file in path]
 
 
-def _asked(value: str | Iterable[str] | None) -> list[str] | None:
+def _listed(value: str | Iterable[str] | None) -> list[str] | None:
+    """One value or several as a list, each once; None stays None."""
     if value is None:
         return None
     return [value] if isinstance(value, str) else list(dict.fromkeys(value))
@@ -169,36 +182,37 @@ def _cells(
 ) -> list[list[Question]]:
     """The questions of each (dimension, kind), in the order of the file."""
     present = list(dict.fromkeys(question.dimension for question in questions))
-    for name, asked, allowed in (("dimension", dimensions, present), ("kind", kinds, KINDS)):
-        if unknown := [value for value in asked or () if value not in allowed]:
+    for name, wanted, allowed in (("dimension", dimensions, present), ("kind", kinds, KINDS)):
+        if unknown := [value for value in wanted or () if value not in allowed]:
             raise ValueError(f"no {name} {unknown[0]!r}: there are {', '.join(allowed)}.")
-    cells = [
-        [q for q in questions if (q.dimension, q.kind) == (dimension, kind)]
-        for dimension in dimensions or present
-        for kind in kinds or KINDS
-    ]
-    cells = [cell for cell in cells if cell]
-    if not cells:
+    keys = product(dimensions or present, kinds or KINDS)
+    # In the order of the product, not of the file: the same call gives the same order everywhere.
+    cells: dict[tuple[str, str], list[Question]] = {key: [] for key in keys}
+    for question in questions:
+        if (key := (question.dimension, question.kind)) in cells:
+            cells[key].append(question)
+    filled = [cell for cell in cells.values() if cell]
+    if not filled:
         raise ValueError("no question is left: the filters on dimension and kind exclude all.")
-    return cells
+    return filled
 
 
 def _question(path: Path, number: int, row: Mapping[str, str | None]) -> Question:
-    for column in COLUMNS:
-        value = row.get(column)
-        if value is None or not value.strip():
+    fields = {column: (row.get(column) or "").strip() for column in COLUMNS}
+    return _build(path, number, fields, needed=COLUMNS)
+
+
+def _build(path: Path, number: int, fields: Mapping[str, str], needed: Iterable[str]) -> Question:
+    for column in needed:
+        if not fields[column]:
             raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
-    return _build(path, number, {column: (row[column] or "").strip() for column in COLUMNS})
-
-
-def _build(path: Path, number: int, fields: Mapping[str, str]) -> Question:
-    for column, allowed in (("answer", ("yes", "no")), ("kind", KINDS)):
+    for column, allowed in (("answer", get_args(Answer)), ("kind", KINDS)):
         if fields[column] not in allowed:
             raise ValueError(
                 f"'{path}', row {number}, column {column!r}: got {fields[column]!r}, allowed are "
                 f"{', '.join(allowed)}."
             )
-    return Question(**cast(dict, fields))
+    return Question(**cast(dict[str, Any], fields))
 
 
 def _check_unique(path: Path, questions: Sequence[Question]) -> None:
@@ -213,34 +227,32 @@ def _check_unique(path: Path, questions: Sequence[Question]) -> None:
             seen[value] = number
 
 
-def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]]]):
+def _from_release(
+    path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]]]
+) -> list[Question]:
     """The release's format has no kind: each dimension's thirds are the three kinds, in order."""
-    totals: dict[str, int] = {}
-    for _, row in rows:
-        totals[_dimension(row)] = totals.get(_dimension(row), 0) + 1
-    places = {dimension: count() for dimension in totals}
-    questions = []
-    for number, row in rows:
-        dimension = _dimension(row)
-        if totals[dimension] % 3:
+    totals = Counter(_dimension(row) for _, row in rows)
+    for dimension, total in totals.items():
+        if total % len(KINDS):
             raise ValueError(
-                f"'{path}': {totals[dimension]} rows of {dimension!r}. The release's format has "
+                f"'{path}': {total} rows of {dimension!r}. The release's format has "
                 "three equal blocks a dimension: causal rejection, recognition, judgment."
             )
-        place = next(places[dimension])
-        kind = KINDS[place * 3 // totals[dimension]]
+    seen: Counter[str] = Counter()
+    questions: list[Question] = []
+    for number, row in rows:
+        dimension = _dimension(row)
+        index = seen[dimension]
+        seen[dimension] += 1
         fields = {
-            "id": f"release-{dimension}-{place}",
+            "id": f"release-{dimension}-{index}",
             "dimension": dimension,
-            "kind": kind,
+            "kind": KINDS[index * len(KINDS) // totals[dimension]],
             "concept": (row["concept"] or "").strip(),
             "text": (row["question"] or "").strip(),
             "answer": (row["gold"] or "").strip(),
         }
-        for column in ("dimension", "text"):
-            if not fields[column]:
-                raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
-        questions.append(_build(path, number, fields))
+        questions.append(_build(path, number, fields, needed=("dimension", "text")))
     return questions
 
 

@@ -12,12 +12,12 @@ from kb_lens.models.hooked import fingerprint, model_name
 
 
 def test_probabilities_are_those_of_single_prompts(model, questions):
-    found = check_knowledge(model, questions, batch_size=3, progress=False)
-    for (_, row), question in zip(found.table.iterrows(), questions, strict=True):
+    knowledge = check_knowledge(model, questions, batch_size=3, progress=False)
+    for (_, row), question in zip(knowledge.table.iterrows(), questions, strict=True):
         tokens = kb.PromptTemplate().tokens(model, question.text)
         alone = model(tokens)[0, -1].softmax(-1)
-        assert row["p_yes"] == pytest.approx(float(alone[found.spelling.yes_token]), rel=1e-4)
-        assert row["p_no"] == pytest.approx(float(alone[found.spelling.no_token]), rel=1e-4)
+        assert row["p_yes"] == pytest.approx(float(alone[knowledge.spelling.yes_token]), rel=1e-4)
+        assert row["p_no"] == pytest.approx(float(alone[knowledge.spelling.no_token]), rel=1e-4)
         assert row["mass"] >= row["p_yes"] + row["p_no"] - 1e-6
 
 
@@ -43,13 +43,13 @@ def _made(p_yes, p_no, answers):
 
 
 def test_always_no_is_not_knowing():
-    found = _made([0.1, 0.1, 0.1], [0.5, 0.5, 0.5], ["no", "yes", "yes"])
-    total = found.summary().iloc[0]
+    knowledge = _made([0.1, 0.1, 0.1], [0.5, 0.5, 0.5], ["no", "yes", "yes"])
+    total = knowledge.summary().iloc[0]
     assert (total["right"], total["balanced_accuracy"], total["auc"]) == (1, 50, 0.5)
     assert (total["said_no"], total["said_yes"]) == (100, 0)
-    assert not found.knows
-    assert found.verdict().startswith("DOES NOT KNOW.")
-    assert "no debiasing can be expected" in found.verdict()
+    assert not knowledge.knows
+    assert knowledge.verdict().startswith("DOES NOT KNOW.")
+    assert "no debiasing can be expected" in knowledge.verdict()
 
 
 def test_right_answers_are_knowing_unless_they_have_no_mass():
@@ -64,11 +64,11 @@ def test_auc_counts_ordered_pairs_and_halves_ties():
 
 
 def test_save_and_load(tmp_path, llama, questions):
-    found = check_knowledge(llama, questions, progress=False)
-    found.save(tmp_path / "knowledge.json")
+    knowledge = check_knowledge(llama, questions, progress=False)
+    knowledge.save(tmp_path / "knowledge.json")
     again = Knowledge.load(tmp_path / "knowledge.json")
-    assert again.verdict() == found.verdict()
-    pd.testing.assert_frame_equal(again.table, found.table)
+    assert again.verdict() == knowledge.verdict()
+    pd.testing.assert_frame_equal(again.table, knowledge.table)
     (tmp_path / "knowledge.json").write_text("{}")
     with pytest.raises(ValueError, match="is no knowledge file"):
         Knowledge.load(tmp_path / "knowledge.json")
@@ -94,17 +94,17 @@ def test_bad_arguments(llama, questions):
 
 @pytest.mark.embedded
 def test_the_embedded_model_does_not_know(embedded):
-    found = check_knowledge(embedded, kb.load_questions(9), progress=False)
-    assert not found.knows
-    assert found.summary().iloc[0]["said_no"] == 100
-    assert found.spelling.yes == "Yes"
-    assert torch.isfinite(torch.tensor(found.table["mass"].to_numpy())).all()
+    knowledge = check_knowledge(embedded, kb.load_questions(9), progress=False)
+    assert not knowledge.knows
+    assert knowledge.summary().iloc[0]["said_no"] == 100
+    assert knowledge.spelling.yes == "Yes"
+    assert torch.isfinite(torch.tensor(knowledge.table["mass"].to_numpy())).all()
 
 
 def test_one_answer_throughout_cannot_tell():
-    found = _made([0.8, 0.8], [0.1, 0.1], ["yes", "yes"])
-    assert not found.knows
-    assert found.verdict().startswith("CANNOT BE TOLD.")
+    knowledge = _made([0.8, 0.8], [0.1, 0.1], ["yes", "yes"])
+    assert not knowledge.knows
+    assert knowledge.verdict().startswith("CANNOT BE TOLD.")
 
 
 def test_last_positions_are_those_of_the_prompts_not_of_the_padding(model, questions):

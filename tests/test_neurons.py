@@ -128,9 +128,9 @@ def test_at_least_k(sets, k):
         with pytest.raises(ValueError, match="cannot take"):
             kb.NeuronSet.at_least([chosen(*s) for s in sets], k)
         return
-    found = kb.NeuronSet.at_least([chosen(*s) for s in sets], k)
+    joined = kb.NeuronSet.at_least([chosen(*s) for s in sets], k)
     everything = set().union(*sets)
-    assert set(found) == {neuron for neuron in everything if sum(neuron in s for s in sets) >= k}
+    assert set(joined) == {neuron for neuron in everything if sum(neuron in s for s in sets) >= k}
 
 
 def test_sets_of_different_models_or_sites_do_not_mix():
@@ -167,13 +167,13 @@ def test_files_that_are_no_neurons(tmp_path, text):
 @given(members, st.integers(0, 3))
 def test_random_neurons_are_layer_matched_others(a, seed):
     first = chosen(*a)
-    drawn = kb.random_neurons(first, seed=seed)
+    random = kb.random_neurons(first, seed=seed)
     count = {layer: len(indices) for layer, indices in first.by_layer().items()}
-    assert {layer: len(indices) for layer, indices in drawn.by_layer().items()} == count
-    for layer, indices in drawn.by_layer().items():
+    assert {layer: len(indices) for layer, indices in random.by_layer().items()} == count
+    for layer, indices in random.by_layer().items():
         if count[layer] <= 4:
             assert not set(indices) & set(first.by_layer()[layer])
-    assert drawn == kb.random_neurons(first, seed=seed)
+    assert random == kb.random_neurons(first, seed=seed)
 
 
 def test_overlap():

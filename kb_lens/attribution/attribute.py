@@ -91,9 +91,7 @@ def attribute(
     )
     settings = resolve(model, **options, spelling=answers.spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
-    attributions = _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
-    _warn_if_rough(attributions)
-    return attributions
+    return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
 
 
 def _attribute_all(
@@ -114,10 +112,13 @@ def _attribute_all(
         if store is None:
             results.append(work())
             continue
+        # The tokens stand for the template and the tokenizer: another of either is another entry.
         key = entry_key([FORMAT, asdict(settings), tokens.tolist(), question.answer])
         results.append(load(store.obtain(key, lambda work=work: save(work()))))
     stacked = {name: torch.stack([result[name] for result in results]) for name in TENSORS}
-    return Attributions(**stacked, questions=tuple(questions), settings=settings)
+    attributions = Attributions(**stacked, questions=tuple(questions), settings=settings)
+    _warn_if_rough(attributions)
+    return attributions
 
 
 def attribute_question(
@@ -172,5 +173,5 @@ def _warn_if_rough(attributions: Attributions) -> None:
         f"{int(rough.sum())} of {rough.numel()} layer integrals did not reach tol={tol:g} (worst "
         f"error {float(attributions.error.max()):.1e}, worst gap "
         f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
-        stacklevel=3,
+        stacklevel=4,  # the caller of `attribute`
     )

@@ -9,7 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, get_args, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeGuard,
+    cast,
+    get_args,
+    runtime_checkable,
+)
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,18 +45,12 @@ class HookedModel(Protocol):
     tokenizer: Any
     """The Hugging Face tokenizer."""
 
-    # The bridge builds `hook_dict` anew at every access, and torch keeps `blocks` where Python
-    # 3.12's isinstance does not look: both are for the type checker alone.
+    # For the type checker alone: the bridge builds it anew at every access, which isinstance makes.
     if TYPE_CHECKING:
 
         @property
         def hook_dict(self) -> dict[str, Any]:
             """Hook name -> hook point."""
-            ...
-
-        @property
-        def blocks(self) -> Any:
-            """The transformer's blocks in order."""
             ...
 
     def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
@@ -80,10 +83,23 @@ class BridgedModel(HookedModel, Protocol):
         """The transformers model."""
         ...
 
+    # For the type checker alone: torch keeps it where Python 3.12's isinstance does not look.
+    if TYPE_CHECKING:
+
+        @property
+        def blocks(self) -> Any:
+            """The transformer's blocks in order."""
+            ...
+
 
 def is_bridge(model: HookedModel) -> TypeGuard[BridgedModel]:
     """Whether a transformers model can be reached below the hooks."""
     return hasattr(model, "original_model")
+
+
+def block_of(model: HookedModel, layer: int) -> Any:
+    """A transformer block with its ``attn`` and ``mlp``; both kinds of model have ``blocks``."""
+    return cast(Any, model).blocks[layer]
 
 
 def model_name(model: HookedModel) -> str:

@@ -17,10 +17,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("examples are not part of an installed package", allow_module_level=True)
 sys.path.insert(0, str(EXAMPLES))
-models, planted_neurons, figure = (
-    importlib.import_module(f"planted_{name}") for name in ("models", "neurons", "figure")
-)
-CONVERGED, GRID = planted_neurons.CONVERGED, planted_neurons.GRID
+models = importlib.import_module("planted_models")
+planted_neurons = importlib.import_module("planted_neurons")
+figure = importlib.import_module("planted_figure")
+CONVERGED = planted_neurons.CONVERGED
+GRID = planted_neurons.GRID
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,30 +63,29 @@ def activations(garden):
     return torch.stack(rows)
 
 
-def is_yes(garden):
-    return torch.tensor([question.answer == "yes" for question in garden.questions])
+def with_questions(garden, group):
+    """A group's neurons, each with the questions that it was planted for: yes, then no."""
+    is_yes = torch.tensor([question.answer == "yes" for question in garden.questions])
+    half = len(garden.groups[group]) // 2
+    return zip(garden.groups[group], [is_yes] * half + [~is_yes] * half, strict=True)
 
 
 def test_planted_neurons_are_active_on_their_questions(garden):
-    found, yes = activations(garden), is_yes(garden)
+    h = activations(garden)
     for group in ("writer", "relay", "reader"):
-        neurons = garden.groups[group]
-        half = len(neurons) // 2
-        for neuron, mine in [(n, yes) for n in neurons[:half]] + [
-            (n, ~yes) for n in neurons[half:]
-        ]:
-            values = found[:, neuron.layer, neuron.index]
-            assert values[mine].min() > 0.3
-            assert values[~mine].abs().max() < 0.4 < values[mine].mean() / 3
+        for neuron, on_questions in with_questions(garden, group):
+            values = h[:, neuron.layer, neuron.index]
+            assert values[on_questions].min() > 0.3
+            assert values[~on_questions].abs().max() < 0.4 < values[on_questions].mean() / 3
 
 
 def test_distractors_are_loud_and_silent(garden):
-    found = activations(garden)
-    writer = max(found[:, n.layer, n.index].mean() for n in garden.groups["writer"])
+    h = activations(garden)
+    writer = max(h[:, n.layer, n.index].mean() for n in garden.groups["writer"])
     for neuron in garden.groups["loud"]:
-        assert found[:, neuron.layer, neuron.index].min() > 3 * writer
+        assert h[:, neuron.layer, neuron.index].min() > 3 * writer
     for neuron in garden.groups["silent"]:
-        assert found[:, neuron.layer, neuron.index].abs().max() < 0.05
+        assert h[:, neuron.layer, neuron.index].abs().max() < 0.05
     assert not garden.neurons() & garden.neurons("loud", "silent")
     assert len(garden.neurons()) == 16
     assert len(garden.neurons("loud", "silent")) == 8 * models.N_LAYERS
@@ -109,12 +109,10 @@ def test_they_raise_the_right_answer_and_ablation_agrees(garden):
     effects = neuron_effects(
         garden.model, garden.neurons(), garden.questions, lams=(0.0,), progress=False
     )
-    yes, change = is_yes(garden), effects.logit_change[..., 0]
+    change = effects.logit_change[..., 0]
     for group in ("writer", "relay", "reader"):
-        neurons = garden.groups[group]
-        for place, neuron in enumerate(neurons):
-            mine = yes if place < len(neurons) // 2 else ~yes
-            assert change[mine, effects.neurons.index(neuron)].mean() < -0.1
+        for neuron, on_questions in with_questions(garden, group):
+            assert change[on_questions, effects.neurons.index(neuron)].mean() < -0.1
     with kb.scale_neurons(garden.model, garden.neurons(), lam=0.0, positions="last"):
         without = kb.check_knowledge(garden.model, garden.questions, progress=False)
     before = kb.check_knowledge(garden.model, garden.questions, progress=False)
@@ -130,10 +128,10 @@ def test_saturation_hides_the_local_gradient_and_not_the_integral(kind):
     shares = {}
     for sharpness in (1.0, 9.0):
         garden = few(models.plant(models.Design(kind, 5, sharpness=sharpness, strength=2.0)))
-        found = kb.attribute(garden.model, garden.questions, progress=False)
-        h, gradient = planted_neurons.at_the_end(garden, found)
-        layer = found.output_change[:, 1]
-        assert (found.scores[:, 1].sum(-1) / layer - 1).abs().max() < 0.01
+        scores = kb.attribute(garden.model, garden.questions, progress=False)
+        h, gradient = planted_neurons.at_the_end(garden, scores)
+        layer = scores.output_change[:, 1]
+        assert (scores.scores[:, 1].sum(-1) / layer - 1).abs().max() < 0.01
         shares[sharpness] = ((h * gradient)[:, 1].sum(-1) / layer).median()
         assert sharpness == 1.0 or layer.median() > 0.9
     assert shares[1.0] > 0.3
@@ -141,26 +139,23 @@ def test_saturation_hides_the_local_gradient_and_not_the_integral(kind):
 
 
 def test_activations_and_gradients_are_those_at_the_end_of_the_path(garden):
-    found = kb.attribute(garden.model, garden.questions[:1], progress=False)
-    one = few(garden, 1)
-    h, gradient = planted_neurons.at_the_end(one, found)
-    assert torch.allclose(h, activations(one), atol=1e-4)
+    first = few(garden, 1)
+    scores = kb.attribute(garden.model, first.questions, progress=False)
+    h, gradient = planted_neurons.at_the_end(first, scores)
+    assert torch.allclose(h, activations(first), atol=1e-4)
     names = site_hooks(garden.model, "post")
     tokens = kb.PromptTemplate().tokens(garden.model, garden.questions[0].text)
-    right, _ = found.settings.spelling.tokens(garden.questions[0].answer)
+    right, _ = scores.settings.spelling.tokens(garden.questions[0].answer)
 
-    def nudge(activation, hook, step):
-        activation.view(-1, activation.shape[-1])[-1] += step * gradient[0, 2]
-        return activation
+    def p_right(step):
+        def nudge(activation, hook):
+            activation.view(-1, activation.shape[-1])[-1] += step * gradient[0, 2]
+            return activation
 
-    values = [
-        garden.model.run_with_hooks(
-            tokens,
-            fwd_hooks=[(names[2], lambda activation, hook, s=s: nudge(activation, hook, s))],
-        )[0, -1].softmax(-1)[right]
-        for s in (-0.05, 0.05)
-    ]
-    slope = (values[1] - values[0]) / 0.1
+        logits = garden.model.run_with_hooks(tokens, fwd_hooks=[(names[2], nudge)])
+        return logits[0, -1].softmax(-1)[right]
+
+    slope = (p_right(0.05) - p_right(-0.05)) / 0.1
     assert torch.isclose(slope, gradient[0, 2].square().sum(), rtol=0.02)
 
 
@@ -191,8 +186,9 @@ def test_scores_are_the_library_s(garden):
     assert scores[GRID].settings.rule == "riemann"
     assert scores[GRID].settings.n_steps == 20
     assert scores[CONVERGED].settings.rule == "adaptive"
-    mine, shuffled = (scores[name].scores.flatten(1) for name in (CONVERGED, "random"))
-    assert torch.equal(mine.sort(1).values, shuffled.sort(1).values)
+    sorted_scores, _ = scores[CONVERGED].scores.flatten(1).sort(1)
+    shuffled, _ = scores["random"].scores.flatten(1).sort(1)
+    assert torch.equal(sorted_scores, shuffled)
     assert len(kb.select_neurons(scores["random"])) == len(kb.select_neurons(scores[CONVERGED]))
 
 
@@ -208,11 +204,11 @@ def test_the_same_seed_gives_the_same_table(table):
 def test_the_table_adds_up(table):
     assert (table["hits"] <= table[["selected", "n_true"]].min(axis=1)).all()
     assert table["average_precision"].between(0, 1).all()
-    mine = table.loc[table["truth"].eq("planted")]
-    assert (mine[["writer", "relay", "reader"]].sum(axis=1) == mine["hits"]).all()
-    for _, group in mine.groupby(["kind", "method"]):
+    planted = table.loc[table["truth"].eq("planted")]
+    assert (planted[["writer", "relay", "reader"]].sum(axis=1) == planted["hits"]).all()
+    for _, group in planted.groupby(["kind", "method"]):
         assert group.sort_values("tau")["selected"].is_monotonic_decreasing
-    converged = mine.loc[mine["method"].eq(CONVERGED)]
+    converged = planted.loc[planted["method"].eq(CONVERGED)]
     assert (converged["jaccard"] == 1).all()
     assert (converged["distance"] == 0).all()
 
@@ -229,12 +225,12 @@ def made(values):
 
 
 def test_means_and_paired_differences_by_hand():
-    found = made({CONVERGED: [0.6, 0.9, 0.3], GRID: [0.5, 0.8, 0.2]})
-    mean = planted_neurons.means(found).query("method == @CONVERGED and measure == 'recall'")
+    values = made({CONVERGED: [0.6, 0.9, 0.3], GRID: [0.5, 0.8, 0.2]})
+    mean = planted_neurons.means(values).query("method == @CONVERGED and measure == 'recall'")
     assert mean["value"].item() == pytest.approx(0.6)
     assert mean["low"].item() == pytest.approx(0.3)  # the smallest model, three times
     assert mean["n"].item() == 3
-    gain = planted_neurons.differences(found).query("measure == 'average_precision'")
+    gain = planted_neurons.differences(values).query("measure == 'average_precision'")
     assert gain["method"].item() == GRID
     numbers = gain[["difference", "low", "high"]].to_numpy()[0]
     assert numbers == pytest.approx([0.1, 0.1, 0.1]), "each model beside itself"
@@ -243,9 +239,10 @@ def test_means_and_paired_differences_by_hand():
 def test_models_of_one_seed_are_drawn_together():
     """Two seeds in the same share of confidence, the first in two settings."""
     first = made({CONVERGED: [0.6, 0.9], GRID: [0.5, 0.5]}).assign(p_right=0.3)
-    more = made({CONVERGED: [0.6], GRID: [0.6]}).assign(p_right=0.4, sharpness=9.0)
+    other_setting = made({CONVERGED: [0.6], GRID: [0.6]}).assign(p_right=0.4, sharpness=9.0)
     sure = made({CONVERGED: [0.7], GRID: [0.2]}).assign(p_right=0.95)
-    gain = planted_neurons.by_confidence(pd.concat([sure, first, more])).query("measure == 'f1'")
+    gain = planted_neurons.by_confidence(pd.concat([sure, first, other_setting]))
+    gain = gain.query("measure == 'f1'")
     assert gain["p_right"].tolist() == ["(0.25, 0.5]", "(0.9, 1.0]"]
     numbers = gain[["difference", "low", "high", "n"]].to_numpy()
     assert numbers[0] == pytest.approx([0.5 / 3, 0.05, 0.4, 3])
@@ -274,8 +271,8 @@ def test_the_command_writes_tables_and_figure(monkeypatch, tmp_path, table, caps
     columns = ["kind", *figure.CENTRE]
 
     def measured(design):
-        mine = table.loc[table["kind"].eq(design.kind)]
-        return mine.assign(seed=design.seed, **{n: getattr(design, n) for n in columns})
+        rows = table.loc[table["kind"].eq(design.kind)]
+        return rows.assign(seed=design.seed, **{n: getattr(design, n) for n in columns})
 
     monkeypatch.setattr(planted_neurons, "measure", measured)
     monkeypatch.setattr(planted_neurons, "SETTINGS", ({}, {"depth": 0}))

@@ -16,10 +16,10 @@ class Line:
         self._functions = functions
         self.activations = torch.ones(len(functions), 2)
         self.value = float(functions[0][0](1.0))
-        self.asked = []
+        self.calls = []
 
     def __call__(self, nodes):
-        self.asked.append([len(steps) for steps in nodes])
+        self.calls.append([len(steps) for steps in nodes])
         pairs = list(zip([steps.tolist() for steps in nodes], self._functions, strict=True))
         values = [torch.tensor([f(g) for g in steps]) for steps, (f, _) in pairs]
         slopes = [torch.tensor([slope(g) for g in steps]) for steps, (_, slope) in pairs]
@@ -81,7 +81,7 @@ def test_adaptive_spends_nodes_where_the_integrand_is_steep():
     assert torch.allclose(result.gradients.sum(1), torch.ones(3), rtol=1e-4)
     assert (result.error <= 1e-4).all()
     assert torch.equal(result.at_zero, torch.zeros(3))
-    assert sum(asked[1] for asked in line.asked) == 10, "the smooth layer is asked once, and for 0"
+    assert sum(counts[1] for counts in line.calls) == 10, "the smooth layer once, and for 0"
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
