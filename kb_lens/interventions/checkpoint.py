@@ -85,12 +85,13 @@ class Export:
 
     def _is_path(self) -> bool:
         name = self.source
+        # a hub name has one slash at most, and it may be that of a folder here
         marked = name.startswith((".", "/", "~")) or name.count("/") > 1
         return marked or Path(name).exists() or name.endswith(".gguf")
 
     def record(self) -> str:
         """The text of ``kb_lens.json``."""
-        one = self.neurons
+        neurons = self.neurons
         content: dict[str, Any] = {
             "format": _FORMAT,
             "kb_lens_version": _version(),
@@ -98,37 +99,37 @@ class Export:
             "fingerprint": self.fingerprint,
             "dtype": str(self.dtype).removeprefix("torch."),
             "lam": self.lam,
-            "site": one.site,
+            "site": neurons.site,
             "positions": "all",
-            "origin": one.origin,
-            "tau": one.tau,
-            "beta": one.beta,
-            "n_layers": one.n_layers,
-            "d_mlp": one.d_mlp,
+            "origin": neurons.origin,
+            "tau": neurons.tau,
+            "beta": neurons.beta,
+            "n_layers": neurons.n_layers,
+            "d_mlp": neurons.d_mlp,
             "largest_logit_difference": self.difference,
-            "n_neurons": len(one),
-            "neurons": one.neurons,
+            "n_neurons": len(neurons),
+            "neurons": neurons.neurons,
         }
         return json.dumps(content) + "\n"
 
     def card(self) -> str:
         """The text of ``README.md``, with the head that the hub reads."""
-        one = self.neurons
+        neurons = self.neurons
         reads = "the weights of the down projection that read these neurons"
         writes = "the weights and biases of the gate (without gates: up) projection that write them"
-        known = one.tau is not None and one.beta is not None
+        known = neurons.tau is not None and neurons.beta is not None
         card = _CARD.format(
             head=self._head(),
-            title=f"{self.model.split('/')[-1]}, {len(one)} neurons times {self.lam:g}",
+            title=f"{self.model.split('/')[-1]}, {len(neurons)} neurons times {self.lam:g}",
             model=self.model,
-            count=len(one),
-            total=one.n_layers * one.d_mlp,
-            layers=len(one.by_layer()),
-            n_layers=one.n_layers,
+            count=len(neurons),
+            total=neurons.n_layers * neurons.d_mlp,
+            layers=len(neurons.by_layer()),
+            n_layers=neurons.n_layers,
             lam=self.lam,
-            where=reads if one.site == "post" else writes,
-            origin=one.origin or "an origin that the set does not tell",
-            thresholds=f" (tau {one.tau:g}, beta {one.beta:g})" if known else "",
+            where=reads if neurons.site == "post" else writes,
+            origin=neurons.origin or "an origin that the set does not tell",
+            thresholds=f" (tau {neurons.tau:g}, beta {neurons.beta:g})" if known else "",
             difference=self.difference,
         )
         return "\n\n".join(map(_wrapped, card.split("\n\n"))) + "\n"
@@ -150,7 +151,7 @@ def _wrapped(block: str) -> str:
 def _version() -> str | None:
     try:
         return version("kb-lens")
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # a source tree that is on the path and was never installed
         return None
 
 
@@ -178,17 +179,18 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool = False) -> Pat
 def put_in_place(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`; it takes the place of `folder` when all went well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (folder.with_name(f"{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    part.mkdir()
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
+    unfinished.mkdir()
     try:
-        yield part
+        yield unfinished
         if folder.is_dir():
-            folder.rename(old)
-        part.rename(folder)
+            folder.rename(old)  # a folder cannot take the name of one that has something in it
+        unfinished.rename(folder)
     finally:
         if old.is_dir() and not folder.is_dir():
             old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -219,6 +221,7 @@ def push(folder: str | os.PathLike[str], repository: str) -> str:
 
     check_push(repository)
     try:
+        # private: whoever exports decides by a second step to show the world what was not measured
         address = HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(
             repo_id=repository, folder_path=Path(folder), ignore_patterns=["run.json"]

@@ -13,13 +13,14 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.results import ConditionInfo, Role
+from kb_lens.models.hooked import HookedModel
 
 
 @runtime_checkable
 class Change(Protocol):
     """Something done to a model."""
 
-    def applied(self, model: Any) -> AbstractContextManager[Any]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """A ``with`` block in which the model is changed."""
         ...
 
@@ -41,26 +42,27 @@ class Condition:
     change: Change | None = None
     """What is done; None for the model as it is."""
     role: Role | None = None
-    """``base``, ``method`` or ``control``; by default ``base`` without a change, else ``method``."""
+    """Its part in a comparison; by default ``base`` without a change and ``method`` with one."""
     control_of: str | None = None
     """Of a control: the name of the condition that it is held against."""
     draw: int | None = None
     """Of one of several random controls: its number."""
 
     def __post_init__(self) -> None:
+        # what Windows and Unix refuse in the name of a folder, or read as something else
         if not self.name.strip(". ") or set(self.name) & set('/\\:*?"<>|'):
             raise ValueError(
                 f"{self.name!r} cannot name a condition: it becomes a folder's name, so it must "
                 'not be empty or have any of / \\ : * ? " < > | in it.'
             )
-        if self.role is None:
+        if self.role is None:  # frozen: this is how a dataclass fills in a default
             object.__setattr__(self, "role", "base" if self.change is None else "method")
         if self.role not in get_args(Role):
             raise ValueError(f"role is {self.role!r}: allowed are {', '.join(get_args(Role))}.")
         if self.control_of is not None and self.role != "control":
             raise ValueError(f"{self.name!r} is a {self.role}: only a control is held against one.")
 
-    def applied(self, model: Any) -> AbstractContextManager[Any]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """A ``with`` block in which the model is changed."""
         return nullcontext(model) if self.change is None else self.change.applied(model)
 

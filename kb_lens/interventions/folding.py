@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,22 @@ from torch import Tensor
 from kb_lens.files import write_text
 from kb_lens.interventions.checkpoint import RECORD, Export, check_target, put_in_place
 from kb_lens.interventions.scaling import check_factor, scale_neurons
-from kb_lens.models.hooked import fingerprint, model_name, site_hooks
+from kb_lens.interventions.weights import PLAIN_TYPES, plain_name, projections, scale_weights
+from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import NeuronSet
 
+# any sentence does; this one is long enough for a difference in every layer to show
 _PROMPT = "The nurse and the engineer met after work, and they talked about their day."
-_PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# rounding is about 1e-6 in float32; two bytes a number keep two or three digits a layer
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """How far folded and hooked logits may lie apart, as a share of the largest; else 0.1."""
 
+Source = HookedModel | str | os.PathLike[str]
+"""A model, or what `load_model` takes."""
 
-def fold_neurons(model: Any, neurons: NeuronSet, *, lam: float) -> Any:
+
+def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
     """A plain Hugging Face model whose weights contain the scaling.
 
     It computes what `model` computes inside ``scale_neurons(model, neurons, lam=lam)``, up to
@@ -74,94 +78,42 @@ def stored_dtype(name: str | os.PathLike[str]) -> torch.dtype:
     if name == EMBEDDED_MODEL or name.endswith(".gguf"):
         return torch.float32
     try:
-        found = getattr(AutoConfig.from_pretrained(name), "dtype", None)
+        stored = getattr(AutoConfig.from_pretrained(name), "dtype", None)
     except (OSError, ValueError):
         return torch.float32  # `load_model` says what is wrong with the name
-    return found if found in _PLAIN_TYPES else torch.float32
+    return stored if stored in PLAIN_TYPES else torch.float32
 
 
-def _bridge(model: Any) -> Any:
+def _bridge(model: Source) -> BridgedModel:
+    loaded: Any = model
     if isinstance(model, str | os.PathLike):
-        return load_model(model, dtype=stored_dtype(model))
-    if not hasattr(model, "original_model"):
+        loaded = load_model(model, dtype=stored_dtype(model))
+    if not is_bridge(loaded):
         raise ValueError(
             f"cannot fold into a {type(model).__name__}: it holds no Hugging Face model. Give a "
             "TransformerBridge (kb.load_model) or the model's name."
         )
-    return model
+    return loaded
 
 
-def _outline(bridge: Any) -> Any:
+def _outline(bridge: BridgedModel) -> Any:
     """The Hugging Face model without weights, as it is where no bridge has wrapped its parts."""
     with torch.device("meta"):
         return type(bridge.original_model)(copy.deepcopy(bridge.original_model.config))
 
 
-def projections(bridge: Any, neurons: NeuronSet, outline: Any) -> dict[int, str]:
-    """The module of the Hugging Face model whose weights each layer's neurons are scaled in.
-
-    It is the one whose input (``post``) or output (``pre``) passes through the very hook that
-    `scale_neurons` uses, so no family's names are needed.
-
-    Args:
-        bridge: The model.
-        neurons: What is to be scaled.
-        outline: The Hugging Face model as it is without the bridge; its weights do not matter.
-
-    Raises:
-        ValueError: If a layer's hook belongs to no module of the model (the gate may be one half of
-            a module), or its weights are packed.
-    """
-    if getattr(bridge.original_model.config, "quantization_config", None) is not None:
-        raise _packed(bridge, "its config has a quantization_config")
-    end = "hook_in" if neurons.site == "post" else "hook_out"
-    wrappers = {id(getattr(one, end, None)): one for one in bridge.modules() if _original(one)}
-    paths = {id(one): _plain_name(name) for name, one in bridge.original_model.named_modules()}
-    known = {name for name, _ in outline.named_modules()}
-    hooks, found = site_hooks(bridge, neurons.site), {}
-    for layer in neurons.by_layer():
-        module = _original(wrappers.get(id(bridge.hook_dict[hooks[layer]])))
-        path = paths.get(id(module), "")
-        if module is None or path not in known:
-            raise ValueError(
-                f"cannot fold neurons at {neurons.site!r} of {model_name(bridge)}: {hooks[layer]!r}"
-                " belongs to no module with weights of its own. Use scale_neurons."
-            )
-        found[layer] = path
-        if (kind := getattr(module.weight, "dtype", None)) not in _PLAIN_TYPES:
-            raise _packed(bridge, f"{path} has {str(kind).removeprefix('torch.')}")
-    return found
-
-
-def _original(wrapper: Any) -> Any:
-    """The linear layer in a bridge's wrapper; None for anything else."""
-    module = getattr(wrapper, "original_component", None)
-    linear = hasattr(module, "in_features") or type(module).__name__ == "Conv1D"
-    return module if linear else None
-
-
-def _plain_name(name: str) -> str:
-    """A module's or tensor's name in the Hugging Face model that the bridge wrapped."""
-    return ".".join(part for part in name.split(".") if part != "_original_component")
-
-
-def _packed(bridge: Any, why: str) -> ValueError:
-    return ValueError(
-        f"the weights of {model_name(bridge)} are packed (quantized): {why}. Folding needs "
-        "float32, bfloat16 or float16: use the checkpoint that is not quantized, or scale_neurons."
-    )
-
-
-def _plain_copy(bridge: Any, outline: Any) -> Any:
+def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
     """The model that the bridge wrapped, made anew from its config and weights, without hooks."""
-    original, names = bridge.original_model, list(outline.state_dict())
+    original = bridge.original_model
     config = copy.deepcopy(original.config)
-    held = {_plain_name(name): tensor for name, tensor in original.state_dict().items()}
-    state = {name: held[name].to("cpu", copy=True) for name in names if name in held}
+    tensors = {plain_name(name): tensor for name, tensor in original.state_dict().items()}
+    names = [name for name in outline.state_dict() if name in tensors]
+    state = {name: tensors[name].to("cpu", copy=True) for name in names}
     plain = type(original).from_pretrained(
         None, config=config, state_dict=state, dtype=bridge.cfg.dtype
     )
     plain.generation_config = copy.deepcopy(original.generation_config)
+    # transformers fills weights that it does not find with random ones, with a warning alone
     for name, tensor in plain.state_dict().items():
         if name not in state or not torch.equal(tensor, state[name].to(tensor.dtype)):
             raise ValueError(
@@ -171,52 +123,8 @@ def _plain_copy(bridge: Any, outline: Any) -> Any:
     return plain.to(bridge.cfg.device).eval()
 
 
-@torch.no_grad()
-def scale_weights(
-    plain: Any, path: str, neurons: NeuronSet, indices: Sequence[int], lam: float
-) -> None:
-    """Multiply one layer's weights by `lam` where they read or write the neurons, in place.
-
-    Raises:
-        ValueError: If the weights are used elsewhere too, have other sizes, or overflow.
-    """
-    module = plain.get_submodule(path)
-    tensors = {"weight": module.weight}
-    if neurons.site == "pre" and getattr(module, "bias", None) is not None:
-        tensors["bias"] = module.bias
-    for name, tensor in tensors.items():
-        _check_own(plain, f"{path}.{name}", tensor)
-        axis = _neuron_axis(module, tensor, neurons)
-        if tensor.shape[axis] != neurons.d_mlp:
-            raise ValueError(
-                f"{path}.{name} has {tensor.shape[axis]} neurons, the set has {neurons.d_mlp}."
-            )
-        where: list[Any] = [slice(None)] * tensor.ndim
-        where[axis] = torch.tensor(indices, device=tensor.device)
-        tensor[tuple(where)] *= lam
-        if not bool(tensor[tuple(where)].isfinite().all()):
-            raise ValueError(f"lam = {lam:g} is too large: {path}.{name} overflows {tensor.dtype}.")
-
-
-def _neuron_axis(module: Any, tensor: Tensor, neurons: NeuronSet) -> int:
-    """Which axis runs over the neurons; a Conv1D (GPT-2) has its input first, a Linear last."""
-    if tensor.ndim == 1:
-        return 0
-    reads = neurons.site == "post"
-    return int(reads) if hasattr(module, "in_features") else int(not reads)
-
-
-def _check_own(plain: Any, name: str, tensor: Tensor) -> None:
-    """Weights that another module uses as well cannot be scaled for one of them."""
-    everywhere = plain.named_parameters(remove_duplicate=False)
-    if others := [other for other, one in everywhere if one is tensor and other != name]:
-        raise ValueError(
-            f"{name} is shared with {others[0]}: scaling it would scale both. Use scale_neurons."
-        )
-
-
 def export(
-    model: Any,
+    model: Source,
     neurons: NeuronSet,
     folder: str | os.PathLike[str],
     *,
@@ -249,19 +157,19 @@ def export(
     bridge = _bridge(model)
     plain = fold_neurons(bridge, neurons, lam=lam)
     difference = _difference(bridge, plain, neurons, lam)
-    done = Export(
+    exported = Export(
         model_name(bridge), fingerprint(bridge), bridge.cfg.dtype, neurons, lam, difference
     )
-    with put_in_place(folder) as part:
-        plain.save_pretrained(part)
-        _tokenizer(bridge).save_pretrained(part)
-        write_text(part / RECORD, done.record())
-        write_text(part / "README.md", done.card())
+    with put_in_place(folder) as unfinished:
+        plain.save_pretrained(unfinished)
+        _tokenizer(bridge).save_pretrained(unfinished)
+        write_text(unfinished / RECORD, exported.record())
+        write_text(unfinished / "README.md", exported.card())
     return difference
 
 
 @torch.no_grad()
-def _difference(bridge: Any, plain: Any, neurons: NeuronSet, lam: float) -> float:
+def _difference(bridge: BridgedModel, plain: Any, neurons: NeuronSet, lam: float) -> float:
     """The largest difference of logits between hooked and folded.
 
     Raises:
@@ -271,16 +179,17 @@ def _difference(bridge: Any, plain: Any, neurons: NeuronSet, lam: float) -> floa
     tokens: Int[Tensor, "1 pos"] = torch.tensor([ids], device=bridge.cfg.device)
     with scale_neurons(bridge, neurons, lam=lam):
         hooked: Float[Tensor, "1 pos d_vocab"] = bridge(tokens).float()
-    found = float((plain(tokens).logits.float() - hooked).abs().max())
-    if not found <= _TOLERANCE.get(bridge.cfg.dtype, 0.1) * float(hooked.abs().max()):
+    difference = float((plain(tokens).logits.float() - hooked).abs().max())
+    allowed = _TOLERANCE.get(bridge.cfg.dtype, 0.1) * float(hooked.abs().max())
+    if not difference <= allowed:  # "not": NaN is refused too
         raise ValueError(
             f"folding is not exact for {model_name(bridge)} at lambda {lam:g}: logits differ by "
-            f"{found:.3g} from the hooked model's. Nothing was written; use scale_neurons."
+            f"{difference:.3g} from the hooked model's. Nothing was written; use scale_neurons."
         )
-    return found
+    return difference
 
 
-def _tokenizer(bridge: Any) -> Any:
+def _tokenizer(bridge: BridgedModel) -> Any:
     """The tokenizer as it came; the bridge gives its own a BOS and a padding token."""
     from transformers import AutoTokenizer
 

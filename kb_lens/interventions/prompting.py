@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.requests import Request
+from kb_lens.models.hooked import HookedModel
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,19 @@ class Prompting:
         if not self.text.strip():
             raise ValueError("the debiasing prompt is empty: there is nothing to tell the model.")
 
-    def applied(self, model: Any) -> AbstractContextManager[Any]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """The model as it is."""
         return nullcontext(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
         """The benchmark with the text in every request."""
-        requests = tuple(
-            replace(one, system=self.text)
-            if one.chat
-            else replace(one, prompt=f"{self.text} {one.prompt}")
-            for one in benchmark.requests
-        )
-        return replace(benchmark, requests=requests)
+        return replace(benchmark, requests=tuple(map(self._told, benchmark.requests)))
+
+    def _told(self, request: Request) -> Request:
+        if request.chat:
+            return replace(request, system=self.text)
+        # a bare text has no place for instructions: they are its first words
+        return replace(request, prompt=f"{self.text} {request.prompt}")
 
     def describe(self) -> dict[str, Any]:
         """The text."""

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.models.hooked import model_name, site_hooks
+from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.models.hooked import HookedModel, site_hooks
 from kb_lens.neurons import NeuronSet
-from kb_lens.passes import last_position
-
-Positions = Literal["all", "last"]
 
 
 @contextmanager
 def scale_neurons(
-    model: Any, neurons: NeuronSet, *, lam: float, positions: Positions = "all"
-) -> Iterator[Any]:
+    model: HookedModel, neurons: NeuronSet, *, lam: float, positions: Positions = "all"
+) -> Iterator[HookedModel]:
     """Multiply the neurons' activations by `lam` inside a ``with`` block.
 
     ``lam=1`` changes nothing, ``lam=0`` ablates. Nested blocks multiply.
@@ -51,56 +48,29 @@ def scale_neurons(
         ValueError: If the set is empty or belongs to another model, `lam` is not finite,
             `positions` is unknown, or the model did not run in the block.
     """
-    if positions not in get_args(Positions):
-        raise ValueError(f"positions is {positions!r}: allowed are 'all' and 'last'.")
+    check_positions(positions)
     check_factor(lam)
     if not len(neurons):
         raise ValueError(
             "the neuron set is empty: nothing would be scaled. Lower tau or beta, or join sets."
         )
     neurons.check_model(model)
-    names, last = site_hooks(model, neurons.site), positions == "last"
-    fired: set[str] = set()
-    hooks = []
+    names = site_hooks(model, neurons.site)
+    # one product with a factor for every neuron, mostly 1, is exact and quicker than an index
+    changes: dict[str, Callable[[Tensor], Tensor]] = {}
     for layer, indices in neurons.by_layer().items():
-        factor = torch.ones(neurons.d_mlp)
-        factor[indices] = lam
-        factor = factor.to(model.cfg.device, model.cfg.dtype)
-        name = names[layer]
-        hooks.append(
-            (name, partial(_scale, factor=factor, last=last, note=partial(fired.add, name)))
-        )
-    with last_position.asking(model) if last else nullcontext(), model.hooks(fwd_hooks=hooks):
+        factors = torch.ones(neurons.d_mlp)
+        factors[indices] = lam
+        factors = factors.to(model.cfg.device, model.cfg.dtype)
+        changes[names[layer]] = partial(torch.mul, factors)
+    with changing_activations(model, changes, positions):
         yield model
-    if silent := [name for name, _ in hooks if name not in fired]:
-        raise ValueError(
-            f"the hook {silent[0]!r} never fired: {model_name(model)} did not run in this "
-            "block, or runs past that layer. Run this very model inside the block."
-        )
 
 
 def check_factor(lam: float) -> None:
     """Raise `ValueError` unless `lam` is finite."""
-    if not math.isfinite(lam):
+    if not math.isfinite(lam):  # the model would go on, with NaN for every metric
         raise ValueError(f"lam is {lam}: allowed is any finite number.")
-
-
-def _scale(
-    activation: Float[Tensor, "batch pos d_mlp"],
-    hook: Any,
-    *,
-    factor: Float[Tensor, " d_mlp"],
-    last: bool,
-    note: Callable[[], None],
-) -> Float[Tensor, "batch pos d_mlp"]:
-    note()
-    if not last:
-        return activation * factor
-    marked = last_position.marked()
-    if marked is None:
-        return torch.cat([activation[..., :-1, :], activation[..., -1:, :] * factor], dim=-2)
-    marked = marked.to(activation.device).view(*activation.shape[:-1], 1)
-    return torch.where(marked, activation * factor, activation)
 
 
 @dataclass(frozen=True)
@@ -114,7 +84,7 @@ class Scaling:
     positions: Positions = "all"
     """Where it is applied."""
 
-    def applied(self, model: Any) -> AbstractContextManager[Any]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """See `scale_neurons`."""
         return scale_neurons(model, self.neurons, lam=self.lam, positions=self.positions)
 

@@ -12,12 +12,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,9 +30,9 @@ from kb_lens.benchmarks.bank import bank_rows
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder, moved_whole
-from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.prompts import request_tokens
-from kb_lens.passes import last_position
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -74,13 +74,13 @@ def load_statements(
     pairs = tuple(_pair(row, seen) for row in rows)
     if dimension is None:
         return pairs
-    asked = {dimension} if isinstance(dimension, str) else set(dimension)
+    wanted = {dimension} if isinstance(dimension, str) else set(dimension)
     present = {pair.dimension for pair in pairs}
-    if not asked or asked - present:
+    if not wanted or wanted - present:
         raise ValueError(
-            f"cannot take the dimensions {sorted(asked)}: '{path}' has {sorted(present)}."
+            f"cannot take the dimensions {sorted(wanted)}: '{path}' has {sorted(present)}."
         )
-    return tuple(pair for pair in pairs if pair.dimension in asked)
+    return tuple(pair for pair in pairs if pair.dimension in wanted)
 
 
 def _pair(row: Row, seen: set[str]) -> StatementPair:
@@ -95,7 +95,10 @@ def _pair(row: Row, seen: set[str]) -> StatementPair:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """A direction that is added to the residual stream: a `kb_lens.interventions.conditions.Change`."""
+    """A direction that is added to the residual stream.
+
+    It is a `kb_lens.interventions.conditions.Change`.
+    """
 
     vector: Float[Tensor, " d_model"]
     """What is added at strength 1, float32 on the CPU."""
@@ -107,12 +110,13 @@ class Steering:
     """That model's weights (`kb_lens.models.hooked.fingerprint`)."""
     strength: float = 1.0
     """The factor of the vector; 0 changes nothing, a negative one steers the other way."""
-    positions: Literal["all", "last"] = "all"
+    positions: Positions = "all"
     """Where it is added, as in `scale_neurons`: ``all`` positions, or the ``last`` of each pass."""
     origin: str = ""
     """How the vector came about, in words."""
 
     def __post_init__(self) -> None:
+        # a copy: the caller's tensor may change later
         vector = self.vector.detach().to("cpu", torch.float32, copy=True)
         object.__setattr__(self, "vector", vector)
         if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()):
@@ -122,11 +126,10 @@ class Steering:
             )
         if not math.isfinite(self.strength):
             raise ValueError(f"strength is {self.strength}: allowed is any finite number.")
-        if self.positions not in ("all", "last"):
-            raise ValueError(f"positions is {self.positions!r}: allowed are 'all' and 'last'.")
+        check_positions(self.positions)
 
     @contextmanager
-    def applied(self, model: Any) -> Iterator[Any]:
+    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
         """Add strength times the vector at the layer's output inside a ``with`` block.
 
         Nested blocks add up.
@@ -139,24 +142,18 @@ class Steering:
                 block.
         """
         self._check_model(model)
-        name, last, fired = _hook_name(model, self.layer), self.positions == "last", []
+        name = _hook_name(model, self.layer)
+        # multiplied in float32: only the sum is rounded to the model's type
         shift = (self.strength * self.vector).to(model.cfg.device, model.cfg.dtype)
-        hook = partial(_add, shift=shift, last=last, note=partial(fired.append, True))
-        asking = last_position.asking(model) if last else nullcontext()
-        with asking, model.hooks(fwd_hooks=[(name, hook)]):
+        with changing_activations(model, {name: partial(torch.add, shift)}, self.positions):
             yield model
-        if not fired:
-            raise ValueError(
-                f"the hook {name!r} never fired: {model_name(model)} did not run in this block. "
-                "Run this very model inside the block."
-            )
 
-    def _check_model(self, model: Any) -> None:
-        found = fingerprint(model)
-        if found != self.fingerprint:
+    def _check_model(self, model: HookedModel) -> None:
+        weights = fingerprint(model)
+        if weights != self.fingerprint:
             raise ValueError(
                 f"this steering vector belongs to {self.model} (weights {self.fingerprint}), not "
-                f"to {model_name(model)} (weights {found}). Find the vector of this model first."
+                f"to {model_name(model)} (weights {weights}). Find the vector of this model first."
             )
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
@@ -179,10 +176,11 @@ class Steering:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with everything but the vector as JSON in its header."""
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "vector"}
+        names = [field.name for field in fields(self) if field.name != "vector"]
+        settings = {name: getattr(self, name) for name in names}
         header = {"format": _FORMAT, "settings": json.dumps(settings)}
-        with moved_whole(path) as part:
-            save_file({"vector": self.vector.contiguous()}, part, header)
+        with moved_whole(path) as unfinished:
+            save_file({"vector": self.vector.contiguous()}, unfinished, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Steering:
@@ -196,15 +194,18 @@ class Steering:
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
-                if (found := header.get("format")) != _FORMAT:
-                    raise ValueError(f"'{path}' holds no steering vector: its format is {found!r}.")
+                if (file_format := header.get("format")) != _FORMAT:
+                    raise ValueError(
+                        f"'{path}' holds no steering vector: its format is {file_format!r}."
+                    )
+                # the settings are the arguments of the class: others are a TypeError
                 return cls(file.get_tensor("vector"), **json.loads(header["settings"]))
         except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no readable steering file: {error!r}") from error
 
 
 def steering_vector(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[StatementPair],
     *,
     layer: int | None = None,
@@ -227,7 +228,7 @@ def steering_vector(
     """
     if not pairs:
         raise ValueError("there is nothing to contrast: got no pairs of statements.")
-    if layer is None:
+    if layer is None:  # in the source, too, layers about the middle steer best
         layer = int(model.cfg.n_layers) // 2
     name = _hook_name(model, layer)
     differences = [
@@ -246,13 +247,14 @@ def steering_vector(
 
 def random_direction(steering: Steering, seed: int = 0) -> Steering:
     """A random direction of the same norm, at the same place and strength: the control."""
+    # a generator of its own: the draw must not depend on what else was drawn
     noise = torch.randn(steering.vector.shape, generator=torch.Generator().manual_seed(seed))
     vector = noise * (steering.vector.norm() / noise.norm())
     origin = f"random direction (seed {seed}) of the norm of [{steering.origin}]"
     return replace(steering, vector=vector, origin=origin)
 
 
-def _hook_name(model: Any, layer: int) -> str:
+def _hook_name(model: HookedModel, layer: int) -> str:
     """The hook at a block's output."""
     name = f"blocks.{layer}.hook_resid_post"
     if name not in model.hook_dict:
@@ -263,32 +265,15 @@ def _hook_name(model: Any, layer: int) -> str:
     return name
 
 
-def _last_residual(model: Any, name: str, statement: str) -> Float[Tensor, " d_model"]:
+def _last_residual(model: HookedModel, name: str, statement: str) -> Float[Tensor, " d_model"]:
     """The hook's activation at the last token of a statement, float32 on the CPU."""
-    caught = []
-    tokens = request_tokens(model.tokenizer, statement, "", chat=False)
+    caught: list[Tensor] = []
+
+    def catch(residual: Float[Tensor, "1 pos d_model"], hook: Any) -> None:
+        caught.append(residual[0, -1].float().cpu())
+
+    ids = request_tokens(model.tokenizer, statement, "", chat=False)
+    tokens = torch.tensor([ids], device=model.cfg.device)
     with torch.no_grad():
-        model.run_with_hooks(
-            torch.tensor([tokens], device=model.cfg.device),
-            fwd_hooks=[(name, lambda residual, hook: caught.append(residual[0, -1].float().cpu()))],
-        )
+        model.run_with_hooks(tokens, fwd_hooks=[(name, catch)])
     return caught[0]
-
-
-def _add(
-    residual: Float[Tensor, "batch pos d_model"],
-    hook: Any,
-    *,
-    shift: Float[Tensor, " d_model"],
-    last: bool,
-    note: Callable[[], None],
-) -> Float[Tensor, "batch pos d_model"]:
-    note()
-    if not last:
-        return residual + shift
-    marked = last_position.marked()
-    if marked is None:
-        marked = torch.arange(residual.shape[-2]) == residual.shape[-2] - 1
-        marked = marked.expand(residual.shape[:-1])
-    marked = marked.to(residual.device).view(*residual.shape[:-1], 1)
-    return torch.where(marked, residual + shift, residual)

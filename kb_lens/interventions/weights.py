@@ -1,0 +1,126 @@
+"""Which weights of a Hugging Face model write and read its MLP neurons, and scaling them.
+
+For a ``post`` neuron it is the weights that read it (its column of the down projection), for a
+``pre`` neuron the weights and the bias that write it (its row of the gate projection, or of the up
+projection where there is no gate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from kb_lens.models.hooked import BridgedModel, model_name, site_hooks
+from kb_lens.neurons import NeuronSet
+
+PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types whose numbers can be multiplied; those of packed (quantized) weights cannot."""
+
+
+def projections(bridge: BridgedModel, neurons: NeuronSet, outline: Any) -> dict[int, str]:
+    """The module of the Hugging Face model whose weights each layer's neurons are scaled in.
+
+    It is the one whose input (``post``) or output (``pre``) passes through the very hook that
+    `scale_neurons` uses, so no family's names are needed.
+
+    Args:
+        bridge: The model.
+        neurons: What is to be scaled.
+        outline: The Hugging Face model as it is without the bridge; its weights do not matter.
+
+    Raises:
+        ValueError: If a layer's hook belongs to no module of the model (the gate may be one half of
+            a module), or its weights are packed.
+    """
+    if getattr(bridge.original_model.config, "quantization_config", None) is not None:
+        raise _packed(bridge, "its config has a quantization_config")
+    point = "hook_in" if neurons.site == "post" else "hook_out"
+    linears = {
+        getattr(wrapper, point, None): linear
+        for wrapper in cast(torch.nn.Module, bridge).modules()
+        if (linear := _linear(wrapper)) is not None
+    }
+    paths = {module: plain_name(name) for name, module in bridge.original_model.named_modules()}
+    # named by the model as it is without a bridge, as a checkpoint names them
+    known = {name for name, _ in outline.named_modules()}
+    hooks = site_hooks(bridge, neurons.site)
+    targets: dict[int, str] = {}
+    for layer in neurons.by_layer():
+        module = linears.get(bridge.hook_dict[hooks[layer]])
+        path = paths.get(module, "")
+        # a bridge makes modules of its own, for one half of a fused gate: the outline has none
+        if module is None or path not in known:
+            raise ValueError(
+                f"cannot fold neurons at {neurons.site!r} of {model_name(bridge)}: {hooks[layer]!r}"
+                " belongs to no module with weights of its own. Use scale_neurons."
+            )
+        if (dtype := getattr(module.weight, "dtype", None)) not in PLAIN_TYPES:
+            raise _packed(bridge, f"{path} has {str(dtype).removeprefix('torch.')}")
+        targets[layer] = path
+    return targets
+
+
+def _linear(wrapper: Any) -> Any:
+    """The linear layer in a bridge's wrapper; None for anything else."""
+    module = getattr(wrapper, "original_component", None)
+    is_linear = hasattr(module, "in_features") or type(module).__name__ == "Conv1D"
+    return module if is_linear else None
+
+
+def plain_name(name: str) -> str:
+    """A module's or tensor's name in the Hugging Face model that the bridge wrapped."""
+    return ".".join(step for step in name.split(".") if step != "_original_component")
+
+
+def _packed(bridge: BridgedModel, why: str) -> ValueError:
+    return ValueError(
+        f"the weights of {model_name(bridge)} are packed (quantized): {why}. Folding needs "
+        "float32, bfloat16 or float16: use the checkpoint that is not quantized, or scale_neurons."
+    )
+
+
+@torch.no_grad()
+def scale_weights(
+    plain: Any, path: str, neurons: NeuronSet, indices: Sequence[int], lam: float
+) -> None:
+    """Multiply one layer's weights by `lam` where they read or write the neurons, in place.
+
+    Raises:
+        ValueError: If the weights are used elsewhere too, have other sizes, or overflow.
+    """
+    module = plain.get_submodule(path)
+    names = ["weight"]
+    if neurons.site == "pre" and getattr(module, "bias", None) is not None:
+        names.append("bias")
+    for name in names:
+        tensor = getattr(module, name)
+        _check_unshared(plain, f"{path}.{name}", tensor)
+        axis = _neuron_axis(module, tensor, neurons)
+        if tensor.shape[axis] != neurons.d_mlp:
+            raise ValueError(
+                f"{path}.{name} has {tensor.shape[axis]} neurons, the set has {neurons.d_mlp}."
+            )
+        rows = tensor.movedim(axis, 0)  # a view: what is written to it is written to the weights
+        rows[indices] *= lam
+        if not bool(rows[indices].isfinite().all()):
+            raise ValueError(f"lam = {lam:g} is too large: {path}.{name} overflows {tensor.dtype}.")
+
+
+def _neuron_axis(module: Any, tensor: Tensor, neurons: NeuronSet) -> int:
+    """Which axis runs over the neurons; a Conv1D (GPT-2) has its input first, a Linear last."""
+    if tensor.ndim == 1:
+        return 0
+    reads = neurons.site == "post"
+    return int(reads) if hasattr(module, "in_features") else int(not reads)
+
+
+def _check_unshared(plain: Any, name: str, tensor: Tensor) -> None:
+    """Weights that another module uses as well cannot be scaled for one of them."""
+    for other, parameter in plain.named_parameters(remove_duplicate=False):
+        if parameter is tensor and other != name:
+            raise ValueError(
+                f"{name} is shared with {other}: scaling it would scale both. Use scale_neurons."
+            )
