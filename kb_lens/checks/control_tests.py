@@ -2,15 +2,14 @@
 
 An interval over items says whether an effect is there, not whether it needs these neurons: whatever
 perturbs a model moves its scores. So the same is done with many random sets, and the method's
-effect is placed among theirs. And since a stronger perturbation moves more, a control may need
-another factor to do the same damage to the language model.
+effect is placed among theirs.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,10 @@ from kb_lens.evaluation.comparison import gain, headline
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.statistics import Metric, interval
 
-DAMAGE = {"stereoset": ("lms", "logprob_per_token"), "plain_text": ("logprob_per_token",)}
-"""Benchmark -> the metrics that say what became of the language model."""
-
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
 
+# nobody looks at a control's own interval: few resamples save nearly all of the time
 _FEW = 100
 """Resamples where only the value is of interest."""
 
@@ -73,7 +70,7 @@ class ControlTest:
 
         Source: Phipson and Smyth, Permutation p-values should never be zero (2010).
         """
-        as_good = self.controls >= self.effect.value - 1e-9
+        as_good = self.controls >= self.effect.value - 1e-9  # equal but for rounding
         return (1 + int(as_good.sum())) / (1 + self.n_controls)
 
     @property
@@ -110,7 +107,8 @@ def control_test(
 def _effects(
     base: EvaluationResult, controls: Sequence[EvaluationResult], metric: str
 ) -> Float[np.ndarray, " control"]:
-    return np.array([gain(base, one, metric, n_bootstrap=_FEW).value for one in controls])
+    gains = [gain(base, control, metric, n_bootstrap=_FEW) for control in controls]
+    return np.array([effect.value for effect in gains])
 
 
 def control_table(
@@ -133,51 +131,49 @@ def control_table(
     Returns:
         One row a benchmark, headline metric that has a best value, and method: benchmark, metric,
         method, gain, low, high, control_mean, control_low, control_high (middle 95 %), p,
-        n_controls; and for every measure of `DAMAGE` that there is the mean change under the
-        method and under the controls: ``<key> <metric> change`` and ``<key> <metric> control
-        change``.
+        n_controls; and for every headline metric of role damage or ability the change under the
+        method, and its mean under the controls: ``<key> <metric> change`` and ``<key> <metric>
+        control change``.
 
     Raises:
         ValueError: As `control_test`, or if a method or control lacks a benchmark.
     """
     if not (base and methods and controls):
         raise ValueError("base, methods and controls need at least one result each.")
-    own = {one.key: one for one in base}
-    found = {name: _by_key(own, name, several) for name, several in methods.items()}
-    drawn = [_by_key(own, name, several) for name, several in controls.items()]
-    damage = {name: _damage(own, results, drawn) for name, results in found.items()}
-    rows = []
-    for key, one in own.items():
-        for metric in _judged(one):
-            effects = _effects(one, [control[key] for control in drawn], metric)
-            for name, results in found.items():
-                effect = gain(one, results[key], metric, seed=seed)
-                place = _place(ControlTest(key, metric, effect, effects))
-                rows.append(
-                    {"benchmark": key, "metric": metric, "method": name, **place, **damage[name]}
-                )
+    by_key = {result.key: result for result in base}
+    measured = {name: _by_key(by_key, name, results) for name, results in methods.items()}
+    draws = [_by_key(by_key, name, results) for name, results in controls.items()]
+    costs = {name: _costs(by_key, results, draws) for name, results in measured.items()}
+    rows: list[dict[str, Any]] = []
+    for key, before in by_key.items():
+        for metric in _present(before, formulas(before.benchmark, before.protocol).judged):
+            # the controls' effects are the same whatever method is held against them
+            effects = _effects(before, [draw[key] for draw in draws], metric)
+            for name, results in measured.items():
+                effect = gain(before, results[key], metric, seed=seed)
+                row = {"benchmark": key, "metric": metric, "method": name}
+                rows.append(row | _numbers(ControlTest(key, metric, effect, effects)) | costs[name])
     return pd.DataFrame(rows)
 
 
 def _by_key(
-    base: Results, name: str, several: Sequence[EvaluationResult]
+    base: Results, name: str, results: Sequence[EvaluationResult]
 ) -> dict[str, EvaluationResult]:
-    found = {one.key: one for one in several}
-    if lacking := [key for key in base if key not in found]:
+    by_key = {result.key: result for result in results}
+    if lacking := [key for key in base if key not in by_key]:
         raise ValueError(
             f"{name!r} has no result of {lacking[0]}, which the base model has: measure it, or "
             "leave it out of the base model's results."
         )
-    return found
+    return by_key
 
 
-def _judged(result: EvaluationResult) -> list[str]:
-    """The headline metrics that have a best value."""
-    judged = formulas(result.benchmark, result.protocol).judged
-    return [metric for metric in headline(result) if metric in judged]
+def _present(result: EvaluationResult, metrics: Sequence[str]) -> list[str]:
+    """Those of some metrics that a result has: a few items may lack a whole group."""
+    return [metric for metric in metrics if metric in result.metrics]
 
 
-def _place(test: ControlTest) -> dict[str, float]:
+def _numbers(test: ControlTest) -> dict[str, float]:
     low, high = test.control_interval
     return {
         "gain": test.effect.value,
@@ -192,12 +188,15 @@ def _place(test: ControlTest) -> dict[str, float]:
     }
 
 
-def _damage(base: Results, method: Results, controls: Sequence[Results]) -> dict[str, float]:
-    """The change of every measure of damage, under the method and on average under the controls."""
+def _costs(base: Results, method: Results, controls: Sequence[Results]) -> dict[str, float]:
+    """The changes of ability and of damage, under the method and on average under the controls."""
     row: dict[str, float] = {}
-    for key, one in base.items():
-        for metric in DAMAGE.get(one.benchmark, ()):
-            before = one.metrics[metric].value
+    for key, result in base.items():
+        definition = formulas(result.benchmark, result.protocol)
+        for metric in _present(result, definition.headline):
+            if definition.describe(metric).role not in ("damage", "ability"):
+                continue
+            before = result.metrics[metric].value
             after = [control[key].metrics[metric].value for control in controls]
             row[f"{key} {metric} change"] = method[key].metrics[metric].value - before
             row[f"{key} {metric} control change"] = float(np.mean(after)) - before
@@ -214,86 +213,28 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
     Returns:
         ``<benchmark>, <kind of control>`` -> its test, by each benchmark's first headline metric.
     """
-    results, found = tables["results"], {}
+    results = tables["results"]
+    tests: dict[str, ControlTest] = {}
     for row in tables["control_tests"].query("method == @method").to_dict("records"):
         key, metric, kind = str(row["benchmark"]), str(row["metric"]), str(row["control"])
         best = _best(key, metric)
         if best is None:
             continue
-        here = results.query("benchmark == @key and metric == @metric")
-        values = here["value"].to_numpy(float)
-        distance = np.abs(values - best)
-        base = distance[here["difference"].isna().to_numpy()][0]
-        effects = base - distance[(here["control"] == kind).to_numpy()]
+        measured = results.query("benchmark == @key and metric == @metric")
+        distance = np.abs(measured["value"].to_numpy(float) - best)
+        # one row: the model as it is, measured once
+        base = distance[measured["role"] == "base"][0]
+        effects = base - distance[measured["control"] == kind]
         effect = Metric(row["gain"], row["low"], row["high"], n=int(row["n"]))
-        found[f"{key}, {kind}"] = ControlTest(key, metric, effect, effects)
-    return found
+        tests[f"{key}, {kind}"] = ControlTest(key, metric, effect, effects)
+    return tests
 
 
 def _best(key: str, metric: str) -> float | None:
     """The best value of a metric, by its result's key, if it is the benchmark's first."""
-    named = named_by(key)
-    if named is None:
+    benchmark = named_by(key)
+    if benchmark is None:
         return None
-    definition = formulas(*named)
+    definition = formulas(*benchmark)
+    # a figure shows one test a benchmark: that of the metric that ranks methods
     return definition.describe(metric).best if metric == definition.headline[0] else None
-
-
-@dataclass(frozen=True)
-class Matched:
-    """The factor at which a control does the damage that it was to do, or comes nearest to it."""
-
-    lam: float
-    """The factor."""
-    damage: float
-    """What it does there."""
-    reached: bool
-    """Whether that is the target, up to the tolerance."""
-
-
-def matched_factor(
-    damage: Callable[[float], float],
-    target: float,
-    *,
-    low: float = 1.0,
-    high: float = 16.0,
-    tol: float = 0.02,
-    max_steps: int = 12,
-) -> Matched:
-    """The factor at which a control does as much damage as a method, for a fair comparison.
-
-    From `low` the factor is doubled until the damage is beyond the target, then the bracket is
-    bisected (by ratio): so the first crossing is found, also where a small factor does a little
-    good at first. A target that even `high` does not reach, or that `low` is beyond already, is
-    not reached: the result is the factor that came nearest.
-
-    Args:
-        damage: Factor -> change of the mean log-probability a token: negative, and falling for
-            large factors.
-        target: What it is to be.
-        low: The smallest factor, above 0.
-        high: The largest factor.
-        tol: How near to the target is near enough, as a share of it.
-        max_steps: Calls of `damage` at most.
-
-    Raises:
-        ValueError: For bad arguments, or a damage that is not finite.
-    """
-    if not (0 < low < high < math.inf and tol > 0 and max_steps >= 1 and math.isfinite(target)):
-        raise ValueError(
-            f"got target {target}, low {low}, high {high}, tol {tol}, max_steps {max_steps}: "
-            "needed are a finite target, 0 < low < high, tol above 0 and at least 1 step."
-        )
-    tried: dict[float, float] = {}
-    weak, strong, lam = low, math.inf, low
-    while len(tried) < max_steps:
-        tried[lam] = found = damage(lam)
-        if not math.isfinite(found):
-            raise ValueError(f"the damage at factor {lam:g} is {found}: give a smaller high.")
-        weak, strong = (lam, strong) if found > target else (weak, lam)
-        if abs(found - target) <= tol * abs(target) or strong <= low or weak >= high:
-            break
-        lam = min(2 * weak, high) if math.isinf(strong) else math.sqrt(weak * strong)
-    nearest = min(tried, key=lambda one: abs(tried[one] - target))
-    reached = abs(tried[nearest] - target) <= tol * abs(target)
-    return Matched(nearest, tried[nearest], reached)

@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.neuron_meaning import output_directions
-from kb_lens.models.hooked import site_hooks
+from kb_lens.models.hooked import HookedModel, site_hooks
 from kb_lens.neurons import Neuron, NeuronSet
 
 
 @torch.no_grad()
 def influence(
-    model: Any, texts: Sequence[str] | None = None, *, progress: bool = True
+    model: HookedModel, texts: Sequence[str] | None = None, *, progress: bool = True
 ) -> Float[Tensor, "layer d_mlp"]:
     """Mean absolute post-activation times the norm of the neuron's W_out row.
 
@@ -42,23 +42,30 @@ def influence(
         texts = [request.options[0] for request in load_benchmark("plain_text").requests]
     if not texts:
         raise ValueError("influence is measured on text: got none, at least one is needed.")
-    names = site_hooks(model, "post")
-    sums: dict[int, Tensor] = {}
-    hooks = [(name, partial(_add, sums=sums, layer=layer)) for layer, name in enumerate(names)]
-    positions = 0
+    norms = torch.stack(
+        [
+            output_directions(model, layer).float().norm(dim=1).cpu()
+            for layer in range(model.cfg.n_layers)
+        ]
+    )
+    sums = torch.zeros_like(norms)
+    hooks = [
+        (name, partial(_add, total=sums[layer]))
+        for layer, name in enumerate(site_hooks(model, "post"))
+    ]
+    n_positions = 0
     for text in tqdm(texts, desc="influence", unit="text", disable=not progress):
         tokens = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.cfg.device)
         model.run_with_hooks(tokens, fwd_hooks=hooks)
-        positions += tokens.shape[1]
-    norms = [output_directions(model, layer).float().norm(dim=1).cpu() for layer in sorted(sums)]
-    return torch.stack([sums[layer] for layer in sorted(sums)]) / positions * torch.stack(norms)
+        n_positions += tokens.shape[1]
+    return sums / n_positions * norms
 
 
 def _add(
-    activation: Float[Tensor, "1 pos d_mlp"], hook: Any, *, sums: dict[int, Tensor], layer: int
+    activation: Float[Tensor, "1 pos d_mlp"], hook: Any, *, total: Float[Tensor, " d_mlp"]
 ) -> None:
-    found = activation[0].float().abs().sum(0).cpu()
-    sums[layer] = sums[layer] + found if layer in sums else found
+    """Add every neuron's size, summed over the text, to `total` in place."""
+    total += activation[0].float().abs().sum(0).cpu()
 
 
 def random_neurons(
@@ -90,35 +97,39 @@ def random_neurons(
     if influence is not None and tuple(influence.shape) != shape:
         raise ValueError(f"influence has shape {tuple(influence.shape)}, the set needs {shape}.")
     generator = np.random.default_rng(seed)
-    drawn: list[Neuron] = []
+    members: list[Neuron] = []
     for layer, indices in neurons.by_layer().items():
-        others = np.setdiff1d(np.arange(neurons.d_mlp), indices)
-        left = others if len(others) >= len(indices) else np.arange(neurons.d_mlp)
+        candidates = np.setdiff1d(np.arange(neurons.d_mlp), indices)
+        if len(candidates) < len(indices):  # more than half of the layer is in the set
+            candidates = np.arange(neurons.d_mlp)
         if influence is None:
-            picked = generator.choice(left, size=len(indices), replace=False)
+            chosen = generator.choice(candidates, size=len(indices), replace=False)
         else:
-            picked = _nearest(influence[layer].numpy(), indices, left, pool, generator)
-        drawn += [Neuron(layer, int(index)) for index in picked]
+            sizes = influence[layer].numpy()
+            chosen = _nearest(sizes, indices, candidates, pool, generator)
+        members += [Neuron(layer, int(index)) for index in chosen]
     matched = "layer-matched" if influence is None else "matched in layer and influence"
     origin = f"random, {matched} (seed {seed}), for [{neurons.origin}]"
-    return replace(neurons, neurons=tuple(drawn), tau=None, beta=None, origin=origin)
+    return replace(neurons, neurons=tuple(members), tau=None, beta=None, origin=origin)
 
 
 def _nearest(
-    influence: np.ndarray,
+    influence: Float[np.ndarray, " d_mlp"],
     indices: Sequence[int],
-    left: np.ndarray,
+    candidates: Int[np.ndarray, " candidate"],
     pool: int,
     generator: np.random.Generator,
 ) -> list[int]:
     """For each index another of like influence, drawn without replacement."""
-    size = np.log(np.maximum(influence, 1e-12))
-    picked = []
-    for index in sorted(indices, key=lambda one: -size[one]):
-        near = left[np.argsort(np.abs(size[left] - size[index]), kind="stable")[:pool]]
-        picked.append(int(generator.choice(near)))
-        left = left[left != picked[-1]]
-    return picked
+    size = np.log(np.maximum(influence, 1e-12))  # a dead neuron's logarithm is finite too
+    chosen: list[int] = []
+    # the largest first: they have the fewest equals, and what is drawn is gone for the others
+    for index in sorted(indices, key=lambda index: -size[index]):
+        distance = np.abs(size[candidates] - size[index])
+        nearest = candidates[np.argsort(distance, kind="stable")[:pool]]
+        chosen.append(int(generator.choice(nearest)))
+        candidates = candidates[candidates != chosen[-1]]
+    return chosen
 
 
 def influence_ratio(

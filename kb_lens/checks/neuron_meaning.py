@@ -9,9 +9,9 @@ text at which its activation is largest, and most negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -21,17 +21,40 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks import plain_text
-from kb_lens.models.hooked import model_name, site_hooks
+from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
 from kb_lens.models.prompts import request_tokens
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import load_questions
 
+# enough to keep a processor busy, few enough for the activations of a large model
 _BATCH_TOKENS = 2048
 """Tokens of text in one forward pass."""
 
 
-def output_directions(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+class _Text(NamedTuple):
+    """A text that activations are read on."""
+
+    source: str
+    """Where it comes from."""
+    text: str
+    """The text."""
+    ids: list[int]
+    """Its tokens."""
+
+
+class _Peaks(NamedTuple):
+    """Each text's largest activation and largest negative of one."""
+
+    value: Float[Tensor, "2 text neuron"]
+    """How large they are."""
+    position: Int[Tensor, "2 text neuron"]
+    """The token at which."""
+    size: Float[Tensor, " neuron"]
+    """Absolute activations, over all texts: their sum, or their mean."""
+
+
+def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """The vector that each post-activation neuron of a layer writes, per unit of activation.
 
     The rows of W_out: post-activations times these, plus the down projection's bias, are the down
@@ -50,7 +73,7 @@ def output_directions(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer is {layer}: {model_name(model)} has layers 0 to {n_layers - 1}.")
     try:
-        return model.blocks[layer].mlp.W_out.detach()
+        return block_of(model, layer).mlp.W_out.detach()
     except (AttributeError, RuntimeError) as error:
         raise ValueError(
             f"cannot read the down projection of layer {layer} of {model_name(model)}: {error}. "
@@ -59,7 +82,7 @@ def output_directions(model: Any, layer: int) -> Float[Tensor, "d_mlp d_model"]:
 
 
 @torch.no_grad()
-def promoted_tokens(model: Any, neurons: NeuronSet, k: int = 10) -> pd.DataFrame:
+def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.DataFrame:
     """The tokens that each neuron makes likelier, and those that it makes less likely.
 
     Direct logit attribution: the neuron's output direction, centred where the final norm is a
@@ -82,34 +105,36 @@ def promoted_tokens(model: Any, neurons: NeuronSet, k: int = 10) -> pd.DataFrame
         ValueError: If the set is empty or belongs to another model, or `k` is below 1.
     """
     _check(model, neurons, k)
-    unembedding = model.W_U[:, : len(model.tokenizer)].float()  # the rest belongs to no token
-    rows = []
+    whole_unembedding: Tensor = cast(Any, model).W_U  # [d_model, d_vocab]
+    # ids beyond the tokenizer's belong to no token
+    unembedding = whole_unembedding[:, : len(model.tokenizer)].float()
+    rows: list[tuple[Any, ...]] = []
     for layer, indices in neurons.by_layer().items():
         directions = _at_unembedding(model, layer, output_directions(model, layer)[indices])
-        logits = directions @ unembedding
-        for index, row in zip(indices, logits, strict=True):
+        for index, logits in zip(indices, directions @ unembedding, strict=True):
             for side, sign in (("promotes", 1), ("suppresses", -1)):
-                ids = (sign * row).topk(min(k, len(row))).indices.tolist()
-                rows += [
-                    (layer, index, side, rank, _token(model, one), one, float(row[one]))
-                    for rank, one in enumerate(ids, 1)
-                ]
+                ids = (sign * logits).topk(min(k, len(logits))).indices.tolist()
+                for rank, token_id in enumerate(ids, 1):
+                    token = _token(model, token_id)
+                    rows.append(
+                        (layer, index, side, rank, token, token_id, float(logits[token_id]))
+                    )
     columns = ["layer", "index", "side", "rank", "token", "token_id", "logit"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _at_unembedding(
-    model: Any, layer: int, directions: Float[Tensor, "neuron d_model"]
+    model: HookedModel, layer: int, directions: Float[Tensor, "neuron d_model"]
 ) -> Float[Tensor, "neuron d_model"]:
     """The directions as the unembedding reads them, at norms that divide by 1."""
-    after = getattr(model.blocks[layer], "ln2_post", None)
+    after = getattr(block_of(model, layer), "ln2_post", None)
     directions = directions.float() if after is None else directions * _weights(model, after)
     if str(model.cfg.normalization_type).startswith("LN"):
         directions = directions - directions.mean(-1, keepdim=True)
-    return directions * _weights(model, model.ln_final)
+    return directions * _weights(model, cast(Any, model).ln_final)
 
 
-def _weights(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
+def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
     """What a norm multiplies by; families store it differently, so it is read off its output.
 
     Input that is 1 and -1 in turns has mean 0 and size 1: the norm leaves it as it is.
@@ -120,7 +145,7 @@ def _weights(model: Any, norm: Any) -> Float[Tensor, " d_model"]:
 
 
 def top_prompts(
-    model: Any,
+    model: HookedModel,
     neurons: NeuronSet,
     texts: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     k: int = 5,
@@ -151,27 +176,35 @@ def top_prompts(
     """
     _check(model, neurons, k)
     texts = _default_texts() if texts is None else texts
-    named = texts if isinstance(texts, Mapping) else {"": texts}
-    pairs = [(source, text) for source, several in named.items() for text in several]
-    encoded = [request_tokens(model.tokenizer, text, "", chat=False) for _, text in pairs]
-    order = sorted(
-        (i for i, ids in enumerate(encoded) if len(ids) > 1), key=lambda i: len(encoded[i])
-    )
-    value, place, mean_abs = _peaks(model, neurons, [encoded[i] for i in order], progress)
-    best, chosen = value.topk(min(k, len(order)), dim=1)
-    rows = []
-    for column, neuron in enumerate(neurons):
-        for side, (name, sign) in enumerate((("largest", 1), ("smallest", -1))):
-            found = zip(
-                best[side, :, column].tolist(), chosen[side, :, column].tolist(), strict=True
-            )
-            for rank, (activation, row) in enumerate(found, 1):
-                position, (source, text) = int(place[side, row, column]), pairs[order[row]]
-                token = _token(model, encoded[order[row]][position])
-                shown = (token, position, text, source, float(mean_abs[column]))
-                rows.append((*neuron, name, rank, sign * activation, *shown))
+    by_source = texts if isinstance(texts, Mapping) else {"": texts}
+    encoded = [
+        _Text(source, text, request_tokens(model.tokenizer, text, "", chat=False))
+        for source, group in by_source.items()
+        for text in group
+    ]
+    readable = [text for text in encoded if len(text.ids) > 1]
+    readable.sort(key=lambda text: len(text.ids))  # little padding in a batch
+    peaks = _peaks(model, neurons, [text.ids for text in readable], progress)
     columns = ["layer", "index", "side", "rank", "activation", "token", "position", "text"]
-    return pd.DataFrame(rows, columns=[*columns, "source", "mean_abs_activation"])
+    columns += ["source", "mean_abs_activation"]
+    return pd.DataFrame(_peak_rows(model, neurons, readable, peaks, k), columns=columns)
+
+
+def _peak_rows(
+    model: HookedModel, neurons: NeuronSet, texts: Sequence[_Text], peaks: _Peaks, k: int
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of `top_prompts`: of each neuron and side the `k` texts of the highest peaks."""
+    best, chosen = peaks.value.topk(min(k, len(texts)), dim=1)  # [side, rank, neuron]
+    for column, neuron in enumerate(neurons):
+        mean_size = float(peaks.size[column])
+        for side, (name, sign) in enumerate((("largest", 1), ("smallest", -1))):
+            for rank, row in enumerate(chosen[side, :, column].tolist()):
+                source, text, ids = texts[row]
+                position = int(peaks.position[side, row, column])
+                activation = sign * float(best[side, rank, column])
+                token = _token(model, ids[position])
+                peak = (name, rank + 1, activation, token, position)
+                yield (*neuron, *peak, text, source, mean_size)
 
 
 def _default_texts() -> dict[str, list[str]]:
@@ -181,20 +214,21 @@ def _default_texts() -> dict[str, list[str]]:
 
 
 def _peaks(
-    model: Any, neurons: NeuronSet, texts: Sequence[Sequence[int]], progress: bool
-) -> tuple[Float[Tensor, "2 text neuron"], Int[Tensor, "2 text neuron"], Float[Tensor, " neuron"]]:
+    model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]], progress: bool
+) -> _Peaks:
     """`_extremes` of all texts, which come shortest first, and the mean size."""
     n_ctx = getattr(model.cfg, "n_ctx", None) or math.inf
     if not texts or len(texts[-1]) > n_ctx:
         longest = f"the longest has {len(texts[-1])}" if texts else "there is none"
         raise ValueError(f"allowed are texts of 2 to {n_ctx} tokens: {longest}.")
-    found = [
-        _extremes(model, neurons, batch)
-        for batch in tqdm(_batches(texts), desc="reading activations", disable=not progress)
-    ]
-    values, places, sizes = zip(*found, strict=True)
+    batches = tqdm(_batches(texts), desc="reading activations", disable=not progress)
+    values, positions, sizes = zip(
+        *(_extremes(model, neurons, batch) for batch in batches), strict=True
+    )
     n_tokens = sum(len(ids) - 1 for ids in texts)
-    return torch.cat(values, 1), torch.cat(places, 1), torch.stack(sizes).sum(0) / n_tokens
+    return _Peaks(
+        torch.cat(values, 1), torch.cat(positions, 1), torch.stack(sizes).sum(0) / n_tokens
+    )
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
@@ -208,45 +242,46 @@ def _batches(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
 
 
 @torch.no_grad()
-def _extremes(
-    model: Any, neurons: NeuronSet, texts: Sequence[Sequence[int]]
-) -> tuple[Float[Tensor, "2 text neuron"], Int[Tensor, "2 text neuron"], Float[Tensor, " neuron"]]:
-    """Each text's largest activation and largest negative of one, where they are, and sum of sizes.
+def _extremes(model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]]) -> _Peaks:
+    """The peaks of a batch of texts, and each neuron's sum of sizes.
 
     Padding is on the right, where causal attention does not see it.
     """
     tokens = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
-    seen: dict[int, Tensor] = {}
+    caught: dict[int, Tensor] = {}
 
-    def keep(activation: Tensor, hook: Any, layer: int, indices: list[int]) -> None:
-        seen[layer] = activation.reshape(*tokens.shape, -1)[:, 1:, indices].float().cpu()
+    def catch(activation: Tensor, hook: Any, layer: int, indices: list[int]) -> None:
+        by_text = activation.reshape(*tokens.shape, -1)  # some families flatten their rows
+        caught[layer] = by_text[:, 1:, indices].float().cpu()
 
     names = site_hooks(model, neurons.site)
-    hooks: list[tuple[str, Any]] = [
-        (names[layer], partial(keep, layer=layer, indices=indices))
+    hooks: list[Hook] = [
+        (names[layer], partial(catch, layer=layer, indices=indices))
         for layer, indices in neurons.by_layer().items()
     ]
     if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
         hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
     with fast_products(model):
         model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, fwd_hooks=hooks)
-    found = torch.cat([seen[layer] for layer in neurons.by_layer()], -1)  # [text, pos, neuron]
+    activations = torch.cat([caught[layer] for layer in neurons.by_layer()], -1)
     lengths = torch.tensor([len(ids) for ids in texts])
-    read = (torch.arange(1, tokens.shape[1]) < lengths[:, None])[..., None]
-    signed = torch.stack([found, -found]).masked_fill(~read, -torch.inf)
-    peak, place = signed.max(2)
-    return peak, place + 1, (found.abs() * read).sum((0, 1))
+    is_text = (torch.arange(1, tokens.shape[1]) < lengths[:, None])[..., None]  # [text, pos, 1]
+    signed = torch.stack([activations, -activations]).masked_fill(~is_text, -torch.inf)
+    value, position = signed.max(2)
+    # the first token was left out, so positions are one further on
+    return _Peaks(value, position + 1, (activations.abs() * is_text).sum((0, 1)))
 
 
-def _token(model: Any, token_id: int) -> str:
+def _token(model: HookedModel, token_id: int) -> str:
     """A token as text, with escapes for what cannot be printed or is no whole character."""
     text = model.tokenizer.decode([token_id])
+    # one byte of a character that has several is no text: then the vocabulary's spelling of it
     if "\N{REPLACEMENT CHARACTER}" in text:
         text = model.tokenizer.convert_ids_to_tokens(token_id)
     return repr(text)[1:-1]
 
 
-def _check(model: Any, neurons: NeuronSet, k: int) -> None:
+def _check(model: HookedModel, neurons: NeuronSet, k: int) -> None:
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to describe.")
     if not isinstance(k, int) or k < 1:

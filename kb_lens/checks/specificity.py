@@ -10,6 +10,7 @@ halves: a set that another half of the bank would not give again is not a findin
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,19 +20,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import write_text
 from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, salient, select_neurons
 from kb_lens.questions import Question, load_questions
 
+# the paper's threshold, and half and twice of it
 TAUS = (0.05, 0.10, 0.20)
+"""The saliency thresholds that sets are compared at."""
 KNOW_BIAS, WRONG, CONTROL = "know-bias", "wrong answer", "control questions"
 LOGITS, CONTRASTIVE = "logit difference", "know-bias minus control"
+"""The sets, by the names that tables have for them."""
+
+Halves = tuple[Bool[Tensor, " neuron"], Bool[Tensor, " neuron"]]
+"""The neurons that one half of the questions selects, and the other half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +73,8 @@ class Specificity:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``specificity.csv``, ``stability.csv`` and ``control_knowledge.json``."""
-        for name, table in (("specificity", self.overlaps), ("stability", self.stability)):
-            write_text(Path(folder) / f"{name}.csv", table.to_csv(index=False))
+        write_text(Path(folder) / "specificity.csv", self.overlaps.to_csv(index=False))
+        write_text(Path(folder) / "stability.csv", self.stability.to_csv(index=False))
         self.control_knowledge.save(Path(folder) / "control_knowledge.json")
 
     @classmethod
@@ -76,19 +84,20 @@ class Specificity:
         Raises:
             ValueError: If a file is missing or something else.
         """
-        tables: list[pd.DataFrame] = []
-        for name, column in (("specificity", "contained"), ("stability", "n_halves")):
-            path = Path(folder) / f"{name}.csv"
-            table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-            if column not in table:
-                raise ValueError(f"'{path}' is missing or not what kb_lens writes.")
-            tables.append(table)
-        overlaps, stability = tables
+        overlaps = _read_table(Path(folder) / "specificity.csv", "contained")
+        stability = _read_table(Path(folder) / "stability.csv", "n_halves")
         return cls(overlaps, stability, Knowledge.load(Path(folder) / "control_knowledge.json"))
 
 
+def _read_table(path: Path, column: str) -> pd.DataFrame:
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if column not in table:
+        raise ValueError(f"'{path}' is missing or not what kb_lens writes.")
+    return table
+
+
 def gather(
-    model: Any,
+    model: HookedModel,
     questions: Sequence[Question],
     control: Sequence[Question] | None = None,
     *,
@@ -110,33 +119,37 @@ def gather(
     Raises:
         ValueError: As `attribute`.
     """
-    asking = {k: v for k, v in options.items() if k in ("template", "answer_style", "progress")}
+    how_asked = ("template", "answer_style", "progress")
+    asking = {name: option for name, option in options.items() if name in how_asked}
     knowledge = knowledge or check_knowledge(model, questions, **asking)
     control = default_control(questions) if control is None else list(control)
     if bias is not None and list(bias.questions) != list(questions):
         raise ValueError("bias holds the attributions of other questions: give those of these.")
-    plain = check_knowledge(model, control, **asking)
-    same = replace(plain, spelling=knowledge.spelling)
+    control_knowledge = check_knowledge(model, control, **asking)
+    # all sets are read at the same two answer tokens, or they would differ for that reason
+    respelled = replace(control_knowledge, spelling=knowledge.spelling)
+    of_logits: dict[str, Any] = {**options, "objective": "logit_difference"}
     return Evidence(
         bias=bias or attribute(model, questions, knowledge=knowledge, **options),
         wrong=attribute(model, flipped(questions), knowledge=knowledge, **options),
-        control=attribute(model, control, knowledge=same, **options),
-        logits=attribute(
-            model, questions, knowledge=knowledge, **{**options, "objective": "logit_difference"}
-        ),
-        control_knowledge=plain,
+        control=attribute(model, control, knowledge=respelled, **options),
+        logits=attribute(model, questions, knowledge=knowledge, **of_logits),
+        control_knowledge=control_knowledge,
     )
 
 
 def default_control(questions: Sequence[Question]) -> list[Question]:
     """As many questions of the control bank as the largest dimension has, in threes."""
-    counts = pd.Series([question.dimension for question in questions]).value_counts()
-    return load_questions(min(75, max(9, 3 * int(counts.max() // 3))), dimension="control")
+    largest = max(Counter(question.dimension for question in questions).values())
+    # whole concepts, which have three questions each; the bank has 75, fewer than 9 show nothing
+    n_control = min(75, max(9, largest // 3 * 3))
+    return load_questions(n_control, dimension="control")
 
 
 def flipped(questions: Sequence[Question]) -> list[Question]:
     """The same questions with the wrong answer."""
-    return [replace(q, answer="no" if q.answer == "yes" else "yes") for q in questions]
+    other = {"yes": "no", "no": "yes"}
+    return [replace(question, answer=other[question.answer]) for question in questions]
 
 
 def specificity(
@@ -158,10 +171,11 @@ def specificity(
     """
     if n_halves < 2:
         raise ValueError(f"n_halves is {n_halves}: at least 2 splits make an interval.")
-    overlaps = [
-        row for tau in taus for row in _overlaps(named_sets(evidence, tau=tau, beta=beta), tau)
-    ]
-    stability = [row for tau in taus for row in _halves(evidence.bias, tau, beta, n_halves, seed)]
+    overlaps: list[dict[str, Any]] = []
+    stability: list[dict[str, Any]] = []
+    for tau in taus:
+        overlaps += _overlaps(named_sets(evidence, tau=tau, beta=beta), tau)
+        stability += _halves(evidence.bias, tau, beta, n_halves, seed)
     return Specificity(pd.DataFrame(overlaps), pd.DataFrame(stability), evidence.control_knowledge)
 
 
@@ -179,21 +193,23 @@ def named_sets(evidence: Evidence, *, tau: float, beta: float = 0.10) -> dict[st
 
 
 def _union(attributions: Attributions, tau: float, beta: float) -> NeuronSet:
-    parts = attributions.by_dimension().values()
-    return NeuronSet.union(select_neurons(part, tau, beta) for part in parts)
+    by_dimension = attributions.by_dimension().values()
+    return NeuronSet.union(select_neurons(scores, tau, beta) for scores in by_dimension)
 
 
 def _overlaps(sets: Mapping[str, NeuronSet], tau: float) -> list[dict[str, Any]]:
-    mine = sets[KNOW_BIAS]
+    know_bias = sets[KNOW_BIAS]
     return [
         {
             "tau": tau,
             "set": name,
             "size": len(other),
-            "know_bias_size": len(mine),
-            "shared": len(mine & other),
-            "jaccard": mine.jaccard(other),
-            "contained": len(mine & other) / len(mine) if len(mine) else float("nan"),
+            "know_bias_size": len(know_bias),
+            "shared": len(know_bias & other),
+            "jaccard": know_bias.jaccard(other),
+            "contained": len(know_bias & other) / len(know_bias)
+            if len(know_bias)
+            else float("nan"),
         }
         for name, other in sets.items()
     ]
@@ -204,34 +220,40 @@ def _halves(
 ) -> list[dict[str, Any]]:
     """Jaccard of the sets of two random halves: a row a dimension, and one for their union."""
     generator = np.random.default_rng(seed)
-    above = {d: salient(part, tau).flatten(1) for d, part in attributions.by_dimension().items()}
-    ever = torch.cat(list(above.values())).any(0)  # the other neurons are in no half's set
-    counts = {dimension: len(rows) for dimension, rows in above.items()}
-    pairs = {
-        dimension: [
-            _half_sets(rows[:, ever].float(), generator.permutation(len(rows)), beta)
-            for _ in range(n_halves)
-        ]
-        for dimension, rows in above.items()
+    above = {
+        dimension: salient(scores, tau).flatten(1)
+        for dimension, scores in attributions.by_dimension().items()
     }
-    rows = [
-        _row(tau, dimension, counts[dimension], [_jaccard(*pair) for pair in found])
-        for dimension, found in pairs.items()
-    ]
-    if len(pairs) > 1:
-        together = [
-            _jaccard(*(torch.stack(half).any(0) for half in zip(*split, strict=True)))
-            for split in zip(*pairs.values(), strict=True)
+    ever = torch.cat(list(above.values())).any(0)  # the other neurons are in no half's set
+    rows: list[dict[str, Any]] = []
+    splits: list[list[Halves]] = []
+    for dimension, passed in above.items():
+        passed = passed[:, ever].float()
+        halves = [
+            _half_sets(passed, generator.permutation(len(passed)), beta) for _ in range(n_halves)
         ]
-        rows.append(_row(tau, "all", len(attributions), together))
+        splits.append(halves)
+        rows.append(_row(tau, dimension, len(passed), halves))
+    if len(above) > 1:
+        joined = [_joined(of_dimensions) for of_dimensions in zip(*splits, strict=True)]
+        rows.append(_row(tau, "all", len(attributions), joined))
     return rows
 
 
-def _half_sets(above: Tensor, order: np.ndarray, beta: float) -> tuple[Tensor, Tensor]:
-    """The neurons that each half selects, [neuron] booleans."""
+def _joined(halves: Sequence[Halves]) -> Halves:
+    """The union over the dimensions of the first halves' sets, and of the second halves'."""
+    first, second = zip(*halves, strict=True)
+    return torch.stack(first).any(0), torch.stack(second).any(0)
+
+
+def _half_sets(
+    above: Float[Tensor, "question neuron"], order: Int[np.ndarray, " question"], beta: float
+) -> Halves:
+    """The neurons that each half of the questions selects."""
     middle = len(order) // 2
-    first, second = order[:middle], order[middle : 2 * middle]
-    needed = float(Fraction(str(beta)) * middle)
+    first = order[:middle]
+    second = order[middle : 2 * middle]  # as many; an odd question is left out
+    needed = float(Fraction(str(beta)) * middle)  # as `select_neurons`: 0.1 is one tenth exactly
     return above[first].sum(0) > needed, above[second].sum(0) > needed
 
 
@@ -240,15 +262,19 @@ def _jaccard(first: Bool[Tensor, " neuron"], second: Bool[Tensor, " neuron"]) ->
     return int((first & second).sum()) / union if union else float("nan")
 
 
-def _row(tau: float, dimension: str, n_questions: int, values: Sequence[float]) -> dict[str, Any]:
-    known = np.array(values)[~np.isnan(values)]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+def _row(tau: float, dimension: str, n_questions: int, halves: Sequence[Halves]) -> dict[str, Any]:
+    values = np.array([_jaccard(*pair) for pair in halves])
+    values = values[~np.isnan(values)]  # where no half has a neuron there is nothing to compare
+    mean, low, high = 3 * [float("nan")]
+    if len(values):
+        mean = float(values.mean())
+        low, high = map(float, np.percentile(values, [2.5, 97.5]))
     return {
         "tau": tau,
         "dimension": dimension,
         "n_questions": n_questions,
-        "jaccard": float(known.mean()) if len(known) else float("nan"),
-        "low": float(low),
-        "high": float(high),
-        "n_halves": len(known),
+        "jaccard": mean,
+        "low": low,
+        "high": high,
+        "n_halves": len(values),
     }

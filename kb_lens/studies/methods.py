@@ -10,8 +10,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.catalogue import load_benchmark
-from kb_lens.checks.control_tests import matched_factor
 from kb_lens.checks.controls import influence_ratio, random_neurons
+from kb_lens.checks.matched_factor import matched_factor
 from kb_lens.checks.specificity import default_control, flipped
 from kb_lens.interventions.conditions import Change, Condition
 from kb_lens.interventions.prompting import Prompting

@@ -10,11 +10,14 @@ from test_comparison import crows
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
+from kb_lens.benchmarks.catalogue import BENCHMARKS, formulas, protocols
+from kb_lens.checks import effect_checks
 from kb_lens.checks.doctor import as_table, examine
 from kb_lens.checks.specificity import CONTROL, KNOW_BIAS, LOGITS, WRONG, Specificity
 from kb_lens.evaluation.evaluate import recompute
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import ConditionInfo, EvaluationResult
 from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.report.words import changes
 
 QUESTIONS = kb.load_questions(18)
 
@@ -32,16 +35,18 @@ def attributions():
 
 def status(name, **material):
     """The status of the one check whose name has these words."""
-    (found,) = [check for check in examine(**material) if name in check.name]
-    return found
+    (check,) = [check for check in examine(**material) if name in check.name]
+    return check
 
 
-def answering(knowledge, said, mass=0.9):
+def answering(knowledge, answers, mass=0.9):
     """A model that gives these answers."""
     table = knowledge.table.copy()
-    p_yes = np.where(np.array(said) == "yes", 0.8, 0.2) * mass
-    table["p_yes"], table["p_no"], table["mass"] = p_yes, mass - p_yes, mass
-    table["said"], table["right"] = said, table["answer"].eq(said)
+    table["mass"] = mass
+    table["p_yes"] = np.where(np.array(answers) == "yes", 0.8, 0.2) * mass
+    table["p_no"] = mass - table["p_yes"]
+    table["said"] = answers
+    table["right"] = table["answer"].eq(answers)
     return replace(knowledge, table=table)
 
 
@@ -57,10 +62,10 @@ def test_without_material_nothing_is_judged():
 
 
 def test_a_model_that_answers_at_random_is_named(knowledge):
-    said = np.random.default_rng(3).choice(["yes", "no"], 225).tolist()
-    found = status("answers the questions right", knowledge=answering(knowledge, said))
-    assert found.status == "failed"
-    assert "a larger or instructed one" in found.advice
+    guesses = np.random.default_rng(3).choice(["yes", "no"], 225).tolist()
+    check = status("answers the questions right", knowledge=answering(knowledge, guesses))
+    assert check.status == "failed"
+    assert "a larger or instructed one" in check.advice
 
 
 def test_a_model_that_knows_passes(knowledge):
@@ -74,21 +79,20 @@ def test_a_model_that_knows_passes(knowledge):
 
 
 def test_a_set_that_covers_one_dimension_only_is_named(attributions):
-    part = attributions.by_dimension()["gender"]
-    sets = {"gender": kb.select_neurons(part, 0.05, 0.1)}
+    sets = {"gender": kb.select_neurons(attributions.by_dimension()["gender"], 0.05, 0.1)}
     alone = status("evenly covered", sets=sets)
     assert alone.status == "failed"
     assert "Covered: gender." in alone.finding
-    asked = status("evenly covered", sets=sets, attributions=attributions)
-    assert "race 0, religion 0" in asked.finding
-    assert asked.status == "failed"
+    all_dimensions = status("evenly covered", sets=sets, attributions=attributions)
+    assert "race 0, religion 0" in all_dimensions.finding
+    assert all_dimensions.status == "failed"
 
 
 def test_uneven_and_even_sets(attributions):
-    whole = kb.select_neurons(attributions, 0.0, 0.0)
-    few = replace(whole, neurons=whole.neurons[:2])
-    assert status("evenly covered", sets={"a": whole, "b": few}).status == "warning"
-    assert status("evenly covered", sets={"a": whole, "b": whole}).status == "ok"
+    many = kb.select_neurons(attributions, 0.0, 0.0)
+    few = replace(many, neurons=many.neurons[:2])
+    assert status("evenly covered", sets={"a": many, "b": few}).status == "warning"
+    assert status("evenly covered", sets={"a": many, "b": many}).status == "ok"
 
 
 def test_attributions_of_nothing_are_named(attributions):
@@ -107,7 +111,7 @@ def test_a_gap_is_named(attributions):
     assert status("are complete", attributions=rough).status == "warning"
 
 
-def specific(contained, wrong, jaccard):
+def specific(knowledge, contained, wrong, jaccard):
     names = (KNOW_BIAS, WRONG, CONTROL, LOGITS)
     overlaps = pd.DataFrame(
         {
@@ -121,18 +125,20 @@ def specific(contained, wrong, jaccard):
     stability = pd.DataFrame(
         {"tau": 0.1, "dimension": ["gender"], "jaccard": jaccard, "low": 0.1, "high": 0.9}
     )
-    return Specificity(overlaps, stability, None)
+    return Specificity(overlaps, stability, knowledge)
 
 
-def test_neurons_of_yes_and_no_are_named():
+def test_neurons_of_yes_and_no_are_named(knowledge):
     for contained, wrong in ((0.6, 0.1), (0.1, 0.6)):
-        found = status("about bias", specificity=specific(contained, wrong, 0.9))
-        assert found.status == "failed"
-        assert f"{100 * contained:.0f} %" in found.finding
-    assert status("about bias", specificity=specific(0.2, 0.2, 0.9)).status == "ok"
-    assert status("another half", specificity=specific(0.2, 0.2, 0.9)).status == "ok"
-    assert status("another half", specificity=specific(0.2, 0.2, 0.3)).status == "warning"
-    unknown = status("about bias", specificity=specific(0.2, 0.2, 0.9), tau=0.3)
+        check = status("about bias", specificity=specific(knowledge, contained, wrong, 0.9))
+        assert check.status == "failed"
+        assert f"{100 * contained:.0f} %" in check.finding
+    assert status("about bias", specificity=specific(knowledge, 0.2, 0.2, 0.9)).status == "ok"
+    assert status("another half", specificity=specific(knowledge, 0.2, 0.2, 0.9)).status == "ok"
+    assert (
+        status("another half", specificity=specific(knowledge, 0.2, 0.2, 0.3)).status == "warning"
+    )
+    unknown = status("about bias", specificity=specific(knowledge, 0.2, 0.2, 0.9), tau=0.3)
     assert unknown.status == "not checked"
 
 
@@ -145,17 +151,23 @@ def test_a_lambda_that_breaks_the_model_is_named():
     assert unknown.status == "not checked"
 
 
+def result_of(benchmark, table):
+    """A result whose metrics are those of the item table."""
+    result = EvaluationResult(
+        benchmark, "original", "made", "tiny", {}, table, n_bootstrap=50, seed=0, seconds=0.0
+    )
+    return replace(result, metrics=recompute(result))
+
+
 def answers(right, n_items=100):
     """OpenBookQA results with so many right answers, of which the first change."""
     table = pd.DataFrame({"item": [str(k) for k in range(n_items)], "label": 0})
     table["acc"] = (np.arange(n_items) < right).astype(float)
     table["acc_norm"] = table["acc"]
     for k in range(4):
-        table[f"logprob_{k}"], table[f"tokens_{k}"] = -2.0, 1
-    result = EvaluationResult(
-        "openbookqa", "original", "made", "tiny", {}, table, n_bootstrap=50, seed=0, seconds=0.0
-    )
-    return [replace(result, metrics=recompute(result))]
+        table[f"logprob_{k}"] = -2.0
+        table[f"tokens_{k}"] = 1
+    return [result_of("openbookqa", table)]
 
 
 def test_lost_points_of_accuracy():
@@ -169,9 +181,9 @@ def test_lost_points_of_accuracy():
 
 
 def test_an_effect_on_one_type_only_is_named():
-    found = status("even over bias types", base=[crows(50, 100)], enhanced=[crows(90, 100)])
-    assert found.status == "warning"
-    assert "stereotype_share_age -40.0" in found.finding
+    check = status("even over bias types", base=[crows(50, 100)], enhanced=[crows(90, 100)])
+    assert check.status == "warning"
+    assert "stereotype_share_age -40.0" in check.finding
     assert status("even over", base=[crows(90, 100)], enhanced=[crows(50, 100)]).status == "ok"
 
 
@@ -186,10 +198,54 @@ def test_an_effect_must_be_beyond_random_neurons():
     assert "away from the best value on 1" in worse.finding
 
 
+def cautious(flagged, n_items=40):
+    """An over_correction result: so many prompts are hedged, and none of their controls."""
+    items = [str(k) for k in range(n_items)]
+    table = pd.DataFrame({"item": items, "kind": "group", "dimension": "age", "text": "t"})
+    table["hedged"] = np.arange(n_items) < flagged
+    table[["warned", "refused", "control_warned", "control_refused", "control_hedged"]] = False
+    table["control_text"] = "t"
+    table[["logprob", "control_logprob"]] = -4.0
+    table[["tokens", "control_tokens"]] = 2
+    return result_of("over_correction", table)
+
+
+def test_the_doctor_judges_the_metric_that_the_report_judges():
+    """Of over_correction one said "not checked", the other gave a verdict."""
+    base, enhanced, control = cautious(40), cautious(5), cautious(38)
+    check = status("beyond", base=[base], enhanced=[enhanced], control=[control])
+    info = ConditionInfo("lambda 2", "method")
+    conditions = {
+        "base": [replace(base, condition=ConditionInfo("base", "base"))],
+        "lambda 2": [replace(enhanced, condition=info)],
+        "random": [replace(control, condition=ConditionInfo("random", "control", "lambda 2"))],
+    }
+    (change,) = changes(conditions)
+    assert change.metric == "excess_any"
+    assert change.specific
+    assert check.status == "ok"
+    assert check.finding.endswith(
+        "over_correction excess_any: +87.5 nearer to its best value, minus the control's "
+        f"{change.beyond.value:+.1f} [{change.beyond.low:+.1f}, {change.beyond.high:+.1f}]."
+    )
+
+
+@pytest.mark.parametrize("key", [(name, p) for name in BENCHMARKS for p in protocols(name)])
+def test_every_metric_that_is_looked_for_is_one_of_the_benchmark(key):
+    definition = formulas(*key)
+    assert definition.first("ability") or definition.first("bias") or key[0] == "plain_text"
+    empty = EvaluationResult(
+        *(*key, "made", "tiny", {}, pd.DataFrame()), n_bootstrap=1, seed=0, seconds=0.0
+    )
+    assert effect_checks._damage(empty) is not None
+    if definition.by_type:
+        assert definition.describe(definition.by_type).best is not None
+
+
 def test_only_bias_types_are_bias_types():
     """The shared words' score and the groups of pairs are none."""
-    found = status("even over", base=[crows(50, 100)], enhanced=[crows(90, 100)])
-    assert found.finding.startswith("of 1 metrics by bias type")
+    check = status("even over", base=[crows(50, 100)], enhanced=[crows(90, 100)])
+    assert check.finding.startswith("of 1 metrics by bias type")
 
 
 @pytest.mark.embedded
@@ -207,6 +263,6 @@ def test_a_lambda_that_breaks_a_real_model_is_named(embedded):
     base = kb.evaluate(embedded, items, progress=False)
     with kb.scale_neurons(embedded, neurons, lam=30.0):
         broken = kb.evaluate(embedded, items, progress=False)
-    found = status("capability", base=[base], enhanced=[broken])
-    assert found.status == "failed"
-    assert "Lower lambda" in found.advice
+    check = status("capability", base=[base], enhanced=[broken])
+    assert check.status == "failed"
+    assert "Lower lambda" in check.advice

@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
-from test_figures import DRAWINGS, SETS, answered
 from test_effects import made as effects
 from test_effects import scores
+from test_figures import DRAWINGS, SETS, answered
 from test_plots_methods import METHODS, made
 from test_plots_studies import BASE, CASES, SETTINGS, drawn, results
 

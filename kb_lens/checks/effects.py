@@ -1,0 +1,235 @@
+"""What scaling single neurons did to the answers: tables, a file, and the scores beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.files import moved_whole
+from kb_lens.interventions.positions import Positions
+from kb_lens.knowledge import Spelling
+from kb_lens.models.hooked import Site
+from kb_lens.models.prompts import PromptTemplate
+from kb_lens.neurons import Neuron
+from kb_lens.questions import Question
+from kb_lens.statistics import Measure, Statistics, Sums, bootstrap
+
+_FORMAT = "kb_lens neuron effects 1"
+_TENSORS = ("prob", "logit_diff", "base_prob", "base_logit_diff")
+# 10,000 resamples of so many means are 10 MB
+_COLUMNS = 128
+"""Means that are resampled at once, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class EffectSettings:
+    """What the effects depend on, beside neurons, factors and questions."""
+
+    model: str
+    """The model's name."""
+    fingerprint: str
+    """The model's weights (`kb_lens.models.hooked.fingerprint`)."""
+    dtype: str
+    """The type that the model ran in."""
+    site: Site
+    """Where the neurons are scaled: ``post`` or ``pre``."""
+    positions: Positions
+    """Where in the prompt: its ``last`` position, or ``all``."""
+    spelling: Spelling
+    """How yes and no are spelled."""
+    template: PromptTemplate
+    """The words around each question."""
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronEffects:
+    """What the answers become when one neuron is scaled by one factor."""
+
+    prob: Float[Tensor, "question neuron lam"]
+    """P(right answer) with the neuron scaled."""
+    logit_diff: Float[Tensor, "question neuron lam"]
+    """Logit of the right answer minus the wrong one's, with the neuron scaled."""
+    base_prob: Float[Tensor, " question"]
+    """P(right answer) of the unchanged model."""
+    base_logit_diff: Float[Tensor, " question"]
+    """The unchanged model's logit difference."""
+    neurons: tuple[Neuron, ...]
+    """The neurons, in order."""
+    lams: tuple[float, ...]
+    """The factors, in order."""
+    questions: tuple[Question, ...]
+    """The questions, in order."""
+    settings: EffectSettings
+    """How the effects were measured."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.questions), len(self.neurons), len(self.lams))
+        for name in _TENSORS:
+            expected = shape[:1] if name.startswith("base") else shape
+            if (actual := tuple(getattr(self, name).shape)) != expected:
+                raise ValueError(f"{name} has shape {actual}: expected {expected}.")
+
+    @property
+    def prob_change(self) -> Float[Tensor, "question neuron lam"]:
+        """`prob` minus the unchanged model's."""
+        return self.prob - self.base_prob[:, None, None]
+
+    @property
+    def logit_change(self) -> Float[Tensor, "question neuron lam"]:
+        """`logit_diff` minus the unchanged model's."""
+        return self.logit_diff - self.base_logit_diff[:, None, None]
+
+    def table(self) -> pd.DataFrame:
+        """The mean effects over the questions, with their 95 % bootstrap intervals.
+
+        Returns:
+            One row a neuron and factor: layer, index, lam, prob_change, low, high (of P(right), in
+            probability), logit_change, logit_low, logit_high, n (questions) and helps (share of
+            the questions in which P(right) rises).
+        """
+        # in the order of the flattened tensors: factors innermost
+        trials = [(*neuron, lam) for neuron in self.neurons for lam in self.lams]
+        table = pd.DataFrame(trials, columns=["layer", "index", "lam"])
+        table[["prob_change", "low", "high"]] = _means(self.prob_change)
+        table[["logit_change", "logit_low", "logit_high"]] = _means(self.logit_change)
+        table["n"] = len(self.questions)
+        table["helps"] = (self.prob_change > 0).double().mean(0).flatten().numpy()
+        return table
+
+    def dose_response(self) -> pd.DataFrame:
+        """The mean change of P(right) by factor; 1, which changes nothing, is always there.
+
+        Returns:
+            One row a neuron and factor, both ascending: layer, index, lam, prob_change, low, high.
+        """
+        keys = ["layer", "index", "lam"]
+        curves = self.table().loc[:, [*keys, "prob_change", "low", "high"]]
+        if 1 not in self.lams:  # not measured, because it is known
+            unchanged = pd.DataFrame(self.neurons, columns=keys[:2])
+            unchanged = unchanged.assign(lam=1.0, prob_change=0.0, low=0.0, high=0.0)
+            curves = pd.concat([curves, unchanged])
+        return curves.sort_values(keys).reset_index(drop=True)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with everything else as JSON in its header."""
+        header = {
+            "format": _FORMAT,
+            "settings": json.dumps(asdict(self.settings)),
+            "questions": json.dumps([asdict(question) for question in self.questions]),
+            "neurons": json.dumps(self.neurons),
+            "lams": json.dumps(self.lams),
+        }
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        with moved_whole(path) as unfinished:
+            save_file(tensors, unfinished, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NeuronEffects:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged or something else.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no such file of neuron effects: '{path}'.")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
+        if (file_format := header.pop("format", None)) != _FORMAT:
+            raise ValueError(f"'{path}' holds no neuron effects: its format is {file_format!r}.")
+        try:
+            content = {name: json.loads(text) for name, text in header.items()}
+            settings = content["settings"]
+            settings["spelling"] = Spelling(**settings["spelling"])
+            settings["template"] = PromptTemplate(**settings["template"])
+            return cls(
+                **tensors,
+                neurons=tuple(Neuron(*neuron) for neuron in content["neurons"]),
+                lams=tuple(content["lams"]),
+                questions=tuple(Question(**question) for question in content["questions"]),
+                settings=EffectSettings(**settings),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"'{path}' is damaged: {error!r}.") from error
+
+
+def effect_against_score(effects: NeuronEffects, attributions: Attributions) -> pd.DataFrame:
+    """Each neuron's ablation beside its attribution score, means over the same questions.
+
+    Returns:
+        One row a neuron: layer, index, score, loss (P(right) of the unchanged model minus P(right)
+        with the neuron ablated), low, high (of the loss) and n (questions).
+
+    Raises:
+        ValueError: If factor 0 was not measured, or the scores are of another model, site,
+            spelling, template or objective, or lack a question.
+    """
+    _check_comparable(effects, attributions)
+    rows = {question: row for row, question in enumerate(attributions.questions)}
+    if missing := [question for question in effects.questions if question not in rows]:
+        raise ValueError(f"there are no scores of the question {missing[0].text!r}.")
+    scores = attributions.scores[[rows[question] for question in effects.questions]].mean(0)
+    ablated = effects.table().query("lam == 0").reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            **ablated[["layer", "index"]],
+            "score": [float(scores[neuron]) for neuron in effects.neurons],
+            "loss": -ablated["prob_change"],
+            "low": -ablated["high"],
+            "high": -ablated["low"],
+            "n": ablated["n"],
+        }
+    )
+
+
+def _check_comparable(effects: NeuronEffects, attributions: Attributions) -> None:
+    if 0 not in effects.lams:
+        raise ValueError(f"the factors are {effects.lams}: measure the ablation too (factor 0).")
+    # the type may differ: rounding does not make a score another one
+    for name in ("fingerprint", "site", "spelling", "template"):
+        expected = getattr(effects.settings, name)
+        actual = getattr(attributions.settings, name)
+        if actual != expected:
+            raise ValueError(
+                f"the attributions' {name} is {actual}, the effects' {expected}: compare like with "
+                "like."
+            )
+    if (objective := attributions.settings.objective) != "probability":
+        raise ValueError(f"the scores are of the {objective}: give those of probability.")
+
+
+def rank_correlation(table: pd.DataFrame) -> float:
+    """Spearman's rho of `score` and `loss`; NaN where one of them is the same for all neurons."""
+    columns: pd.DataFrame = table.loc[:, ["score", "loss"]]
+    return float(columns.corr(method="spearman").to_numpy()[0, 1])
+
+
+def _means(change: Float[Tensor, "question neuron lam"]) -> Float[np.ndarray, "trial 3"]:
+    """The mean over the questions and its interval, neurons outermost."""
+    values = pd.DataFrame(change.double().flatten(1).numpy()).rename(columns=str)
+    groups = pd.DataFrame({"all": np.ones(len(values), dtype=bool)})
+    rows: list[tuple[float, float, float]] = []
+    for start in range(0, values.shape[1], _COLUMNS):
+        columns = values.iloc[:, start : start + _COLUMNS]
+        means = bootstrap(Statistics(columns.assign(n=1.0), groups), _mean)
+        rows += [(mean.value, mean.low, mean.high) for mean in means.values()]
+    return np.array(rows)
+
+
+def _mean(sums: Sums) -> dict[str, Measure]:
+    totals = dict(sums["all"])
+    n = totals.pop("n")
+    return {name: Measure(total / n, n) for name, total in totals.items()}

@@ -1,0 +1,144 @@
+"""The doctor's checks of how the neurons were found: answers, attributions, sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.checks.check import Check, Status, judged, unchecked
+from kb_lens.checks.specificity import CONTROL, KNOW_BIAS, LOGITS, WRONG, Specificity
+from kb_lens.knowledge import Knowledge
+from kb_lens.neurons import NeuronSet
+from kb_lens.statistics import interval_text
+
+# the bounds are judgements, not estimates: beyond them we would not believe our own result
+SMALL_GAP, UNEVEN = 0.01, 0.25
+"""Allowed completeness gap (share of the layer's effect), least size of a dimension's set over
+the largest one's."""
+CONTAINED, WRONG_JACCARD, STABLE = 0.5, 0.4, 0.5
+"""Above, above, below: the set is not specific, or not stable."""
+MASS, LEAST_MASS = 0.5, 0.1
+"""Probability of all spellings of yes and no: enough, and enough for a warning only."""
+
+
+def knows(knowledge: Knowledge | None) -> Check:
+    """Whether the model answers the questions right."""
+    name = "answers the questions right"
+    if knowledge is None:
+        return unchecked(name, "the model's answers")
+    total = knowledge.summary().iloc[0]
+    finding = (
+        f"{total['right']:.0f} of {total['n']:.0f} right, balanced accuracy "
+        f"{total['balanced_accuracy']:.0f} % (chance 50), AUC {total['auc']:.2f} (chance 0.5); "
+        f"says yes to {total['said_yes']:.0f} %."
+    )
+    advice = "The method needs a model that knows the answers: take a larger or instructed one."
+    if np.isnan(total["auc"]):
+        advice = "Ask questions of both answers: with one it cannot be told."
+    return judged(name, "ok" if knowledge.knows else "failed", finding, advice)
+
+
+def on_answers(knowledge: Knowledge | None) -> Check:
+    """Whether the model puts its probability on yes and no."""
+    name = "puts its probability on yes and no"
+    if knowledge is None:
+        return unchecked(name, "the model's answers")
+    mass = float(knowledge.summary().iloc[0]["mass"])
+    finding = f"{100 * mass:.0f} % on all spellings, scored as {knowledge.spelling.yes!r}."
+    advice = "Use the model's own chat template and answer_style 'model'; check the instruction."
+    status: Status = "failed"
+    if mass >= MASS:
+        status = "ok"
+    elif mass >= LEAST_MASS:
+        status = "warning"
+    return judged(name, status, finding, advice)
+
+
+def alive(attributions: Attributions | None) -> Check:
+    """Whether every question has a positive score."""
+    name = "attributions are not zero"
+    if attributions is None:
+        return unchecked(name, "attributions")
+    largest = attributions.scores.amax(dim=(1, 2))
+    n_dead = int((largest <= 1e-8).sum())  # float32 rounding of a probability
+    finding = (
+        f"{n_dead} of {len(attributions)} questions without a positive score; the largest score of "
+        f"a question is {float(largest.median()):.1e} (median)."
+    )
+    advice = "P(right answer) is flat there: check the spelling, or use the logit difference."
+    status: Status = "ok"
+    if n_dead:
+        status = "failed" if n_dead > len(attributions) / 2 else "warning"
+    return judged(name, status, finding, advice)
+
+
+def complete(attributions: Attributions | None) -> Check:
+    """Whether the scores add up to the change of the output."""
+    name = "attributions are complete"
+    if attributions is None:
+        return unchecked(name, "attributions")
+    worst = float(attributions.relative_gap.max())
+    finding = f"largest completeness gap {worst:.1e} of the largest layer's effect."
+    allowed = max(SMALL_GAP, attributions.settings.tol or 0.0)
+    advice = "Use rule 'adaptive' with a smaller tol, or more nodes."
+    return judged(name, "ok" if worst <= allowed else "warning", finding, advice)
+
+
+def covered(sets: Mapping[str, NeuronSet] | None, attributions: Attributions | None) -> Check:
+    """Whether every dimension has neurons, and about as many."""
+    name = "dimensions are evenly covered"
+    if not sets:
+        return unchecked(name, "the neurons of each dimension")
+    sizes = {dimension: len(neurons) for dimension, neurons in sets.items()}
+    # a dimension whose questions select nothing has no set, and is covered least of all
+    questioned = attributions.by_dimension() if attributions is not None else {}
+    sizes |= {dimension: 0 for dimension in questioned if dimension not in sizes}
+    finding = ", ".join(f"{dimension} {size}" for dimension, size in sizes.items()) + " neurons."
+    filled = [dimension for dimension, size in sizes.items() if size]
+    if len(filled) < 2 or len(filled) < len(sizes):
+        finding += f" Covered: {', '.join(filled) or 'none'}."
+        advice = "Ask questions on every dimension that shall be debiased, or lower tau or beta."
+        return Check(name, "failed", finding, advice)
+    even = min(sizes.values()) >= UNEVEN * max(sizes.values())
+    advice = "Set tau or beta for each dimension by itself."
+    return judged(name, "ok" if even else "warning", finding, advice)
+
+
+def specific(specificity: Specificity | None, tau: float) -> Check:
+    """Whether questions that have nothing to do with bias select other neurons."""
+    name = "neurons are about bias, not about yes and no"
+    if specificity is None:
+        return unchecked(name, "what `specificity` finds")
+    overlaps = specificity.overlaps
+    rows = overlaps[overlaps["tau"].eq(tau)].set_index("set")
+    if rows.empty or not rows.loc[KNOW_BIAS, "size"]:
+        return unchecked(name, f"neurons at tau {tau:g}")
+    contained = rows.loc[CONTROL, "contained"]
+    wrong = rows.loc[WRONG, "jaccard"]
+    finding = (
+        f"of {rows.loc[KNOW_BIAS, 'size']} neurons {100 * contained:.0f} % are also selected by "
+        f"plain factual questions; Jaccard {wrong:.2f} with the wrong answer's set, "
+        f"{rows.loc[LOGITS, 'jaccard']:.2f} with the logit difference's (tau {tau:g})."
+    )
+    is_specific = contained <= CONTAINED and wrong <= WRONG_JACCARD
+    advice = "Select with minus=<control attributions>, or attribute the logit_difference."
+    return judged(name, "ok" if is_specific else "failed", finding, advice)
+
+
+def stable(specificity: Specificity | None, tau: float) -> Check:
+    """Whether random halves of the questions select the same neurons."""
+    name = "another half of the questions gives the same neurons"
+    if specificity is None:
+        return unchecked(name, "what `specificity` finds")
+    stability = specificity.stability
+    rows = stability[stability["tau"].eq(tau)]
+    if rows.empty:
+        return unchecked(name, f"halves at tau {tau:g}")
+    columns = zip(rows["dimension"], rows["jaccard"], rows["low"], rows["high"], strict=True)
+    texts = [f"{dimension} {interval_text(*numbers)}" for dimension, *numbers in columns]
+    is_stable = bool((rows["jaccard"] >= STABLE).all())
+    finding = f"Jaccard of halves: {'; '.join(texts)}."
+    advice = "Ask more questions, or raise beta."
+    return judged(name, "ok" if is_stable else "warning", finding, advice)
