@@ -57,10 +57,10 @@ def calls(monkeypatch):
 def test_slices_hold_every_item_once():
     benchmark = made_up_benchmark()
     cut = benchmark.slices(5)
-    assert [len(part.items) for part in cut] == [5, 5, 3]
-    assert sum((part.requests for part in cut), ()) == benchmark.requests
+    assert [len(piece.items) for piece in cut] == [5, 5, 3]
+    assert sum((piece.requests for piece in cut), ()) == benchmark.requests
     pd.testing.assert_frame_equal(
-        pd.concat([part.items for part in cut], ignore_index=True), benchmark.items
+        pd.concat([piece.items for piece in cut], ignore_index=True), benchmark.items
     )
     (alone,) = benchmark.slices(N_ITEMS)
     assert (alone.digest, alone.items_digest) == (benchmark.digest, benchmark.items_digest)
@@ -94,7 +94,7 @@ def test_finished_slices_are_not_scored_again(llama, calls, monkeypatch, tmp_pat
 
 def test_a_slice_is_named_by_what_its_scores_depend_on(llama):
     def keys(model, benchmark):
-        return {part.key(model) for part in slices._slices(model, benchmark)}
+        return {piece.key(model) for piece in slices._slices(model, benchmark)}
 
     benchmark = made_up_benchmark()
     key = keys(llama, benchmark)
@@ -115,7 +115,7 @@ def test_the_progress_bar_counts_kept_slices_at_once(llama, capsys, monkeypatch,
     for _ in range(2):
         benchmark_scores(llama, benchmark, store)
         lines = [line for line in capsys.readouterr().err.split("\r") if line.strip()]
-        total = sum(part.n_texts for part in slices._slices(llama, benchmark))
+        total = sum(piece.n_texts for piece in slices._slices(llama, benchmark))
         assert lines[-1].startswith("made_up: 100%")
         assert f"{total}/{total}" in lines[-1]
 

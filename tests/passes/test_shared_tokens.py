@@ -71,9 +71,9 @@ def items(*pairs):
     ],
 )
 def test_beginnings_by_hand(pair, more, less):
-    found = shared_beginnings(*PAIRS[pair])
-    assert found == (more, less)
-    assert [list(one) for one in found] == [list(more), list(less)]
+    beginnings = shared_beginnings(*PAIRS[pair])
+    assert beginnings == (more, less)
+    assert [list(side) for side in beginnings] == [list(more), list(less)]
 
 
 def test_equal_sentences_share_everything():
@@ -120,15 +120,15 @@ def test_the_sums_by_hand():
     table = items(PAIRS["start"], PAIRS["nothing"], PAIRS["insertion"])
     requests = crows_pairs.requests(table, "original")
     scores = scored(requests, lambda words: values.get(words[-1], -20))
-    found = crows_pairs.tabulate(table, scores, "original")
-    assert found["logprob_more"].tolist() == [-14, -40, -100]
-    assert found["logprob_less"].tolist() == [-15, -40, -60]
-    assert found["logprob_more_shared"].tolist() == [-12, 0, -60]
-    assert found["logprob_less_shared"].tolist() == [-12, 0, -60]
-    assert found["tokens_more_shared"].tolist() == [2, 0, 3]
-    assert found["tokens_less_shared"].tolist() == [2, 0, 3]
-    assert found["comparable_shared"].tolist() == [True, False, True]
-    assert found["tokens_more_shared"].dtype == found["tokens_more"].dtype == int
+    measured = crows_pairs.tabulate(table, scores, "original")
+    assert measured["logprob_more"].tolist() == [-14, -40, -100]
+    assert measured["logprob_less"].tolist() == [-15, -40, -60]
+    assert measured["logprob_more_shared"].tolist() == [-12, 0, -60]
+    assert measured["logprob_less_shared"].tolist() == [-12, 0, -60]
+    assert measured["tokens_more_shared"].tolist() == [2, 0, 3]
+    assert measured["tokens_less_shared"].tolist() == [2, 0, 3]
+    assert measured["comparable_shared"].tolist() == [True, False, True]
+    assert measured["tokens_more_shared"].dtype == measured["tokens_more"].dtype == int
 
 
 def test_the_sums_are_those_of_the_shared_words():
@@ -141,8 +141,8 @@ def test_the_sums_are_those_of_the_shared_words():
         pairs.append((" ".join(words), " ".join(other)))
     table = items(*pairs)
     scores = scored(crows_pairs.requests(table, "original"), hashed)
-    found = crows_pairs.tabulate(table, scores, "original")
-    for row, pair in zip(found.to_dict("records"), pairs, strict=True):
+    measured = crows_pairs.tabulate(table, scores, "original")
+    for row, pair in zip(measured.to_dict("records"), pairs, strict=True):
         # Words with their spaces, told apart as strings: the first word of a sentence has none.
         more, less = (
             [word if k == 0 else " " + word for k, word in enumerate(text.split(" "))]
@@ -173,9 +173,9 @@ def test_a_missing_score_is_not_passed_over():
     table = items(PAIRS["middle"])
     scores = scored(crows_pairs.requests(table, "original"), hashed)
     scores.logprob[0, 3] = np.nan
-    found = crows_pairs.tabulate(table, scores, "original")
-    assert np.isnan(found["logprob_more_shared"]).all()
-    assert not np.isnan(found["logprob_less_shared"]).any()
+    measured = crows_pairs.tabulate(table, scores, "original")
+    assert np.isnan(measured["logprob_more_shared"]).all()
+    assert not np.isnan(measured["logprob_less_shared"]).any()
 
 
 def test_metrics_by_hand():
@@ -192,9 +192,9 @@ def test_metrics_by_hand():
     table = pd.DataFrame(rows, columns=columns).assign(tokens_more=2, tokens_less=2)
     table["comparable_shared"] = True
     definition = formulas("crows_pairs", "original")
-    found = point(definition.statistics(table), definition.metrics)
+    measured = point(definition.statistics(table), definition.metrics)
     shared = {
-        n: m.value.item() for n, m in found.items() if n.startswith("stereotype_share_shared")
+        n: m.value.item() for n, m in measured.items() if n.startswith("stereotype_share_shared")
     }
     assert shared == pytest.approx(
         {
@@ -205,20 +205,20 @@ def test_metrics_by_hand():
             "stereotype_share_shared_gender": 75,
         }
     )
-    assert found["stereotype_share"].value.item() == 50
-    assert set(definition.headline) <= set(found)
+    assert measured["stereotype_share"].value.item() == 50
+    assert set(definition.headline) <= set(measured)
 
     table["comparable_shared"] = [False, False, True, True]
-    found = point(definition.statistics(table), definition.metrics)
-    shared = {n: m for n, m in found.items() if n.startswith("stereotype_share_shared")}
+    measured = point(definition.statistics(table), definition.metrics)
+    shared = {n: m for n, m in measured.items() if n.startswith("stereotype_share_shared")}
     assert {name.removeprefix("stereotype_share_shared") for name in shared} == {
         *("", "_stereo", "_gender"),
     }
     assert {(m.value.item(), m.n.item()) for m in shared.values()} == {(75, 2)}
-    assert found["stereotype_share"].n.item() == 4
+    assert measured["stereotype_share"].n.item() == 4
     table["comparable_shared"] = False
-    found = point(definition.statistics(table), definition.metrics)
-    assert not [name for name in found if "shared" in name]
+    measured = point(definition.statistics(table), definition.metrics)
+    assert not [name for name in measured if "shared" in name]
 
 
 # --- with a model and the authors' pairs ---------------------------------------------------------
@@ -269,8 +269,8 @@ def test_every_pair_shares_words_and_borders_are_token_borders(data_dir):
         assert more
         assert less
         for sentence, beginnings in zip(request.options, (more, less), strict=False):
-            whole = tokenizer(sentence)["input_ids"]
+            sentence_ids = tokenizer(sentence)["input_ids"]
             for text in beginnings:
                 ids = tokenizer(text)["input_ids"]
                 assert sentence.startswith(text)
-                assert whole[: len(ids)] == ids
+                assert sentence_ids[: len(ids)] == ids
