@@ -11,34 +11,23 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from kb_lens.resampling import Formula, point, resample
+from kb_lens.resampling import Measure as Measure
+from kb_lens.resampling import Statistics as Statistics
+from kb_lens.resampling import Sums as Sums
+from kb_lens.resampling import ratio as ratio
+
 DEFAULT_RESAMPLES = 10_000
 CONFIDENCE = 0.95
 """Share of the resamples between `low` and `high`."""
-
-_CHUNK_NUMBERS = 4_000_000
-"""Counts that are held at once (32 MB)."""
-
-Sums = Mapping[str, Mapping[str, np.ndarray]]
-"""group -> quantity -> that quantity summed over the group's items, [resample]."""
-
-
-class Measure(NamedTuple):
-    """A metric's value in every resample, and how many items it rests on."""
-
-    value: np.ndarray
-    n: np.ndarray
-
-
-Formula = Callable[[Sums], dict[str, Measure]]
-"""Metric name -> its value in every resample. Must work on arrays of resamples elementwise."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +45,6 @@ class Metric:
 
     n: int
     """Items that the metric is computed from."""
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What the formulas sum over: numbers of each item, and the groups it belongs to."""
-
-    quantities: pd.DataFrame
-    """[item, quantity] numbers; formulas expect a quantity `n` that is 1 everywhere."""
-
-    groups: pd.DataFrame
-    """[item, group] True where the item belongs to the group. Groups may overlap."""
-
-    def __post_init__(self) -> None:
-        if len(self.quantities) == 0:
-            raise ValueError("statistics need at least one item, got none.")
-        if len(self.quantities) != len(self.groups):
-            raise ValueError(
-                f"quantities has {len(self.quantities)} items and groups {len(self.groups)}; "
-                "they must describe the same items in the same order."
-            )
 
 
 MetricRole = Literal["bias", "ability", "damage", "position"]
@@ -155,11 +124,6 @@ class Formulas:
         return next((m for m in self.headline if self.describe(m).role == role), None)
 
 
-def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:
-    """Every metric on the items as they are; `value` and `n` have one entry."""
-    return formula(_sums(np.ones((1, len(statistics.quantities))), statistics))
-
-
 def bootstrap(
     statistics: Statistics,
     formula: Formula,
@@ -221,11 +185,11 @@ def paired_bootstrap(
         )
     before, after = point(base, formula), point(other, formula)
     resampled = resample([base, other], formula, n_bootstrap, seed)
-    rows = []
+    rows: list[tuple[str, float, float, float, float, float, int]] = []
     for name, measure in before.items():
-        values = _exists(name, measure), _exists(name, after[name])
+        old, new = _exists(name, measure), _exists(name, after[name])
         low, high = interval(resampled[1][name] - resampled[0][name])
-        rows.append([name, *values, values[1] - values[0], low, high, int(measure.n[0])])
+        rows.append((name, old, new, new - old, low, high, int(measure.n[0])))
     columns = ["metric", "base", "other", "difference", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -252,9 +216,9 @@ def flips(
     before, after = (s.quantities[quantity].to_numpy(np.float64) for s in (base, other))
     change = after - before
     ways = dict(zip(names, (change.clip(min=0), (-change).clip(min=0)), strict=True))
-    every = pd.DataFrame({"all": np.ones(len(change), dtype=bool)})
-    moved = Statistics(pd.DataFrame({"n": 1.0, **ways}), every)
-    still = Statistics(moved.quantities.assign(**dict.fromkeys(names, 0.0)), every)
+    groups = pd.DataFrame({"all": np.ones(len(change), dtype=bool)})
+    moved = Statistics(pd.DataFrame({"n": 1.0, **ways}), groups)
+    still = Statistics(moved.quantities.assign(**dict.fromkeys(names, 0.0)), groups)
     return paired_bootstrap(still, moved, _shares, n_bootstrap=n_bootstrap, seed=seed)
 
 
@@ -282,66 +246,8 @@ def interval_text(value: float, low: float, high: float, spec: str = ".2f") -> s
     return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide, with NaN where the denominator is 0 (an empty group)."""
-    empty = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    return np.divide(numerator, denominator, out=empty, where=denominator != 0)
-
-
 def _exists(name: str, measure: Measure) -> float:
     value = float(measure.value[0])
     if not np.isfinite(value):
         raise ValueError(f"the metric {name!r} is {value} on these items; their numbers are bad.")
     return value
-
-
-def resample(
-    statistics: Sequence[Statistics], formula: Formula, n_bootstrap: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Every metric of each of `statistics`, [resample], under the same resampled items.
-
-    Args:
-        statistics: Of one or more results on the same items in the same order.
-        formula: From sums to metrics.
-        n_bootstrap: Number of resamples.
-        seed: Of the resampling.
-
-    Raises:
-        ValueError: If `n_bootstrap` is below 1.
-    """
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
-    parts: list[list[dict[str, Measure]]] = [[] for _ in statistics]
-    for counts in _counts(len(statistics[0].quantities), n_bootstrap, seed):
-        for part, one in zip(parts, statistics, strict=True):
-            part.append(formula(_sums(counts, one)))
-    return [
-        {name: np.concatenate([chunk[name].value for chunk in part]) for name in part[0]}
-        for part in parts
-    ]
-
-
-def _counts(
-    n_items: int, n_bootstrap: int, seed: int
-) -> Iterator[Float[np.ndarray, "resample item"]]:
-    """How often each resample draws each item, in chunks of bounded size."""
-    generator = np.random.default_rng(seed)
-    size = max(1, _CHUNK_NUMBERS // n_items)
-    for start in range(0, n_bootstrap, size):
-        rows = min(size, n_bootstrap - start)
-        drawn = generator.integers(n_items, size=(rows, n_items))
-        drawn += n_items * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * n_items)
-        yield counts.reshape(rows, n_items).astype(np.float64)
-
-
-def _sums(counts: Float[np.ndarray, "resample item"], statistics: Statistics) -> Sums:
-    """Every quantity summed over every group, weighted by the counts."""
-    quantities = statistics.quantities.to_numpy(np.float64)
-    groups = statistics.groups.to_numpy(np.float64)
-    weights = (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
-    sums = (counts @ weights).reshape(len(counts), groups.shape[1], quantities.shape[1])
-    return {
-        group: {q: sums[:, g, k] for k, q in enumerate(statistics.quantities.columns)}
-        for g, group in enumerate(statistics.groups.columns)
-    }

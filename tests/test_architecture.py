@@ -30,6 +30,7 @@ ROOMS = {
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "models": "loading gguf prompts hooked",
     "statistics": "",
+    "resampling": "",
     "store": "",
     "files": "",
 }

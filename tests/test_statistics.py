@@ -71,7 +71,7 @@ def test_the_seed_decides_and_nothing_else_does():
 def test_memory_chunks_do_not_change_the_result(monkeypatch):
     statistics = make(np.random.default_rng(0).random(50))
     whole = bootstrap(statistics, mean_formula, n_bootstrap=300)
-    monkeypatch.setattr("kb_lens.statistics._CHUNK_NUMBERS", 7 * 50)
+    monkeypatch.setattr("kb_lens.resampling._CHUNK_NUMBERS", 7 * 50)
     assert bootstrap(statistics, mean_formula, n_bootstrap=300) == whole
 
 
