@@ -79,9 +79,11 @@ def _profile(attributions: Attributions, n_bootstrap: int) -> pd.DataFrame:
     """Rows (sum, layer) with value, low, high and n, in the objective's unit."""
     scale = OBJECTIVES[attributions.settings.objective].scale
     scores = scale * attributions.scores.double()
-    neurons = {"added": scores.clamp(min=0), "taken": scores.clamp(max=0), "together": scores}
-    sums = torch.cat([summed.sum(-1) for summed in neurons.values()], dim=1)
-    keys = pd.MultiIndex.from_product([neurons, range(scores.shape[1])], names=["sum", "layer"])
+    added = scores.clamp(min=0).sum(-1)
+    taken = scores.clamp(max=0).sum(-1)
+    sums = torch.cat([added, taken, scores.sum(-1)], dim=1)
+    layers = range(scores.shape[1])
+    keys = pd.MultiIndex.from_product([["added", "taken", "together"], layers])
     quantities = pd.DataFrame(sums.numpy()).rename(columns=str).assign(n=1.0)
     everything = pd.DataFrame({"all": np.ones(len(attributions), dtype=bool)})
     means = bootstrap(Statistics(quantities, everything), _means, n_bootstrap=n_bootstrap)

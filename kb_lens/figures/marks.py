@@ -23,7 +23,10 @@ def curve(x: Any, y: Any, name: str | None = None, **line: Any) -> go.Scatter:
 
 def band(x: Any, low: Any, high: Any, colour: str, name: str | None = None) -> go.Scatter:
     """The area between `low` and `high`, without an outline."""
-    area = curve([*x, *x[::-1]], [*low, *high[::-1]], name, width=0)
+    # once around: along the lower edge, and back along the upper one
+    around = [*x, *x[::-1]]
+    edges = [*low, *high[::-1]]
+    area = curve(around, edges, name, width=0)
     return area.update(fill="toself", fillcolor=colour, hoverinfo="skip")
 
 
@@ -48,8 +51,11 @@ def interval_hover(axis: str, spec: str = ".2f") -> str:
 
 def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float]) -> None:
     """A pale area behind the points, from the first to the second end on both axes."""
-    box = {"x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1]}
-    figure.add_shape(type="rect", **box, fillcolor=PALE, line_width=0, layer="below")
+    left, right = x
+    bottom, top = y
+    area = go.layout.Shape(type="rect", x0=left, x1=right, y0=bottom, y1=top)
+    area.update(fillcolor=PALE, line_width=0, layer="below")
+    figure.add_shape(area)
 
 
 def panel_title(
@@ -57,21 +63,18 @@ def panel_title(
 ) -> None:
     """A title above a panel, at its left; in the text ``<br>`` breaks the line."""
     anchor = "center" if centred else "left"
-    position = {"x": 0.5 if centred else 0, "xref": "x domain", "y": 1, "yref": "y domain"}
-    title = label(text, **position, xanchor=anchor, yanchor="bottom", align=anchor)
+    x = 0.5 if centred else 0
+    title = label(text, x=x, xref="x domain", xanchor=anchor, align=anchor)
+    title.update(y=1, yref="y domain", yanchor="bottom")
     figure.add_annotation(**title, row=row, col=col)
 
 
 def rows_axis(names: Sequence[str]) -> dict[str, Any]:
     """Settings of a y axis whose rows 0, 1, 2 ... have names, the first one on top."""
     n_rows = len(names)
-    return {
-        "tickvals": list(range(n_rows)),
-        "ticktext": list(names),
-        "range": [n_rows - 0.5, -0.5],
-        "ticks": "",
-        "showgrid": False,
-    }
+    labelled = {"tickvals": list(range(n_rows)), "ticktext": list(names)}
+    downwards = [n_rows - 0.5, -0.5]
+    return {**labelled, "range": downwards, "ticks": "", "showgrid": False}
 
 
 def layer_axis(n_layers: int) -> dict[str, Any]:
@@ -89,14 +92,7 @@ def number_cells(values: Any, text: Any, **colours: Any) -> go.Heatmap:
         text: [row, column] What is written into the cells.
         **colours: ``colorscale``, ``zmin`` and so on.
     """
-    return go.Heatmap(
-        z=np.asarray(values, float),
-        text=np.asarray(text, object),
-        texttemplate="%{text}",
-        textfont={"size": SMALL, "color": INK},
-        hoverinfo="skip",
-        showscale=False,
-        xgap=2,
-        ygap=2,
-        **colours,
-    )
+    cells = go.Heatmap(z=np.asarray(values, float), **colours)
+    cells.update(text=np.asarray(text, object), texttemplate="%{text}")
+    cells.update(textfont_size=SMALL, textfont_color=INK, hoverinfo="skip")
+    return cells.update(showscale=False, xgap=2, ygap=2)

@@ -214,7 +214,9 @@ def _memberships(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> li
     for x, chosen in enumerate(members):
         marked += [(x, names.index(name)) for name in chosen]
         marked.append((None, None))  # ends the line
-    return [_dots(everywhere, "markers", PALE), _dots(marked, "lines+markers", INK)]
+    pale = _dots(everywhere, "markers", PALE)
+    dark = _dots(marked, "lines+markers", INK)
+    return [pale, dark]
 
 
 def _dots(points: Sequence[tuple[int | None, int | None]], mode: str, colour: str) -> go.Scatter:

@@ -1,6 +1,7 @@
 """Figures: the data in them is right, bad input is refused, and files are written."""
 
 import importlib.util
+import inspect
 import json
 import sys
 from dataclasses import replace
@@ -12,12 +13,11 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import kb_lens as kb
 from kb_lens.attribution.attributions import Settings
 from kb_lens.cli.main import app
-from kb_lens.evaluation.results import EvaluationResult, save_results
+from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, save_results
 from kb_lens.figures import (
     attribution_heatmap,
     before_after,
@@ -31,9 +31,11 @@ from kb_lens.figures import (
     upset,
 )
 from kb_lens.figures import export as export_figures
-from kb_lens.figures.attribution import LEAST_GAP
+from kb_lens.figures.completeness import LEAST_GAP
 from kb_lens.figures.export import INSTALL, write_figure, write_figures
-from kb_lens.figures.neurons import intersections
+from kb_lens.figures.neurons import check_sets, intersections
+from kb_lens.figures.results import _checked
+from kb_lens.figures.style import COLOURS
 from kb_lens.knowledge import Knowledge, Spelling
 from kb_lens.runs.folder import RunFolder
 from kb_lens.statistics import Metric
@@ -316,7 +318,7 @@ def test_overlap_is_jaccard():
 
 def test_two_empty_sets_have_no_jaccard():
     (heatmap,) = overlap_heatmap({"a": chosen(), "b": chosen((0, 1))}).data
-    assert [list(row) for row in heatmap.z] == [[None, 0], [0, 1]]
+    np.testing.assert_array_equal(heatmap.z, [[np.nan, 0], [0, 1]])
     assert heatmap.text[0][0].startswith("none")
 
 
@@ -351,13 +353,19 @@ def test_upset_takes_five_sets_and_says_when_all_are_empty():
 
 @pytest.mark.parametrize("draw", [neurons_per_layer, overlap_heatmap, upset])
 def test_what_figures_of_sets_refuse(draw):
-    for nothing in ({}, [], None):
-        with pytest.raises(ValueError, match="at least one NeuronSet"):
-            draw(nothing)
-    with pytest.raises(ValueError, match="'a' is a list: expected a NeuronSet"):
-        draw({"a": [(0, 1)]})
+    with pytest.raises(ValueError, match="at least one NeuronSet"):
+        draw({})
     with pytest.raises(ValueError, match="another model or site"):
         draw({"a": chosen((0, 1)), "b": chosen((0, 1), site="pre")})
+
+
+def test_what_is_no_neuron_set_is_named():
+    check = inspect.unwrap(check_sets)  # without the tests' type checker, which users do not have
+    for nothing in ([], None):
+        with pytest.raises(ValueError, match="at least one NeuronSet"):
+            check(nothing)
+    with pytest.raises(ValueError, match="'a' is a list: expected a NeuronSet"):
+        check({"a": [(0, 1)]})
 
 
 # -- results ----------------------------------------------------------------------------------
@@ -365,12 +373,14 @@ def test_what_figures_of_sets_refuse(draw):
 
 def test_the_forest_shows_each_metrics_interval():
     figure = before_after(RESULTS)
-    shown = [(m.value, m.low, m.high, m.n) for one in RESULTS["base"] for m in one.metrics.values()]
-    enhanced = [(m.value, m.low, m.high, m.n) for m in RESULTS["lambda 2"][0].metrics.values()]
+    base, enhanced = (
+        [(m.value, m.low, m.high, m.n) for result in results for m in result.metrics.values()]
+        for results in RESULTS.values()
+    )
     assert len(figure.data) == 5
     for trace in figure.data:
         (low, high, n), value = trace.customdata[0], trace.x[0]
-        assert (value, low, high, n) in (shown if trace.name == "base" else enhanced)
+        assert (value, low, high, n) in (base if trace.name == "base" else enhanced)
         assert value - trace.error_x.arrayminus[0] == pytest.approx(low)
         assert value + trace.error_x.array[0] == pytest.approx(high)
     assert "80.0 [78.0, 83.0]" in texts(figure)
@@ -381,8 +391,8 @@ def test_the_forest_shows_each_metrics_interval():
 
 
 def test_one_condition_and_one_metric_are_enough():
-    one = measured("stereoset", logprob_per_token=(-4.0, -5.0, -3.0, 9))
-    figure = before_after({"base": [one]}, metrics=[("stereoset", "logprob_per_token")])
+    result = measured("stereoset", logprob_per_token=(-4.0, -5.0, -3.0, 9))
+    figure = before_after({"base": [result]}, metrics=[("stereoset", "logprob_per_token")])
     assert len(figure.data) == 1
     assert not figure.layout.shapes
     assert "Dotted" not in note(figure)
@@ -407,13 +417,43 @@ def test_protocols_of_one_benchmark_have_panels_of_their_own():
     results = [
         measured("stereoset", p, icat=(9.0, 8.0, 9.5, 9)) for p in ("original", "instructed")
     ]
-    shown = texts(before_after({"base": results}))
-    assert "<b>stereoset_instructed icat</b><br>ideal 100, n = 9" in shown
+    titles = texts(before_after({"base": results}))
+    assert "<b>stereoset_instructed icat</b><br>ideal 100, n = 9" in titles
 
 
 def test_a_benchmark_of_your_own_is_shown():
-    figure = before_after({"base": [measured("mine", score=(1.0, 1.0, 1.0, 1))]})
-    assert figure.data[0].x == (1,)
+    unknown = measured("unknown", score=(1.0, 1.0, 1.0, 1))
+    assert before_after({"base": [unknown]}).data[0].x == (1,)
+    figure = before_after({"base": [*RESULTS["base"], unknown]})
+    assert "<b>unknown score</b><br>n = 1" in texts(figure)
+    assert "<b>stereoset ss</b><br>ideal 50, n = 200" in texts(figure)
+
+
+def test_a_metric_of_a_group_has_its_metrics_words_and_ideal():
+    results = {"base": [measured("stereoset", ss_gender=(60.0, 50.0, 70.0, 9))]}
+    figure = before_after(results, metrics=[("stereoset", "ss_gender")])
+    assert figure.layout.xaxis.title.text == "stereotype beats anti-stereotype, %"
+    assert "<b>stereoset ss_gender</b><br>ideal 50, n = 9" in texts(figure)
+
+
+def test_a_metric_of_another_version_keeps_its_name():
+    results = {"base": [measured("stereoset", removed=(60.0, 50.0, 70.0, 9))]}
+    assert before_after(results).layout.xaxis.title.text == "removed"
+
+
+def test_the_base_model_is_black_wherever_it_stands():
+    first, second = (
+        replace(measured("stereoset", ss=(60.0, 50.0, 70.0, 9)), condition=ConditionInfo(role=role))
+        for role in ("method", "base")
+    )
+    figure = before_after({"scaled": [first], "unchanged": [second]})
+    assert [trace.marker.color for trace in figure.data] == [COLOURS[0], COLOURS[-1]]
+
+
+def test_a_metric_instead_of_pairs_is_named():
+    check = inspect.unwrap(_checked)  # without the tests' type checker, which users do not have
+    with pytest.raises(ValueError, match="no condition has the metric 'l'"):
+        check("lms", [("stereoset", "lms")])
 
 
 @pytest.mark.parametrize(
@@ -423,7 +463,6 @@ def test_a_benchmark_of_your_own_is_shown():
         ({"base": []}, None, "no results"),
         ({"base": RESULTS["base"] * 2}, None, "'base' has a benchmark twice"),
         (RESULTS, [("stereoset", "icat")], r"no condition has the metric \('stereoset', 'icat'\)"),
-        (RESULTS, "lms", "no condition has the metric 'l'"),
         (RESULTS, [], "metrics is empty"),
     ],
 )
@@ -453,17 +492,17 @@ def test_a_model_that_always_says_no_is_left_of_the_middle():
 
 
 def test_knowledge_of_one_answer_has_no_balanced_accuracy():
-    found = answered()
-    only_no = replace(found, table=found.table[found.table["answer"] == "no"])
+    knowledge = answered()
+    only_no = replace(knowledge, table=knowledge.table[knowledge.table["answer"] == "no"])
     assert "balanced" not in note(knowledge_plot(only_no))
 
 
 def test_what_the_knowledge_plot_refuses():
-    found = answered()
+    knowledge = answered()
     with pytest.raises(ValueError, match="has no rows"):
-        knowledge_plot(replace(found, table=found.table[:0]))
+        knowledge_plot(replace(knowledge, table=knowledge.table[:0]))
     with pytest.raises(ValueError, match="lacks p_yes"):
-        knowledge_plot(replace(found, table=found.table.drop(columns="p_yes")))
+        knowledge_plot(replace(knowledge, table=knowledge.table.drop(columns="p_yes")))
 
 
 # -- all of them, and files -------------------------------------------------------------------
@@ -643,8 +682,7 @@ def test_the_script_and_the_command_write_dark_columns(script, run_folder, tmp_p
     names = {f"{name}.dark.column.html" for name in ALL} | {f"{name}.txt" for name in ALL}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert "10 figures, 20 files" in capsys.readouterr().out
-    found = CliRunner().invoke(app, ["figures", str(run_folder), *form])
-    assert found.exit_code == 0, found.output
+    app(["figures", str(run_folder), *form], result_action="return_value")
     assert {path.name for path in (run_folder / "figures").iterdir()} == names
 
 

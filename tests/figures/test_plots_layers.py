@@ -52,9 +52,9 @@ def test_the_interval_is_over_the_questions():
 def test_the_total_of_exact_scores_is_what_the_layer_contributes():
     scores = SCORES.scores.sum(-1)
     exact = attributed(SCORES.scores, change=scores.tolist())
-    for name, part in exact.by_dimension().items():
+    for name, attributions in exact.by_dimension().items():
         together = lines(layer_profile(exact, n_bootstrap=1), f"{name} (2)")[2]
-        np.testing.assert_allclose(together.y, 100 * part.output_change.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(together.y, 100 * attributions.output_change.mean(0), rtol=1e-5)
 
 
 def test_other_objectives_keep_their_unit():
@@ -75,8 +75,8 @@ def test_a_neuron_is_counted_once_in_the_number_of_its_sets():
     bars = shared_per_layer(SETS).data
     assert [bar.name for bar in bars] == ["in one set (4)", "in 2 (1)", "in all 3 (1)"]
     assert [list(bar.y) for bar in bars] == [[0, 2, 2], [1, 0, 0], [1, 0, 0]]
-    whole = kb.NeuronSet.union(SETS.values())
-    assert np.sum([bar.y for bar in bars], 0).tolist() == whole.mask().sum(1).tolist()
+    union = kb.NeuronSet.union(SETS.values())
+    assert np.sum([bar.y for bar in bars], 0).tolist() == union.mask().sum(1).tolist()
     assert shared_per_layer(SETS).layout.barmode == "stack"
 
 
