@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     metrics = {key: _metric_column(table, key) for key in keys}
     heads = ["average<br>rank", *(_head(key, metric) for key, metric in metrics.items())]
     figure = go.Figure(_rank_cells(table, metrics))
-    plain = {"showgrid": False, "ticks": "", "showline": False}
+    plain: dict[str, Any] = {"showgrid": False, "ticks": "", "showline": False}
     figure.update_xaxes(side="top", tickvals=list(range(len(heads))), ticktext=heads, **plain)
     names = ["<br>".join(textwrap.wrap(str(name), _NAME_LETTERS)) for name in table["method"]]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, **plain)

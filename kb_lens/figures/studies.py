@@ -25,11 +25,11 @@ from kb_lens.figures.study_panels import (
     Panel,
     Position,
     difference_axis,
-    error_bars,
+    difference_bars,
     grids,
     metric_of,
     reach,
-    rows_axis,
+    shared_rows,
     with_roles,
 )
 from kb_lens.figures.style import BACKGROUND, GLUE, GREY, INK, NOTE, SMALL, faint, label
@@ -182,7 +182,7 @@ def _counts(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Fi
 
 def _count_panel(metric: Metric, figure: go.Figure, position: Position) -> None:
     trace = _against_questions(figure, metric.cases, "difference", BLUE, position)
-    figure.add_trace(trace.update(error_y=error_bars(metric.cases)), **position)
+    figure.add_trace(trace.update(error_y=difference_bars(metric.cases)), **position)
     difference_axis(metric, metric.cases, figure, "y", position)
 
 
@@ -272,9 +272,9 @@ def _forest_panel(
         colour = GREY if random else BLUE
         marker = {"size": 9, "color": colour, "symbol": "square" if random else "circle"}
         points = go.Scatter(x=rows["difference"], y=rows["row"], mode="markers", marker=marker)
-        figure.add_trace(points.update(error_x=error_bars(rows, colour)), **position)
+        figure.add_trace(points.update(error_x=difference_bars(rows, colour)), **position)
     difference_axis(metric, table, figure, "x", position)
     for row in table.loc[table["label"].isna(), "row"]:
         text = label("not measured", x=0.5, y=row, font={"size": SMALL, "color": NOTE})
         figure.add_annotation(**text, xref="x domain", bgcolor=BACKGROUND, **position)
-    rows_axis(figure, names, position)
+    shared_rows(figure, names, position)

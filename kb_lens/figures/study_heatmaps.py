@@ -20,7 +20,7 @@ from kb_lens.figures.study_panels import (
     Position,
     grids,
     metric_of,
-    rows_axis,
+    shared_rows,
 )
 from kb_lens.figures.style import DIVERGING, GLUE, INK, MINUS, SEQUENTIAL, rounded
 
@@ -145,7 +145,7 @@ def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position
                 _box(figure, x, y, position)
     sizes = next(iter(targets.values())).cases["n_neurons"]
     names = [f"{source} ({size:.0f})" for source, size in zip(value.index, sizes, strict=True)]
-    rows_axis(figure, names, position)
+    shared_rows(figure, names, position)
     heads = [f"{bias_type}<br>n = {metric.n}" for bias_type, metric in targets.items()]
     ticks = {"tickvals": list(range(len(heads))), "ticktext": heads}
     figure.update_xaxes(**ticks, showgrid=False, **position)

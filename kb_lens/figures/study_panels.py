@@ -13,10 +13,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.benchmarks.measures import DAMAGE
-from kb_lens.figures import marks
 from kb_lens.figures.column import STACK
 from kb_lens.figures.layout import AXIS, LINE, Stack, panel_title_height
-from kb_lens.figures.marks import ZERO_LINE, panel_title
+from kb_lens.figures.marks import ZERO_LINE, error_bars, panel_title, rows_axis
 from kb_lens.figures.style import COLOURS, finish, rounded
 from kb_lens.statistics import MetricInfo
 
@@ -238,13 +237,13 @@ def difference_axis(
         add_line(**{axis: best}, line=BEST, layer="below", **position)
 
 
-def error_bars(table: pd.DataFrame, colour: str = BLUE) -> dict[str, Any]:
+def difference_bars(table: pd.DataFrame, colour: str = BLUE) -> dict[str, Any]:
     """The intervals of the differences, as plotly's error bars."""
     low, high = table["difference_low"], table["difference_high"]
-    return marks.error_bars(table["difference"], low, high, colour)
+    return error_bars(table["difference"], low, high, colour)
 
 
-def rows_axis(figure: go.Figure, names: Sequence[str], position: Position) -> None:
+def shared_rows(figure: go.Figure, names: Sequence[str], position: Position) -> None:
     """Names at the left of the first column of panels, the first one on top."""
     first = position["col"] == 1
-    figure.update_yaxes(**marks.rows_axis(names), showticklabels=first, **position)
+    figure.update_yaxes(**rows_axis(names), showticklabels=first, **position)
