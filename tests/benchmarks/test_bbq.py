@@ -551,7 +551,9 @@ def test_unknown_in_other_words_is_unknown_wherever_it_is_lettered(folder):
 
 
 def texts(written):
-    return OptionScores(np.empty((len(written), 0)), np.empty((len(written), 0)), written)
+    return OptionScores(
+        np.empty((len(written), 0)), np.empty((len(written), 0), dtype=int), tuple(written)
+    )
 
 
 # --- metrics -----------------------------------------------------------------------------------
@@ -738,7 +740,9 @@ def instructed_table(folder, score):
     logprob = np.array(
         [[score(k, order.tolist().index(k)) for k in range(3)] for order in ORDERS] * 2
     )
-    table = benchmark.tabulate(benchmark.items, OptionScores(logprob, np.full((6, 3), 2)))
+    table = benchmark.tabulate(
+        benchmark.items, OptionScores(logprob.astype(float), np.full((6, 3), 2))
+    )
     return table, values(benchmark.formulas, table)
 
 
