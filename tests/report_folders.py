@@ -10,9 +10,9 @@ from test_figures import answered, attributed, chosen
 
 import kb_lens as kb
 from kb_lens.checks.doctor import as_table, examine
-from kb_lens.evaluation.results import save_results
+from kb_lens.evaluation.results import ConditionInfo, save_results
 from kb_lens.files import write_text
-from kb_lens.studies.experiments import Experiment
+from kb_lens.studies.tables import Experiment
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
 """What must be shown and never run."""
@@ -26,7 +26,9 @@ ARGUMENTS = {"lam": [2.0, 3.0], "tau": 0.1, "aggregation": "union", "seed": 0, "
 def run_folder(folder: Path, *, parts: bool = True, **n_more: int) -> Path:
     """What ``run`` writes; `n_more` are stereotyping pairs of 200: ``base=160, lambda_2=100``."""
     knowledge, sets = _found(folder)
-    results = {name.replace("_", " "): [crows(n, 200)] for name, n in n_more.items()}
+    results = {}
+    for name, n in ((name.replace("_", " "), n) for name, n in n_more.items()):
+        results[name] = [replace(crows(n, 200), condition=condition_info(name))]
     for name, several in results.items():
         save_results(folder / "evaluations" / name, several)
     write_record(folder, "run")
@@ -37,6 +39,16 @@ def run_folder(folder: Path, *, parts: bool = True, **n_more: int) -> Path:
         write_text(folder / "checks.json", json.dumps(as_table(checks).to_dict("records")))
         token_table().to_csv(folder / "tokens.csv", index=False)
     return folder
+
+
+def condition_info(name: str) -> ConditionInfo:
+    """What `kb-lens run` says of a condition that it calls so."""
+    method = name.removeprefix("random ")
+    if name == "base":
+        return ConditionInfo(name, "base")
+    if name == method:
+        return ConditionInfo(name, "method", intervention={"lam": 2.0})
+    return ConditionInfo(name, "control", method, 0, {"lam": 2.0})
 
 
 def _found(folder: Path):
@@ -90,6 +102,7 @@ def study_folder(folder: Path, *differences: tuple[float, float, float], draws: 
     for k, (change, low, high) in enumerate(differences):
         rows.append((f"case {k}", 9, *where, 60 + change, 50.0, 70.0, 200, change, low, high))
     results = pd.DataFrame(rows, columns=columns)
+    results.insert(2, "role", ["base", *["method"] * len(differences)])
     settings = {"model": EVIL, "n_questions": 9, "tau": 0.1, "beta": 0.1, "lam": None}
     settings |= {"benchmarks": {"crows_pairs": {"items": 200, "source": "made", "digest": "d"}}}
     tests = pd.DataFrame(

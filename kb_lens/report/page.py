@@ -157,7 +157,7 @@ def _columns(table: Table) -> list[_Column]:
     for name in map(str, data):
         if name in all_ends:
             continue
-        column = data[name]
+        column: Any = data[name]
         if is_number(column):
             values = pd.DataFrame(data[[name, *ends_of.get(name, ())]])
             kind = "number"
@@ -169,7 +169,7 @@ def _columns(table: Table) -> list[_Column]:
     return columns
 
 
-def is_number(column: pd.Series) -> bool:
+def is_number(column: Any) -> bool:
     """Whether a column holds numbers, and not yes and no."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 

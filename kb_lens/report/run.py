@@ -188,11 +188,11 @@ def _at(values: Float[Tensor, "layer d_mlp"], neurons: NeuronSet) -> list[float]
 
 def _tokens(tokens: pd.DataFrame, neurons: NeuronSet, side: str) -> list[tuple[str, ...]]:
     """The first tokens of each neuron on one side, in the order of their rank."""
-    leading = tokens[tokens["side"].eq(side) & tokens["rank"].le(_N_TOKENS)].sort_values("rank")
+    leading = tokens.query("side == @side and rank <= @_N_TOKENS").sort_values("rank")
     by_neuron: dict[tuple[int, int], list[str]] = {}
     for row in leading.to_dict("records"):
         by_neuron.setdefault((row["layer"], row["index"]), []).append(str(row["token"]))
-    return [tuple(by_neuron.get(tuple(neuron), ())) for neuron in neurons]
+    return [tuple(by_neuron.get((neuron.layer, neuron.index), ())) for neuron in neurons]
 
 
 def _specificity(run: RunFolder, figures: Figures) -> Section:

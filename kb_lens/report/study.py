@@ -50,12 +50,11 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
 
 def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
     """The headline metrics without the random draws, which are in the tests; the other tables."""
-    results = study.headline()
-    results = results[results["role"].ne("control")]
+    results = study.headline().query("role != 'control'")
     label = label_columns(results)[0]
     if not is_number(results[label]):
-        words = results[label].mask(results["role"].eq("base"), "base model")
-        results = results.assign(**{label: words})
+        base = results["role"] == "base"
+        results = results.assign(**{label: results[label].where(~base, "base model")})
     tables = {**study.tables, "results": results.dropna(axis="columns", how="all")}
     return {name: _words_first(table) for name, table in tables.items()}
 
@@ -63,7 +62,7 @@ def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
 def _words_first(table: pd.DataFrame) -> pd.DataFrame:
     """Without the costs of the tests, which are a row of the results each."""
     columns = [column for column in table if not str(column).endswith(" change")]
-    return table[sorted(columns, key=lambda column: is_number(table[column]))]
+    return table.reindex(columns=sorted(columns, key=lambda name: is_number(table[name])))
 
 
 def label_columns(results: pd.DataFrame) -> list[str]:
@@ -116,14 +115,11 @@ class _Subject(NamedTuple):
         """The rows of a benchmark in a study's results."""
         results = study.tables["results"]
         metric, info = _first(key, results)
-        rows = results[results["benchmark"].eq(key) & results["metric"].eq(metric)]
-        base = rows[rows["role"].eq("base")].to_dict("records")[0]
+        rows = results.query("benchmark == @key and metric == @metric").to_dict("records")
+        base = next(row for row in rows if row["role"] == "base")
         best = None if info is None else info.best
         labels = label_columns(results)
-        cases = [
-            _case(row, labels, base["value"], best)
-            for row in rows[rows["role"].eq("method")].to_dict("records")
-        ]
+        cases = [_case(row, labels, base["value"], best) for row in rows if row["role"] == "method"]
         return cls(key, metric, info, base, cases)
 
 

@@ -225,7 +225,7 @@ def change_points(rows: Sequence[Change], summary: pd.DataFrame) -> list[Point]:
     points: list[Point] = []
     for name in dict.fromkeys(change.condition for change in rows):
         lines = [_change_words(change) for change in rows if change.condition == name]
-        lines += _damage_words(summary[summary["condition"].eq(name)])
+        lines += _damage_words(summary.query("condition == @name"))
         points.append(
             (f"{name}, how much nearer each metric came to its best value (gain):", lines)
         )

@@ -136,9 +136,7 @@ def _done(jobs: Mapping[Job, Unit], lab: Lab, engine: Engine | None) -> dict[Job
     }
 
 
-def _serial(
-    units: Mapping[str, Unit], store: Store, *, model: HookedModel, progress: bool
-) -> None:
+def _serial(units: Mapping[str, Unit], store: Store, *, model: HookedModel, progress: bool) -> None:
     run_serial(units, store, lambda unit: unit.entry(model, store), progress=progress)
 
 
@@ -222,7 +220,8 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         "dtype": str(lab.model.cfg.dtype).removeprefix("torch."),
         **{name: getattr(lab, name) for name in names},
         **plan.settings,
-        "attribution": dict(lab.options),
+        # How many rows a pass has is no setting of the results.
+        "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},
         "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
     }
 

@@ -140,8 +140,7 @@ def tune_lambda(
     lam = _choice(development)
     pair = () if lam == 1 else (base, scaled[lam])
     test = _test_table([measured("test", condition) for condition in pair], seed)
-    verdict = _verdict(lam, development, test, settings)
-    return Tuning(lam, verdict, development, test, settings)
+    return Tuning(lam, _verdict(lam, development, test, settings), development, test, settings)
 
 
 def _settings(neurons: NeuronSet, before: Results, keys: tuple[str, str]) -> dict[str, Any]:

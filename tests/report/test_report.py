@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -13,8 +14,8 @@ from test_comparison import crows
 from test_figures import YES_NO
 
 import kb_lens as kb
-from kb_lens.cli.report import write_reading
 from kb_lens.evaluation.comparison import summarize
+from kb_lens.evaluation.results import ConditionInfo
 from kb_lens.figures.folders import draw_folder
 from kb_lens.figures.style import finish
 from kb_lens.report.page import Section, Table, render
@@ -23,6 +24,7 @@ from kb_lens.report.write import write_report
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified
 from kb_lens.runs.record import WRITTEN
+from kb_lens.runs.run import write_reading
 
 NO_CHANGE = {"base": 160, "lambda_2": 158, "random_lambda_2": 160}
 NO_COLUMNS = json.dumps({"model": "m", "spelling": vars(YES_NO), "table": [{"answer": "no"}]})
@@ -65,25 +67,54 @@ def said(results):
     return conclusion(changes(results), knows=True)
 
 
+def random(results, control_of="lambda 2", draw=0):
+    """The same results as a random control's."""
+    info = ConditionInfo(f"random {control_of}", "control", control_of, draw)
+    return [replace(result, condition=info) for result in results]
+
+
 # -- what it says ------------------------------------------------------------------------------
 
 
 def test_an_effect_is_claimed_only_beyond_0_and_beyond_random_neurons():
     base, better, same = [crows(160, 200)], [crows(100, 200)], [crows(158, 200)]
-    shown = {"base": base, "lambda 2": better, "random lambda 2": same}
+    shown = {"base": base, "lambda 2": better, "random lambda 2": random(same)}
     assert said(shown).startswith("In 1 of 1 comparisons")
     assert "lambda 2 on crows_pairs" in said(shown)
-    nothing = {"base": base, "lambda 2": same, "random lambda 2": base}
+    nothing = {"base": base, "lambda 2": same, "random lambda 2": random(base)}
     assert said(nothing).startswith("No debiasing is shown: in none of 1 comparisons")
-    as_random = {"base": base, "lambda 2": better, "random lambda 2": better}
+    as_random = {"base": base, "lambda 2": better, "random lambda 2": random(better)}
     assert said(as_random).startswith("No debiasing is shown")
     (change,) = changes(as_random)
     assert change.verdict == "nearer to its best value, not shown to be more than random"
     without = {"base": base, "lambda 2": better}
     assert said(without).startswith("No debiasing is shown")
     assert changes(without)[0].verdict == "nearer to its best value, no random control"
-    worse = {"base": same, "lambda 2": [crows(195, 200)], "random lambda 2": same}
+    worse = {"base": same, "lambda 2": [crows(195, 200)], "random lambda 2": random(same)}
     assert "In 1 it moved further away: lambda 2 on crows_pairs." in said(worse)
+
+
+def test_no_condition_vanishes_whatever_it_is_called():
+    """Only the first is the base; what nobody said to be a control is a method."""
+    base, better = [crows(160, 200)], [crows(100, 200)]
+    (change,) = changes({"base": base, "random seeds averaged": better})
+    assert change.condition == "random seeds averaged"
+    names = ["as it is", "lambda", "base 2", "random"]
+    found = changes(dict(zip(names, (base, better, better, better), strict=True)))
+    assert [change.condition for change in found] == names[1:]
+
+
+def test_a_control_is_known_by_its_role_and_found_under_any_name():
+    base, better, same = [crows(160, 200)], [crows(100, 200)], [crows(158, 200)]
+    method = [replace(result, condition=ConditionInfo("lambda 2", "method")) for result in better]
+    results = {"plain": base, "out/a": method, "out/b": random(same), "c": random(same, draw=1)}
+    (change,) = changes(results)
+    assert (change.condition, change.specific) == ("out/a", True)
+    summary = summarize(results).set_index("condition")
+    assert set(summary.loc["out/b", "role"]) == {"control"}
+    assert set(summary.loc["out/b", "control_of"]) == {"out/a"}
+    assert set(summary.loc["c", "draw"]) == {1}
+    assert set(summary.loc["plain", "role"]) == {"base"}
 
 
 def test_an_interval_that_touches_0_shows_nothing():
@@ -95,7 +126,7 @@ def test_an_interval_that_touches_0_shows_nothing():
 
 def test_an_effect_on_a_model_that_does_not_know_is_none_of_knowing():
     results = {"base": [crows(160, 200)], "lambda 2": [crows(100, 200)]}
-    results["random lambda 2"] = results["base"]
+    results["random lambda 2"] = random(results["base"])
     found = changes(results)
     assert "does not know the answers" in conclusion(found, knows=False)
     assert "does not know" not in conclusion(found, knows=True)
@@ -320,7 +351,7 @@ def test_items_without_their_columns_are_one_line_too(monkeypatch, tmp_path, cap
 
 def test_a_run_ends_in_a_report(monkeypatch, tmp_path, folder, bank, data, capsys):  # noqa: F811
     out = tmp_path / "run"
-    monkeypatch.setattr("kb_lens.cli.main.write_drawn", lambda *a, **k: None)  # no browser
+    monkeypatch.setattr("kb_lens.cli.jobs.save_figures", lambda *a, **k: None)  # no browser
     arguments = ("--bank", bank, "--data-dir", data, "--lam", 2, "--out", out)
     assert call(monkeypatch, "run", folder, *arguments) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"read {out}/report.html")
@@ -338,7 +369,7 @@ def test_neurons_that_cannot_be_read_do_not_stop_a_run(monkeypatch, tmp_path, ca
     def refuse(*arguments):
         raise ValueError("packed weights")
 
-    monkeypatch.setattr("kb_lens.cli.report.promoted_tokens", refuse)
+    monkeypatch.setattr("kb_lens.runs.run.promoted_tokens", refuse)
     run = RunFolder.load(run_folder(tmp_path / "run", **NO_CHANGE))
     found = Identified(run.knowledge, run.attributions, run.sets, run.neurons)
     write_reading(None, found, run.results, 2.0, tmp_path)

@@ -2,20 +2,48 @@
 
 import importlib
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_comparison import crows
 
-from kb_lens.studies.experiments import Experiment
+from kb_lens.evaluation.results import save_results
+from kb_lens.interventions.conditions import Condition
+from kb_lens.studies.tables import Experiment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 if not EXAMPLES.is_dir():
     pytest.skip("examples are not part of an installed package", allow_module_level=True)
 sys.path.insert(0, str(EXAMPLES))
 taught_studies = importlib.import_module("taught_studies")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A change of which only the record matters here."""
+
+    lam: float
+
+    def applied(self, model):
+        return nullcontext(model)
+
+    def asked(self, benchmark):
+        return benchmark
+
+    def describe(self):
+        return {"lam": self.lam}
+
+
 VALUES = {None: 60.0, "know-bias": 45.0, "random 0": 58.0, "random 1": 61.0}
-RUN = {"base": 60.0, "lambda 2": 45.0, "random lambda 2": 57.0}
+ROLES = {None: "base", "know-bias": "method", "random 0": "control", "random 1": "control"}
+RUN = {
+    Condition("base"): 60.0,
+    Condition("lambda 2", Factor(2.0)): 45.0,
+    Condition("random lambda 2", Factor(2.0), "control", "lambda 2", 0): 57.0,
+}
 
 
 def made(folder):
@@ -26,11 +54,15 @@ def made(folder):
         for name, value in VALUES.items():
             for lam in [None] if name is None else [1.0, 2.0] if name == "know-bias" else [2.0]:
                 at = {"set": name, "lam": lam, "value": 60.0 if lam == 1 else value}
-                rows.append(about | at | _difference(at["value"]))
-        summary += [about | {"condition": c, "value": v} | _difference(v) for c, v in RUN.items()]
+                rows.append(about | at | {"role": ROLES[name]} | _difference(at["value"]))
+        for condition, value in RUN.items():
+            row = {"condition": condition.name, "role": condition.role, "value": value}
+            summary.append(about | row | _difference(value))
     settings = {"model": "made"}
     Experiment("lambda", settings, {"results": pd.DataFrame(rows)}).save(folder / "lambda")
-    (folder / "run").mkdir()
+    for condition in RUN:
+        result = replace(crows(5), condition=condition.info())
+        save_results(folder / "run/evaluations" / condition.name, [result])
     pd.DataFrame(summary).to_csv(folder / "run/summary.csv", index=False)
 
 
