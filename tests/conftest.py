@@ -12,10 +12,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-with install_import_hook("kb_lens", "shape_checker.checked"):
-    import kb_lens as kb
+# For the whole session: the package imports its files when their names are used first.
+install_import_hook("kb_lens", "shape_checker.checked")
 
 from tiny_models import tiny_bridge
+
+import kb_lens as kb
 
 _DATA = os.environ.get("KB_LENS_DATA") or str(Path(__file__).parents[2] / "shared" / "data")
 

@@ -5,19 +5,67 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.doctor import Check, as_table, examine
 from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
-from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.files import write_text
-from kb_lens.knowledge import Knowledge, check_knowledge
-from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
+from kb_lens.knowledge import Knowledge
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
+from kb_lens.runs.folder import RunFolder
+from kb_lens.runs.identify import answered, select_by_dimension
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import (
+    Asking,
+    AttributeExecution,
+    ModelChoice,
+    Reading,
+    Seeded,
+    Thresholds,
+    values_of,
+)
+
+Results = Sequence[EvaluationResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings(Seeded, Reading, Thresholds, Asking, ModelChoice):
+    """What the verdicts of ``doctor`` depend on."""
+
+    questions: int = 0
+    """How many, the same number of each dimension and kind; 0 for all."""
+    with_specificity: Annotated[bool, Parameter("--specificity")] = False
+    """Also attribute the controls: minutes, not seconds."""
+    results: Path | None = None
+    """A folder that `run` wrote: its results are examined too."""
+    lam: float | None = None
+    """Which lambda of --results; default the first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lam is not None and self.results is None:
+            raise ValueError("--lam names a condition of --results: give both.")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The results that `examine` sets side by side."""
+
+    base: Results = ()
+    """Of the model as it is."""
+    enhanced: Results = ()
+    """With the neurons enhanced."""
+    control: Results = ()
+    """With random neurons enhanced."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +80,98 @@ class Diagnosis:
     """Every check with its status, numbers and advice."""
 
 
+def diagnose_model(
+    out: str | os.PathLike[str], settings: DoctorSettings, execution: AttributeExecution
+) -> Diagnosis:
+    """Judge a model and, where a run's folder is named, its neurons and results.
+
+    Args:
+        out: The folder.
+        settings: Model, questions, the run.
+        execution: Device and batch size.
+
+    Raises:
+        ValueError: As `diagnose`, or if a folder holds another run or has no such lambda.
+    """
+    log = RunLog(Path(out), "doctor", settings, execution)
+    log.check()
+    questions = settings.load_questions()
+    options: dict[str, Any] = {}
+    if settings.results is not None:
+        folder = RunFolder.load(settings.results)
+        settings = _as_found(folder, settings)
+        options = {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
+        if folder.attributions is not None:
+            questions = folder.attributions.questions
+            options["attributions"] = folder.attributions
+            quadrature = folder.attributions.settings
+            options |= {name: getattr(quadrature, name) for name in ("rule", "n_steps", "tol")}
+    options |= {"batch_size": execution.batch_size, "progress": execution.progress}
+    model = log.load_model()
+    with log.stage("examine"):
+        diagnosis = diagnose(model, questions, out, settings, **options)
+    log.write()
+    return diagnosis
+
+
+def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
+    """The settings, with those by which the neurons of a run were found."""
+    found: dict[str, Any] = {}
+    if folder.attributions is not None:
+        found["site"] = folder.attributions.settings.site
+    for neurons in folder.sets.values():
+        thresholds = {"tau": neurons.tau, "beta": neurons.beta}
+        found |= {name: value for name, value in thresholds.items() if value is not None}
+    return replace(settings, **found)
+
+
+def compared(results: Mapping[str, Results], lam: float | None = None) -> Compared:
+    """The results of the base model, of one lambda and of its control.
+
+    Args:
+        results: Condition -> its results.
+        lam: The factor; default that of the first condition that has one.
+
+    Raises:
+        ValueError: If no method has that factor.
+    """
+    infos = conditions_of(results)
+    methods = [name for name, info in infos.items() if info.role == "method"]
+    scaled = [name for name in methods if _is_scaled(infos[name], lam)]
+    if not scaled:
+        if lam is None:
+            return Compared()
+        conditions = ", ".join(results) or "none"
+        raise ValueError(f"--results has no 'lambda {lam:g}'; its conditions: {conditions}.")
+    method = scaled[0]
+    base = [name for name, info in infos.items() if info.role == "base"]
+    control = [name for name, info in infos.items() if info.control_of == method]
+    return Compared(
+        base=results[base[0]] if base else (),
+        enhanced=results[method],
+        # Of several random draws the first stands for all.
+        control=results[control[0]] if control else (),
+    )
+
+
+def _is_scaled(info: ConditionInfo, lam: float | None) -> bool:
+    """Whether neurons were multiplied by a factor, or by this one."""
+    change: Mapping[str, Any] = info.intervention or {}
+    return "lam" in change and lam in (None, change["lam"])
+
+
 def diagnose(
-    model: Any,
+    model: HookedModel,
     questions: Sequence[Question],
     out: str | os.PathLike[str],
+    settings: DoctorSettings,
     *,
-    controls: bool = False,
     attributions: Attributions | None = None,
     sets: Mapping[str, NeuronSet] | None = None,
-    base: Sequence[EvaluationResult] = (),
-    enhanced: Sequence[EvaluationResult] = (),
-    control: Sequence[EvaluationResult] = (),
-    tau: float = 0.10,
-    beta: float = 0.10,
-    seed: int = 0,
+    results: Compared | None = None,
     **options: Any,
 ) -> Diagnosis:
-    """Judge a model and, where they are given, its neurons and results; see `kb_lens.checks.doctor`.
+    """Judge a model and, where they are given, its neurons and results: `kb_lens.checks.doctor`.
 
     Writes ``knowledge.json`` and ``checks.json``; with controls ``specificity.csv``,
     ``stability.csv`` and ``control_knowledge.json``.
@@ -57,53 +180,43 @@ def diagnose(
         model: A `TransformerBridge` or `HookedTransformer`.
         questions: The bias-knowledge questions.
         out: The folder.
-        controls: Whether to attribute the wrong answers, plain facts and logit differences.
-        attributions: What `attribute` found for these questions; attributed if `controls` need it.
+        settings: Thresholds, and whether to attribute wrong answers, plain facts and logits too.
+        attributions: What `attribute` found for these questions; attributed if controls need it.
         sets: The neurons of each dimension.
-        base: Results of the model as it is.
-        enhanced: Results with the neurons enhanced.
-        control: Results with random neurons enhanced.
-        tau: Saliency threshold.
-        beta: Consistency threshold.
-        seed: Of the random halves.
+        results: What was measured with and without the neurons, see `compared`.
         options: Further arguments of `attribute`.
 
     Raises:
         ValueError: For bad arguments, or attributions or results of another model.
     """
-    out = Path(out)
-    check_thresholds(tau, beta)
-    _check_same_model(model, attributions, (*base, *enhanced, *control))
-    asking = {k: v for k, v in options.items() if k in ("template", "answer_style", "progress")}
-    knowledge = check_knowledge(model, questions, **asking)
-    knowledge.save(out / "knowledge.json")
-    found = None
-    if controls:
-        cache = out / "attribution_cache"
-        given: dict[str, Any] = {"bias": attributions, "knowledge": knowledge, "cache_dir": cache}
-        evidence = gather(model, questions, **given, **options)
-        found = specificity(evidence, taus=sorted({*TAUS, tau}), beta=beta, seed=seed)
-        found.save(out)
+    sides = values_of(Compared, results or Compared())
+    _check_same_model(model, attributions, list(chain(*sides.values())))
+    options |= values_of(Reading, settings)
+    knowledge = answered(model, questions, out, options)
+    selectivity = None
+    if settings.with_specificity:
+        options |= {"knowledge": knowledge, "cache_dir": Path(out) / "store"}
+        evidence = gather(model, questions, bias=attributions, **options)
+        taus = sorted({*TAUS, settings.tau})
+        selectivity = specificity(evidence, taus=taus, beta=settings.beta, seed=settings.seed)
+        selectivity.save(out)
         attributions = evidence.bias
-        parts = attributions.by_dimension().items()
-        sets = sets or {name: select_neurons(part, tau, beta) for name, part in parts}
-    checks = examine(
-        knowledge=knowledge,
-        attributions=attributions,
-        sets=sets,
-        specificity=found,
-        base=base,
-        enhanced=enhanced,
-        control=control,
-        tau=tau,
-    )
-    table = as_table(checks).to_dict("records")
-    write_text(out / "checks.json", json.dumps(table, indent=1) + "\n")
-    return Diagnosis(knowledge, found, checks)
+        sets = sets or select_by_dimension(attributions, settings)
+    findings = {"attributions": attributions, "sets": sets, "specificity": selectivity}
+    materials: dict[str, Any] = {**findings, **sides}
+    checks = examine(knowledge=knowledge, tau=settings.tau, **materials)
+    save_checks(checks, out)
+    return Diagnosis(knowledge, selectivity, checks)
+
+
+def save_checks(checks: Sequence[Check], folder: str | os.PathLike[str]) -> None:
+    """Write ``checks.json``."""
+    rows = as_table(checks).to_dict("records")
+    write_text(Path(folder) / "checks.json", json.dumps(rows, indent=1) + "\n")
 
 
 def _check_same_model(
-    model: Any, attributions: Attributions | None, results: Sequence[EvaluationResult]
+    model: HookedModel, attributions: Attributions | None, results: Results
 ) -> None:
     names = {result.model for result in results} | {model_name(model)}
     weights = {fingerprint(model)}

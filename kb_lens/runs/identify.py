@@ -6,15 +6,23 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from kb_lens.attribution.attribute import attribute, check_settings
+from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.knowledge import AnswerStyle, Knowledge, check_knowledge
-from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
+from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.questions import Question
-
-Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import (
+    AttributeExecution,
+    Attributing,
+    Finding,
+    IdentifySettings,
+    Thresholds,
+    values_of,
+)
 
 
 @dataclass(frozen=True)
@@ -31,86 +39,122 @@ class Identified:
     """The dimensions' neurons, aggregated."""
 
 
+def find_neurons(
+    out: str | os.PathLike[str],
+    settings: IdentifySettings,
+    execution: AttributeExecution,
+    tell: Callable[[str], object],
+) -> Identified:
+    """Find the neurons of a model, into a folder that says how they were found.
+
+    Args:
+        out: The folder.
+        settings: Model, questions, thresholds.
+        execution: Device and batch size.
+        tell: Called with lines about what was found.
+
+    Raises:
+        ValueError: As `identify`, or if the folder holds another run.
+    """
+    log = RunLog(Path(out), "identify", settings, execution)
+    log.check()
+    questions = settings.load_questions()
+    model = log.load_model()
+    with log.stage("identify"):
+        identified = identify(
+            model,
+            questions,
+            out,
+            settings,
+            tell=tell,
+            batch_size=execution.batch_size,
+            progress=execution.progress,
+        )
+    log.write()
+    return identified
+
+
 def identify(
-    model: Any,
+    model: HookedModel,
     questions: Sequence[Question],
     out: str | os.PathLike[str],
+    finding: Finding,
     *,
-    tau: float = 0.10,
-    beta: float = 0.10,
-    aggregation: Aggregation = "union",
-    answer_style: AnswerStyle = "model",
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], object] = lambda text: None,
     **options: Any,
 ) -> Identified:
     """Find the know-bias neurons and write them into a folder.
 
     Writes ``knowledge.json``, ``attributions.safetensors``, ``neurons.json`` (aggregated) and
-    ``neurons/<dimension>.json``; finished questions are kept in ``attribution_cache/``.
+    ``neurons/<dimension>.json``; finished questions are kept in ``store/``.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         questions: The bias-knowledge questions.
         out: The folder.
-        tau: Saliency threshold.
-        beta: Consistency threshold.
-        aggregation: How dimensions are joined; ``pooled`` selects over all questions at once.
-        answer_style: How yes and no are spelled, see `attribute`.
-        tell: Called with the verdict on what the model knows, before anything else.
-        options: Further arguments of `attribute`.
+        finding: Site, quadrature, thresholds and aggregation; ``pooled`` selects over all
+            questions at once.
+        tell: Called with the verdict on what the model knows, then with the number of neurons.
+        options: Further arguments of `attribute`: template, objective, batch_size, progress ...
 
     Raises:
         ValueError: For bad arguments, or if no neuron passes the thresholds.
     """
     out = Path(out)
-    check_thresholds(tau, beta)
-    if aggregation not in get_args(Aggregation):
-        allowed = ", ".join(get_args(Aggregation))
-        raise ValueError(f"aggregation is {aggregation!r}: allowed are {allowed}.")
-    if aggregation == "at-least-two" and len({question.dimension for question in questions}) < 2:
+    if finding.aggregation == "at-least-two" and len({q.dimension for q in questions}) < 2:
         raise ValueError("aggregation is 'at-least-two', but the questions have one dimension.")
-    check_settings(**options)
-    template, progress = options.get("template"), options.get("progress", True)
-    found = check_knowledge(
-        model, questions, template=template, answer_style=answer_style, progress=progress
-    )
-    found.save(out / "knowledge.json")
-    tell(found.verdict())
-    attributions = attribute(
-        model,
-        questions,
-        answer_style=answer_style,
-        knowledge=found,
-        cache_dir=out / "attribution_cache",
-        **options,
-    )
+    options |= values_of(Attributing, finding)
+    knowledge = answered(model, questions, out, options)
+    tell(f"\n{knowledge.verdict()}\n")
+    options |= {"knowledge": knowledge, "cache_dir": out / "store"}
+    attributions = attribute(model, questions, **options)
     attributions.save(out / "attributions.safetensors")
-    sets = {
-        dimension: select_neurons(part, tau=tau, beta=beta)
-        for dimension, part in attributions.by_dimension().items()
-    }
-    neurons = _aggregate(attributions, sets, aggregation, tau, beta)
-    for dimension, one in sets.items():
-        one.save(out / "neurons" / f"{dimension}.json")
+    sets = select_by_dimension(attributions, finding)
+    neurons = _aggregate(attributions, sets, finding)
+    # Written when all is found: a folder never holds the sets of one run and the union of another.
+    for dimension, of_dimension in sets.items():
+        of_dimension.save(out / "neurons" / f"{dimension}.json")
     neurons.save(out / "neurons.json")
-    return Identified(found, attributions, sets, neurons)
+    sizes = ", ".join(f"{name} {len(of_dimension)}" for name, of_dimension in sets.items())
+    tell(f"Neurons: {sizes}; {finding.aggregation} {len(neurons)}.")
+    return Identified(knowledge, attributions, sets, neurons)
+
+
+def answered(
+    model: HookedModel,
+    questions: Sequence[Question],
+    out: str | os.PathLike[str],
+    options: Mapping[str, Any],
+) -> Knowledge:
+    """What the model answers, also written as ``knowledge.json``; `options` as of `attribute`."""
+    names = ("template", "answer_style", "progress")
+    answering = {name: options[name] for name in names if name in options}
+    knowledge = check_knowledge(model, questions, **answering)
+    knowledge.save(Path(out) / "knowledge.json")
+    return knowledge
+
+
+def select_by_dimension(attributions: Attributions, thresholds: Thresholds) -> dict[str, NeuronSet]:
+    """The neurons of each dimension."""
+    by_dimension = attributions.by_dimension().items()
+    return {
+        dimension: select_neurons(scores, thresholds.tau, thresholds.beta)
+        for dimension, scores in by_dimension
+    }
 
 
 def _aggregate(
-    attributions: Attributions,
-    sets: Mapping[str, NeuronSet],
-    aggregation: Aggregation,
-    tau: float,
-    beta: float,
+    attributions: Attributions, sets: Mapping[str, NeuronSet], finding: Finding
 ) -> NeuronSet:
+    aggregation = finding.aggregation
     if aggregation == "pooled":
-        neurons = select_neurons(attributions, tau=tau, beta=beta)
+        neurons = select_neurons(attributions, finding.tau, finding.beta)
     else:
         least = {"union": 1, "intersection": len(sets), "at-least-two": 2}[aggregation]
         neurons = NeuronSet.at_least(sets.values(), least)
     if not len(neurons):
         raise ValueError(
-            f"no neuron passes tau {tau:g} and beta {beta:g} ({aggregation}). Lower them; scores "
-            "are kept."
+            f"no neuron passes tau {finding.tau:g} and beta {finding.beta:g} ({aggregation}). "
+            "Lower them; scores are kept."
         )
     return neurons

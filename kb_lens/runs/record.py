@@ -7,15 +7,19 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from kb_lens.files import write_text
-from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
+
+RECORD = "run.json"
 
 
 @dataclass
@@ -26,14 +30,14 @@ class RunLog:
     """The folder of the run."""
     command: str
     """The command's name."""
-    arguments: Mapping[str, Any]
-    """The command's arguments."""
-    overwrite: bool = False
-    """Whether a run with other arguments may be replaced."""
+    settings: ModelChoice
+    """What the results depend on: ``arguments`` in the file, compared with a run that is there."""
+    execution: Execution
+    """How they are computed: ``execution`` in the file, never compared."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     model: dict[str, Any] = field(default_factory=dict)
-    """The model's name, fingerprint and place."""
+    """The model's name, fingerprint, device and type."""
 
     def check(self) -> None:
         """Refuse a folder that holds another run. Nothing is changed.
@@ -42,49 +46,57 @@ class RunLog:
             ValueError: Names the argument that differs.
         """
         before = self._before()
-        if self.overwrite or not before:
+        if self.execution.overwrite or before is None:
             return
-        mine = {"command": self.command, **self._plain_arguments(), **self._weights()}
-        theirs = {"command": before["command"], **before["arguments"]}
-        theirs |= {key: before["model"].get(key) for key in self._weights()}
-        for key, value in mine.items():
-            if theirs.get(key) != value:
+        present = {"command": self.command, **self._arguments(), **self._weights()}
+        # A run that is older than an option was made with what is the option's default today.
+        former = _plain(defaults(self.settings)) | before["arguments"]
+        former |= {"command": before["command"]}
+        former |= {key: before["model"].get(key) for key in self._weights()}
+        for key, value in present.items():
+            if _listed_like(value, former.get(key)) != value:
                 raise ValueError(
-                    f"'{self.folder}' holds a run with {key} {theirs.get(key)!r}, now {value!r}. "
+                    f"'{self.folder}' holds a run with {key} {former.get(key)!r}, now {value!r}. "
                     "Choose another --out, or --overwrite to replace it."
                 )
 
-    def begin(self, model: Any) -> None:
+    def load_model(
+        self,
+        model: str | os.PathLike[str] | HookedModel = "",
+        *,
+        neurons: NeuronSet | None = None,
+    ) -> HookedModel:
+        """Load the model of the settings, unless `model` is loaded already, and `begin`.
+
+        Raises:
+            ValueError: If there is no such model, `neurons` are of another one, or as `check`.
+        """
+        if isinstance(model, str | os.PathLike):
+            with self.stage("load the model"):
+                model = self.settings.load(self.execution.device)
+        if neurons is not None:
+            neurons.check_model(model)
+        self.begin(model)
+        return model
+
+    def begin(self, model: HookedModel) -> None:
         """Note the model, check again, empty the folder if it is to be replaced, write."""
         self.model = {
             "name": model_name(model),
             "fingerprint": fingerprint(model),
             "device": str(model.cfg.device),
-            "dtype": str(model.cfg.dtype).removeprefix("torch."),
+            "dtype": dtype_name(model),
         }
+        # The name may be the same and the weights others: a checkpoint that was trained again.
         self.check()
-        if self.overwrite:
+        if self.execution.overwrite:
             for name in WRITTEN:
                 path = self.folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         self.write()
-
-    def _weights(self) -> dict[str, Any]:
-        return {key: self.model[key] for key in ("fingerprint", "dtype") if key in self.model}
-
-    def _before(self) -> dict[str, Any] | None:
-        path = self.folder / "run.json"
-        if not path.is_file():
-            return None
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return {key: content[key] for key in ("command", "arguments", "model")}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            if self.overwrite:
-                return None
-            raise ValueError(
-                f"'{path}' is damaged. Choose another --out, or --overwrite to replace the run."
-            ) from error
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -93,14 +105,12 @@ class RunLog:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
 
-    def _plain_arguments(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in self.arguments.items()}
-
     def write(self) -> None:
         """Write ``run.json``."""
         content = {
             "command": self.command,
-            "arguments": self._plain_arguments(),
+            "arguments": self._arguments(),
+            "execution": _plain(asdict(self.execution)),
             "model": self.model,
             "seconds": self.seconds,
             "versions": {name: _version(name) for name in PACKAGES},
@@ -108,7 +118,30 @@ class RunLog:
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
         }
-        write_text(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
+        _write(self.folder, content)
+
+    def _arguments(self) -> dict[str, Any]:
+        return _plain(asdict(self.settings))
+
+    def _weights(self) -> dict[str, Any]:
+        """What tells the weights; nothing before the model is loaded."""
+        return {key: self.model[key] for key in ("fingerprint", "dtype") if key in self.model}
+
+    def _before(self) -> dict[str, Any] | None:
+        """What the folder's ``run.json`` says that is compared."""
+        path = self.folder / RECORD
+        try:
+            content = read_json(path)
+            if content is None:
+                return None
+            return {key: content[key] for key in ("command", "arguments", "model")}
+        except (ValueError, KeyError, TypeError) as error:
+            # What is to be replaced may be damaged.
+            if self.execution.overwrite:
+                return None
+            raise ValueError(
+                f"'{path}' is damaged. Choose another --out, or --overwrite to replace the run."
+            ) from error
 
 
 WRITTEN = (
@@ -125,19 +158,17 @@ PACKAGES = (
     *("kb-lens", "torch", "transformer-lens", "transformers", "lm-eval"),
     *("plotly", "pandas", "numpy"),
 )
+"""What the numbers and figures come from: their versions are noted."""
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+@contextmanager
+def later_stage(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Time a stage that follows a finished job, into the job's ``run.json``."""
+    start = time.perf_counter()
+    yield
+    content = load_record(folder)
+    content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 2)
+    _write(folder, content)
 
 
 def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -146,18 +177,46 @@ def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: If it is damaged.
     """
-    path = Path(folder) / "run.json"
-    found = _load_json(path, {})
-    parts = ("arguments", "model", "seconds", "versions")
-    if not isinstance(found, dict) or any(not isinstance(found.get(p, {}), dict) for p in parts):
+    path = Path(folder) / RECORD
+    content = read_json(path, {})
+    mappings = ("arguments", "model", "seconds", "versions")
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(name, {}), dict) for name in mappings
+    ):
         raise ValueError(f"'{path}' is not what kb_lens writes.")
-    return found
+    return content
 
 
-def _load_json(path: Path, otherwise: Any = None) -> Any:
+def read_json(path: Path, absent: Any = None) -> Any:
+    """The content of a JSON file; `absent` if there is no file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     if not path.is_file():
-        return otherwise
+        return absent
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"'{path}' is damaged: {error}.") from error
+
+
+def _write(folder: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    write_text(Path(folder) / RECORD, json.dumps(content, indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _listed_like(value: Any, former: Any) -> Any:
+    """A former value, as a list where it is one today: a list was written as ``a,b`` once."""
+    return former.split(",") if isinstance(value, list) and isinstance(former, str) else former
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

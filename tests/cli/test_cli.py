@@ -234,8 +234,11 @@ def test_protocols_side_by_side_and_compared(monkeypatch, tmp_path, folder, bank
         (("evaluate", "MODEL", "--data-dir", "/none"), "/none"),
         (("run", "MODEL", "--lam", "nan"), "lam is nan: allowed is any finite number"),
         (("identify", "MODEL", "--device", "gpu"), "no device 'gpu' here"),
-        (("identify", "MODEL", "--site", "mid"), "Invalid value for '--site'"),
-        (("identify", "MODEL", "--nope"), "No such option: --nope"),
+        (
+            ("identify", "MODEL", "--site", "mid"),
+            'Invalid value "mid" for --site. Choose from: "post", "pre"',
+        ),
+        (("identify", "MODEL", "--nope"), "Unknown option: --nope"),
         (("run", "MODEL", "--lam", 2, "--lam", 2), "--lam has a factor twice: 2, 2"),
         (("evaluate", "MODEL", "--benchmarks", "stereoset,stereoset"), "has a name twice"),
         (("figures", "none"), "'none' has no results"),
@@ -297,9 +300,9 @@ def test_the_whole_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     assert {"before_after", "attribution_heatmap", "upset", "knowledge"} <= {
         path.stem for path in (out / "figures").glob("*.html")
     }
-    monkeypatch.setattr("kb_lens.runs.measure.evaluate", lambda *a, **k: pytest.fail("repeated"))
+    monkeypatch.setattr("kb_lens.runs.units.evaluate", lambda *a, **k: pytest.fail("repeated"))
     monkeypatch.setattr(
-        "kb_lens.attribution.attribute._attribute_one", lambda *a: pytest.fail("repeated")
+        "kb_lens.attribution.attribute.attribute_question", lambda *a: pytest.fail("repeated")
     )
     assert call(monkeypatch, *arguments) == 0
     pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), summary)

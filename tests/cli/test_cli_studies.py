@@ -9,11 +9,11 @@ import pytest
 from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
-from kb_lens.checks.neuron_effects import NeuronEffects
+from kb_lens.checks.effects import NeuronEffects
 from kb_lens.cli import main as cli
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.studies import plans as studies
-from kb_lens.studies.experiments import Experiment
+from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuning import Tuning
 
 OWN = "over_correction@6,plain_text@3"
@@ -42,6 +42,7 @@ def found(folder, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _smaller(monkeypatch):
+    monkeypatch.setattr("kb_lens.studies.lab.WHOLE_BANK", 27)
     monkeypatch.setattr(studies, "WHOLE_BANK", 27)
 
 

@@ -1,0 +1,27 @@
+# The public names, in the order in which data flows.
+from .models.prompts import PromptTemplate as PromptTemplate
+from .models.loading import load_model as load_model
+from .questions import Question as Question, load_questions as load_questions
+from .knowledge import Knowledge as Knowledge, check_knowledge as check_knowledge
+from .attribution.attributions import Attributions as Attributions
+from .attribution.attribute import attribute as attribute
+from .neurons import (
+    Neuron as Neuron,
+    NeuronSet as NeuronSet,
+    overlap as overlap,
+    select_neurons as select_neurons,
+)
+from .checks.controls import influence as influence, random_neurons as random_neurons
+from .interventions.scaling import scale_neurons as scale_neurons
+from .interventions.folding import fold_neurons as fold_neurons
+from .benchmarks.benchmark import Benchmark as Benchmark
+from .benchmarks.catalogue import load_benchmark as load_benchmark
+from .evaluation.results import EvaluationResult as EvaluationResult
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.comparison import (
+    compare as compare,
+    rank_table as rank_table,
+    summarize as summarize,
+)
+from .runs.run import run as run
+from . import figures as figures

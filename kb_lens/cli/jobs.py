@@ -1,0 +1,84 @@
+"""The commands of the method: run, identify, evaluate, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+
+from kb_lens.cli import terminal
+from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
+from kb_lens.evaluation.comparison import summarize
+from kb_lens.figures import make_all
+from kb_lens.neurons import overlap
+from kb_lens.report.write import write_report
+from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model
+from kb_lens.runs.export import ExportExecution, ExportSettings, export_model
+from kb_lens.runs.identify import find_neurons
+from kb_lens.runs.record import later_stage
+from kb_lens.runs.run import run as run_job
+from kb_lens.runs.settings import (
+    AttributeExecution,
+    EvaluateExecution,
+    IdentifySettings,
+    RunExecution,
+    RunSettings,
+)
+
+
+def run(
+    settings: Annotated[RunSettings, FLAT] = RunSettings(),
+    execution: Annotated[RunExecution, FLAT] = RunExecution(),
+    *,
+    out: Out = Path("out/run"),
+) -> None:
+    """The whole job: find neurons, enhance them, measure before and after, draw."""
+    folder = run_job(settings.model, out, settings, execution, tell=tell, left_out=left_out)
+    if len(folder.sets) > 1:
+        terminal.show_table(overlap(folder.sets), "Overlap of the dimensions' neurons")
+    measured = next(iter(folder.results.values()))
+    # Read and not computed: the bootstrap behind it takes as long as a small benchmark.
+    terminal.show_summary(pd.read_csv(out / "summary.csv"), measured)
+    with later_stage(out, "figures"):
+        figures = make_all(folder.attributions, folder.sets, folder.results, folder.knowledge)
+        save_figures(figures, out / "figures")
+    write_report(out, figures, out / "report.html")
+    if folder.knowledge is not None:
+        tell(f"\n{folder.knowledge.verdict()}")
+    tell(f"Everything is in {out}; read {out}/report.html")
+
+
+def identify(
+    settings: Annotated[IdentifySettings, FLAT] = IdentifySettings(),
+    execution: Annotated[AttributeExecution, FLAT] = AttributeExecution(),
+    *,
+    out: Out = Path("out/identify"),
+) -> None:
+    """Find the know-bias neurons of a model."""
+    identified = find_neurons(out, settings, execution, tell)
+    if len(identified.sets) > 1:
+        terminal.show_table(overlap(identified.sets), "Overlap of the dimensions' neurons")
+    tell(f"Written to {out}")
+
+
+def evaluate(
+    settings: Annotated[EvaluateSettings, FLAT] = EvaluateSettings(),
+    execution: Annotated[EvaluateExecution, FLAT] = EvaluateExecution(),
+    *,
+    out: Out = Path("out/evaluate"),
+) -> None:
+    """Measure a model, with or without scaled neurons."""
+    results = evaluate_model(out, settings, execution)
+    terminal.show_summary(summarize({settings.condition().name: results}), results)
+    tell(f"Written to {out}")
+
+
+def export(
+    settings: Annotated[ExportSettings, FLAT],
+    execution: Annotated[ExportExecution, FLAT] = ExportExecution(),
+    *,
+    out: Out = Path("out/export"),
+) -> None:
+    """Write a checkpoint that has the scaled neurons in its weights and needs no kb_lens."""
+    export_model(out, settings, execution, tell)

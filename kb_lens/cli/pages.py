@@ -1,0 +1,69 @@
+"""The commands that read saved results and need no model: compare, figures, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kb_lens.cli import terminal
+from kb_lens.cli.options import ThemeOption, WidthOption, save_figures, tell
+from kb_lens.evaluation.comparison import rank_table, summarize
+from kb_lens.figures.export import FORMATS
+from kb_lens.figures.folders import draw_folder
+from kb_lens.files import write_text
+from kb_lens.report.write import write_report
+from kb_lens.runs.folder import read_conditions
+
+
+def compare(
+    folders: Annotated[
+        list[Path], Parameter(help="Folders of `evaluate`, the base first; or one of `run`.")
+    ],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder for comparison.csv, ranks.csv.")] = None,
+    seed: Annotated[int, Parameter(help="Seed of samples, bootstraps and random controls.")] = 0,
+) -> None:
+    """Set saved results beside one another: paired differences from the first, and ranks."""
+    results = read_conditions(folders)
+    tables = {"comparison": summarize(results, seed=seed), "ranks": rank_table(results, seed=seed)}
+    terminal.show_summary(tables["comparison"])
+    title = "Ranks: the nearer the metric is to its best value, the better"
+    terminal.show_table(tables["ranks"], title)
+    if out is not None:
+        for name, table in tables.items():
+            write_text(out / f"{name}.csv", table.to_csv(index=False))
+        tell(f"Written to {out}")
+
+
+def figures(
+    folder: Annotated[
+        Path, Parameter(help="What `run`, `identify`, `experiment`, `tune` ... wrote.")
+    ],
+    *,
+    out: Annotated[Path | None, Parameter(help="Default: FOLDER/figures.")] = None,
+    formats: Annotated[tuple[str, ...], Parameter(help="Comma-separated.")] = FORMATS,
+    theme: ThemeOption = "light",
+    width: WidthOption = "page",
+) -> None:
+    """Draw every figure again from saved results."""
+    by_name = draw_folder(folder)
+    save_figures(by_name, out or folder / "figures", formats, theme=theme, width=width)
+
+
+def report(
+    folder: Annotated[
+        Path, Parameter(help="What `run`, `identify`, `doctor` or `experiment` wrote.")
+    ],
+    *,
+    out: Annotated[Path | None, Parameter(help="The page; default FOLDER/report.html.")] = None,
+) -> None:
+    """Everything in a folder of results on one page that needs nothing else."""
+    page = out or folder / "report.html"
+    try:
+        write_report(folder, draw_folder(folder), page)
+    except (KeyError, TypeError) as error:  # a table without its columns
+        raise ValueError(f"'{folder}' has a file that kb_lens did not write: {error!r}.") from error
+    tell(f"Written to {page}")

@@ -1,0 +1,74 @@
+"""Measure a model, with or without scaled neurons, into one folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Scaling, check_factor
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.measure import measure
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import EvaluateExecution, Measuring, ModelChoice, Seeded
+from kb_lens.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Seeded, Measuring, ModelChoice):
+    """What the results of ``evaluate`` depend on."""
+
+    neurons: Path | None = None
+    """A neurons.json to scale."""
+    lam: float | None = None
+    """The factor; needs --neurons."""
+
+    def __post_init__(self) -> None:
+        if (self.neurons is None) != (self.lam is None):
+            raise ValueError("--neurons and --lam belong together: give both or neither.")
+        if self.lam is not None:
+            check_factor(self.lam)
+
+    def condition(self) -> Condition:
+        """The model as it is, or with the neurons scaled."""
+        if self.neurons is None or self.lam is None:
+            return Condition("base")
+        return Condition(f"lambda {self.lam:g}", Scaling(NeuronSet.load(self.neurons), self.lam))
+
+
+def evaluate_model(
+    out: str | os.PathLike[str], settings: EvaluateSettings, execution: EvaluateExecution
+) -> list[EvaluationResult]:
+    """Measure one condition of a model; results that are there already are kept.
+
+    Args:
+        out: The folder.
+        settings: Model, condition, benchmarks.
+        execution: Device and batch size.
+
+    Raises:
+        ValueError: As `measure`, or if the folder holds another run.
+    """
+    log = RunLog(Path(out), "evaluate", settings, execution)
+    log.check()
+    # All that is named must be there, the default too: who measures one model compares it later.
+    benchmarks = load_named(settings.benchmarks, settings, settings.seed)
+    condition = settings.condition()
+    model = log.load_model()
+    with log.stage("evaluate"):
+        results = measure(
+            model,
+            condition,
+            benchmarks,
+            out,
+            store=Store(log.folder / "store", SUFFIX),
+            seed=settings.seed,
+            batch_tokens=execution.batch_tokens,
+            progress=execution.progress,
+        )
+    log.write()
+    return results

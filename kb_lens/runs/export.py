@@ -1,0 +1,81 @@
+"""A model with scaled neurons in its weights, written as a checkpoint and pushed if wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kb_lens.interventions.checkpoint import check_push, check_target, push
+from kb_lens.interventions.folding import export
+from kb_lens.interventions.scaling import check_factor
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import DType, Execution, ModelChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(ModelChoice):
+    """What the checkpoint depends on."""
+
+    neurons: Path
+    """The neurons.json to fold into the weights."""
+    lam: float
+    """The factor."""
+    push_to: Annotated[str | None, Parameter("--push")] = None
+    """Upload to this hub repository; a new one is private."""
+    seed: int = 0
+    """Kept in run.json; nothing here is random."""
+    dtype: DType | None = None
+    """Type of the weights; default the checkpoint's own."""
+
+    def __post_init__(self) -> None:
+        check_factor(self.lam)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportExecution(Execution):
+    """How the checkpoint is written."""
+
+    overwrite: bool = False
+    """Replace an earlier export in --out."""
+
+
+def export_model(
+    out: str | os.PathLike[str],
+    settings: ExportSettings,
+    execution: ExportExecution,
+    tell: Callable[[str], object],
+) -> None:
+    """Write a checkpoint that has the scaled neurons in its weights and needs no kb_lens.
+
+    Args:
+        out: The folder; there must be none unless it is to be replaced.
+        settings: Model, neurons, factor.
+        execution: Device.
+        tell: Called with lines about what was written.
+
+    Raises:
+        ValueError: As `kb_lens.interventions.folding.export`, or if the hub does not take it.
+    """
+    log = RunLog(Path(out), "export", settings, execution)
+    check_target(out, execution.overwrite)
+    if settings.push_to is not None:
+        check_push(settings.push_to)
+    neurons = NeuronSet.load(settings.neurons)
+    with log.stage("load the model"):
+        model = settings.load(execution.device)
+    with log.stage("export"):
+        difference = export(model, neurons, out, lam=settings.lam, overwrite=execution.overwrite)
+    # Not before: the folder is put in its place whole, run.json goes into the finished one.
+    log.begin(model)
+    tell(
+        f"{len(neurons)} neurons times {settings.lam:g} are in the weights in {out}. Largest "
+        f"difference of logits from the hooked model on a short prompt: {difference:.2g}"
+    )
+    if settings.push_to is not None:
+        tell(f"Pushed to {push(out, settings.push_to)}")

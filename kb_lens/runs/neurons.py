@@ -1,0 +1,160 @@
+"""What each neuron of a set does by itself: its effects, tokens and texts, in one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kb_lens.attribution.attributions import Attributions
+from kb_lens.checks.effects import NeuronEffects
+from kb_lens.checks.neuron_effects import check_effects, neuron_effects
+from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.files import write_text
+from kb_lens.interventions.positions import Positions
+from kb_lens.knowledge import check_knowledge
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons import NeuronSet
+from kb_lens.questions import Question, load_questions
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import Execution, ModelChoice
+
+DEFAULT_QUESTIONS = 45
+"""As many as neurons are found on by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsSettings(ModelChoice):
+    """What the effects of neurons depend on."""
+
+    neurons: Path
+    """A neurons.json."""
+    lam: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
+    """Factor; several with commas or repeated."""
+    questions: int | None = None
+    """How many of the bank, 0 for all; default 45, or those attributed."""
+    positions: Positions = "last"
+    """Of the prompt, where a neuron is scaled."""
+    attributions: Path | None = None
+    """attributions.safetensors of the same questions, to be compared with."""
+    top: int = 10
+    """Tokens and texts a neuron."""
+    seed: int = 0
+    """Kept in run.json; nothing here is random."""
+
+    def __post_init__(self) -> None:
+        check_effects(self.lam, None)
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}: at least 1 is needed.")
+
+    def load_questions(self) -> list[Question]:
+        """So many of the bank."""
+        count = DEFAULT_QUESTIONS if self.questions is None else self.questions
+        return load_questions(count or None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsExecution(Execution):
+    """How effects are computed."""
+
+    batch_size: int | None = None
+    """Most neurons tried in a pass."""
+
+    def __post_init__(self) -> None:
+        check_effects((1.0,), self.batch_size)
+
+
+@dataclass(frozen=True)
+class NeuronReading:
+    """What was found about each neuron."""
+
+    effects: NeuronEffects
+    """The answers with the neuron scaled."""
+    scores: Attributions | None
+    """What the effects are compared with."""
+    tables: Mapping[str, pd.DataFrame]
+    """``effects``, ``tokens`` and ``texts``."""
+
+    def strongest(self, n: int = 12) -> pd.DataFrame:
+        """The rows of `effects` that change P(right answer) most."""
+        effects = self.tables["effects"]
+        return effects.sort_values("prob_change", key=abs, ascending=False).head(n)
+
+
+def read_neurons(
+    out: str | os.PathLike[str], settings: NeuronsSettings, execution: NeuronsExecution
+) -> NeuronReading:
+    """Scale each neuron by itself, and read what it promotes and where it is active.
+
+    Writes ``effects.safetensors``, ``effects.csv``, ``tokens.csv`` and ``texts.csv``.
+
+    Args:
+        out: The folder.
+        settings: Model, neurons, factors.
+        execution: Device and batch size.
+
+    Raises:
+        ValueError: For attributions that the effects cannot be set against, or if the folder holds
+            another run.
+    """
+    log = RunLog(Path(out), "neurons", settings, execution)
+    log.check()
+    neurons = NeuronSet.load(settings.neurons)
+    scores = None
+    if settings.attributions is not None:
+        scores = Attributions.load(settings.attributions)
+        _check_comparable(neurons, scores, settings)
+    questions = settings.load_questions() if scores is None else scores.questions
+    model = log.load_model(neurons=neurons)
+    with log.stage("scale neurons"):
+        effects = neuron_effects(
+            model,
+            neurons,
+            questions,
+            lams=settings.lam,
+            positions=settings.positions,
+            batch_size=execution.batch_size,
+            progress=execution.progress,
+            **_asked_like(model, scores, execution.progress),
+        )
+    effects.save(log.folder / "effects.safetensors")
+    with log.stage("read neurons"):
+        tables = {
+            "effects": effects.table(),
+            "tokens": promoted_tokens(model, neurons, settings.top),
+            "texts": top_prompts(model, neurons, k=settings.top, progress=execution.progress),
+        }
+    for name, table in tables.items():
+        write_text(log.folder / f"{name}.csv", table.to_csv(index=False))
+    log.write()
+    return NeuronReading(effects, scores, tables)
+
+
+def _asked_like(model: HookedModel, scores: Attributions | None, progress: bool) -> dict[str, Any]:
+    """The words and the spelling that scores are of: in others they could not be compared."""
+    if scores is None:
+        return {}
+    template = scores.settings.template
+    knowledge = check_knowledge(model, scores.questions, template=template, progress=progress)
+    spelling = scores.settings.spelling
+    return {"template": template, "knowledge": replace(knowledge, spelling=spelling)}
+
+
+def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:
+    """Refuse attributions that the effects could not be set against, before the work is done."""
+    of_scores = scores.settings
+    origin = (of_scores.fingerprint, of_scores.site, of_scores.objective)
+    if origin != (neurons.fingerprint, neurons.site, "probability"):
+        raise ValueError(
+            "--attributions are of another model, site or objective than the neurons: "
+            f"{of_scores.model}, {of_scores.site}, {of_scores.objective}."
+        )
+    if 0.0 not in settings.lam or settings.positions != "last" or settings.questions is not None:
+        raise ValueError(
+            "--attributions are compared with ablation at the last position for their own "
+            "questions: --lam 0 belongs to it, --positions all and --questions do not."
+        )

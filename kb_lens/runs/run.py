@@ -1,0 +1,167 @@
+"""The main job: neurons, conditions and measures in one folder that can be gone on with.
+
+1. What does the model answer, which neurons stand behind the right answers?
+2. The model as it is, with these neurons enhanced, and with random ones: each on every benchmark.
+3. The differences, and whether they should be believed.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
+from kb_lens.checks.controls import random_neurons
+from kb_lens.checks.doctor import examine
+from kb_lens.checks.neuron_meaning import promoted_tokens
+from kb_lens.evaluation.comparison import summarize
+from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.files import write_text
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Scaling
+from kb_lens.models.hooked import HookedModel
+from kb_lens.models.loading import EMBEDDED_MODEL
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.diagnose import Compared, compared, save_checks
+from kb_lens.runs.folder import RunFolder
+from kb_lens.runs.identify import Identified, identify
+from kb_lens.runs.measure import measure
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import RunExecution, RunSettings, values_of, with_keywords
+from kb_lens.store import Store
+
+
+def run(
+    model: str | os.PathLike[str] | HookedModel = EMBEDDED_MODEL,
+    out: str | os.PathLike[str] = "out/run",
+    settings: RunSettings | None = None,
+    execution: RunExecution | None = None,
+    *,
+    tell: Callable[[str], object] = lambda text: None,
+    left_out: Callable[[str], object] = warnings.warn,
+    **keywords: Any,
+) -> RunFolder:
+    """Find neurons, enhance them, measure before and after: everything but figures and the page.
+
+    A folder that holds the same run, finished or not, is gone on with. The command ``kb-lens run``
+    also draws (`kb_lens.figures.make_all`) and writes (`kb_lens.report.write.write_report`).
+
+    Args:
+        model: A loaded model, or what `load_model` takes.
+        out: The folder.
+        settings: What the results depend on.
+        execution: How they are computed.
+        tell: Called with lines about what is done and was found; ``print`` shows them.
+        left_out: Called with what cannot be done, and why; by default a warning.
+        keywords: Fields of `settings` and `execution`: ``limit=50, lam=(2.0,), batch_tokens=256``.
+
+    Returns:
+        The folder, read back.
+
+    Raises:
+        ValueError: For bad settings, or if the folder holds another run.
+    """
+    settings, execution = with_keywords(
+        settings or RunSettings(), execution or RunExecution(), keywords
+    )
+    log = RunLog(Path(out), "run", settings.of(model), execution)
+    # Everything that can be refused is refused before the model is loaded, which takes long.
+    log.check()
+    questions = settings.load_questions()
+    benchmarks = load_available(
+        settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
+    )
+    loaded = log.load_model(model)
+    rows = {"batch_size": execution.batch_size, "progress": execution.progress}
+    with log.stage("identify"):
+        identified = identify(loaded, questions, out, settings, tell=tell, **rows)
+    results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)
+    summarize(results, seed=settings.seed).to_csv(log.folder / "summary.csv", index=False)
+    with log.stage("checks and tokens"):
+        write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
+    log.write()
+    return RunFolder.load(out)
+
+
+def conditions(neurons: NeuronSet, lams: Sequence[float], seed: int) -> list[Condition]:
+    """The model as it is; the neurons by each factor; as many random ones by each, as controls."""
+    random_set = random_neurons(neurons, seed=seed)
+    enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in lams]
+    controls = [
+        Condition(
+            f"random lambda {lam:g}",
+            Scaling(random_set, lam),
+            role="control",
+            control_of=f"lambda {lam:g}",
+            draw=0,
+        )
+        for lam in lams
+    ]
+    return [Condition("base"), *enhanced, *controls]
+
+
+def _measured(
+    model: HookedModel,
+    neurons: NeuronSet,
+    benchmarks: Sequence[Benchmark],
+    settings: RunSettings,
+    execution: RunExecution,
+    log: RunLog,
+    tell: Callable[[str], object],
+) -> dict[str, list[EvaluationResult]]:
+    """Condition -> its results."""
+    results: dict[str, list[EvaluationResult]] = {}
+    for condition in conditions(neurons, settings.lam, settings.seed):
+        tell(f"\nEvaluating: {condition.name}")
+        with log.stage(f"evaluate: {condition.name}"):
+            # One store for all conditions: what is measured is known by its content.
+            results[condition.name] = measure(
+                model,
+                condition,
+                benchmarks,
+                log.folder / "evaluations" / condition.name,
+                store=Store(log.folder / "store", SUFFIX),
+                seed=settings.seed,
+                batch_tokens=execution.batch_tokens,
+                progress=execution.progress,
+            )
+    return results
+
+
+def write_reading(
+    model: HookedModel,
+    identified: Identified,
+    results: Mapping[str, Sequence[EvaluationResult]],
+    lam: float,
+    folder: str | os.PathLike[str],
+    left_out: Callable[[str], object] = warnings.warn,
+) -> None:
+    """What a report needs beside the results: ``checks.json`` and ``tokens.csv``.
+
+    Args:
+        model: The model.
+        identified: Its neurons.
+        results: Condition -> its results.
+        lam: The factor that is examined.
+        folder: Where to.
+        left_out: Called with the reason if the neurons' tokens cannot be told.
+    """
+    checks = examine(
+        knowledge=identified.knowledge,
+        attributions=identified.attributions,
+        sets=identified.sets,
+        **values_of(Compared, compared(results, lam)),
+    )
+    save_checks(checks, folder)
+    try:
+        tokens = promoted_tokens(model, identified.neurons)
+    except ValueError as error:  # packed weights cannot be read
+        left_out(f"LEFT OUT: the tokens that the neurons promote. {error}")
+    else:
+        write_text(Path(folder) / "tokens.csv", tokens.to_csv(index=False))

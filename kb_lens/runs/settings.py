@@ -1,0 +1,269 @@
+"""The options that jobs share, in groups: what a result depends on, and how it is computed.
+
+A job's settings are made of these groups by inheritance, so that an option is one field in one
+place: the command line flattens it, ``run.json`` writes it down, `RunLog` compares it. What a
+result depends on is compared when a folder is gone on with; an `Execution` never is.
+"""
+
+# No `from __future__ import annotations`: a job's settings are made of these groups in another
+# file, where the command line could not make types of the names of types.
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import torch
+from cyclopts import Parameter
+
+from kb_lens.attribution.settings import Rule, check_settings
+from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
+from kb_lens.interventions.folding import stored_dtype
+from kb_lens.interventions.scaling import check_factor
+from kb_lens.knowledge import AnswerStyle
+from kb_lens.models.hooked import HookedModel, Site, model_name
+from kb_lens.models.loading import EMBEDDED_MODEL, load_model
+from kb_lens.neurons import check_thresholds
+from kb_lens.questions import DIMENSIONS, Question, load_questions
+
+DType = Literal["float32", "bfloat16", "float16"]
+Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
+
+
+C = TypeVar("C", bound="ModelChoice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which model."""
+
+    model: str = field(default=EMBEDDED_MODEL, kw_only=False)
+    """Hub name, checkpoint folder, .gguf file, or smollm2-135m-instruct."""
+    dtype: DType | None = "float32"
+    """Type of the weights."""
+
+    def load(self, device: str | None = None) -> HookedModel:
+        """Load the model, in its checkpoint's own type if `dtype` is None."""
+        dtype = getattr(torch, self.dtype) if self.dtype else stored_dtype(self.model)
+        return load_model(self.model, device=device, dtype=dtype)
+
+    def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
+        """These settings for a model, by its name or as it is loaded."""
+        if isinstance(model, str | os.PathLike):
+            return replace(self, model=os.fspath(model))
+        dtype: Any = dtype_name(model)
+        return replace(self, model=model_name(model), dtype=dtype)
+
+
+def dtype_name(model: HookedModel) -> str:
+    """The type of a model's weights, as ``--dtype`` spells it."""
+    return str(model.cfg.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """What is random."""
+
+    seed: int = 0
+    """Seed of samples, bootstraps and random controls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Which questions."""
+
+    questions: int = 45
+    """How many, the same number of each dimension and kind; 0 for all."""
+    dimensions: tuple[str, ...] = DIMENSIONS
+    """Parts of the question bank: gender,race,religion ..."""
+    language: str = "en"
+    """Of the questions: en, es, de or zh."""
+    bank: Path | None = None
+    """A question CSV of your own; all its rows."""
+
+    def load_questions(self) -> list[Question]:
+        """A file of the caller's own, whole; or so many of the bank."""
+        if self.bank is not None:
+            return load_questions(None, path=self.bank)
+        n = self.questions or None
+        return load_questions(n, dimension=self.dimensions, language=self.language)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Which neurons are selected from their scores."""
+
+    tau: float = 0.10
+    """Saliency threshold, a share: 0.10 is 10 %."""
+    beta: float = 0.10
+    """Consistency threshold, a share of the questions."""
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.tau, self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Where neurons are read, and which answer is scored."""
+
+    site: Site = "post"
+    """MLP activations that are read."""
+    answer_style: AnswerStyle = "model"
+    """Spelling of yes and no that is scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributing(Reading):
+    """How neurons are scored."""
+
+    rule: Rule = "adaptive"
+    """Quadrature rule."""
+    n_steps: int | None = None
+    """Nodes of a fixed rule."""
+    tol: float | None = None
+    """Error bound of the adaptive rule; default 1e-3 in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding(Attributing, Thresholds):
+    """How neurons are found."""
+
+    aggregation: Aggregation = "union"
+    """How the dimensions' neurons are joined."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_settings(**values_of(Attributing, self))
+        if self.aggregation not in get_args(Aggregation):
+            allowed = ", ".join(get_args(Aggregation))
+            raise ValueError(f"aggregation is {self.aggregation!r}: allowed are {allowed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Which items of a benchmark, scored how."""
+
+    limit: int | None = None
+    """Items a benchmark, balanced; default all."""
+    protocol: str = "original"
+    """How items are scored."""
+    data_dir: Path | None = None
+    """Folder with the benchmarks' files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Items):
+    """What is measured."""
+
+    benchmarks: tuple[str, ...] = DEFAULT_BENCHMARKS
+    """Comma-separated: NAME[:PROTOCOL][@ITEMS], else --protocol, --limit."""
+
+
+# Of a job's groups the last one comes first on the command line: MODEL is positional.
+@dataclass(frozen=True, kw_only=True)
+class IdentifySettings(Seeded, Finding, Asking, ModelChoice):
+    """What the neurons of ``identify`` depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Measuring, IdentifySettings):
+    """What the results of the main job depend on."""
+
+    lam: tuple[float, ...] = (2.0, 3.0)
+    """Factor; several with commas or repeated."""
+    limit: int | None = 200
+    """Items a benchmark, balanced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lam:
+            raise ValueError("--lam has no factor: give at least one.")
+        for factor in self.lam:
+            check_factor(factor)
+        names = [f"{factor:g}" for factor in self.lam]
+        if len(set(names)) < len(names):
+            raise ValueError(f"--lam has a factor twice: {', '.join(names)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a job is done, whatever comes out."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 ...; default CUDA if there."""
+    overwrite: bool = False
+    """Replace a run with other arguments in --out."""
+    progress: Annotated[bool, Parameter(parse=False)] = True
+    """Whether to show progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeExecution(Execution):
+    """How a job is done that attributes."""
+
+    batch_size: int | None = None
+    """Most rows a pass when attributing."""
+
+    def __post_init__(self) -> None:
+        check_settings(batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateExecution(Execution):
+    """How a job is done that evaluates."""
+
+    batch_tokens: int | None = None
+    """Most tokens a pass when evaluating."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunExecution(AttributeExecution, EvaluateExecution):
+    """How the main job is done."""
+
+
+_Settings = TypeVar("_Settings", bound=ModelChoice)
+_Execution = TypeVar("_Execution", bound=Execution)
+
+
+def with_keywords(
+    settings: _Settings, execution: _Execution, keywords: Mapping[str, Any]
+) -> tuple[_Settings, _Execution]:
+    """Replace fields by plain keywords, each in the dataclass that has it.
+
+    Raises:
+        ValueError: For a keyword that is no field, or a value that is not allowed.
+    """
+    # The model has an argument of its own.
+    for_settings = {option.name: option for option in fields(settings) if option.name != "model"}
+    for_execution = {option.name: option for option in fields(execution)}
+    options = {**for_settings, **for_execution}
+    # A misspelt setting must not be a default in silence.
+    unknown = [name for name in keywords if name not in options]
+    if unknown:
+        raise ValueError(f"no setting {unknown[0]!r}: allowed are {', '.join(options)}.")
+    values = {name: _as_listed(options[name], value) for name, value in keywords.items()}
+    return (
+        replace(settings, **{name: values[name] for name in values if name in for_settings}),
+        replace(execution, **{name: values[name] for name in values if name in for_execution}),
+    )
+
+
+def _as_listed(option: Field[Any], value: Any) -> Any:
+    """A tuple where the option is one: of ``"a,b"``, of one number, of a list."""
+    if not isinstance(option.default, tuple):
+        return value
+    if isinstance(value, str):
+        return tuple(text.strip() for text in value.split(","))
+    return (value,) if isinstance(value, int | float) else tuple(value)
+
+
+def defaults(settings: ModelChoice) -> dict[str, Any]:
+    """The fields of some settings that need not be given -> their default values."""
+    return {
+        option.name: option.default for option in fields(settings) if option.default is not MISSING
+    }
+
+
+def values_of(group: type[Any], settings: Any) -> dict[str, Any]:
+    """The fields of one group that some settings are made of -> their values there."""
+    return {option.name: getattr(settings, option.name) for option in fields(group)}

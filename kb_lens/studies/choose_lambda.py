@@ -1,0 +1,73 @@
+"""The job of ``kb-lens tune``: a model's lambda chosen and tested, in one folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import EvaluateExecution, Items, ModelChoice, Seeded
+from kb_lens.studies.tuning import LAMS, Tuning, check_choice, tune_lambda
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings(Seeded, Items, ModelChoice):
+    """What the choice of lambda depends on."""
+
+    neurons: Path
+    """A neurons.json."""
+    bias: str = "stereoset"
+    """The benchmark that is to improve."""
+    capability: str = "openbookqa"
+    """The benchmark that may not get worse."""
+    lam: tuple[float, ...] = LAMS
+    """Factor; several with commas or repeated."""
+    bound: float = 5.0
+    """Points of capability that may not be lost."""
+
+    def __post_init__(self) -> None:
+        check_choice(self.lam, self.bound)
+        if "," in self.bias + self.capability:
+            raise ValueError("--bias and --capability name one benchmark each.")
+
+
+def choose_lambda(
+    out: str | os.PathLike[str], settings: TuneSettings, execution: EvaluateExecution
+) -> Tuning:
+    """Choose lambda on one half of the items and test it on the other; see `tune_lambda`.
+
+    Args:
+        out: The folder.
+        settings: Model, neurons, benchmarks, factors.
+        execution: Device and batch size.
+
+    Raises:
+        ValueError: As `tune_lambda`, or if the folder holds another run.
+    """
+    log = RunLog(Path(out), "tune", settings, execution)
+    log.check()
+    neurons = NeuronSet.load(settings.neurons)
+    names = list(dict.fromkeys((settings.bias, settings.capability)))
+    benchmarks = load_named(names, settings, settings.seed)
+    for benchmark in benchmarks:
+        benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
+    model = log.load_model(neurons=neurons)
+    with log.stage("tune"):
+        tuning = tune_lambda(
+            model,
+            neurons,
+            benchmarks[0],
+            benchmarks[-1],
+            lams=settings.lam,
+            bound=settings.bound,
+            seed=settings.seed,
+            folder=out,
+            batch_tokens=execution.batch_tokens,
+            progress=execution.progress,
+        )
+    tuning.save(out)
+    log.write()
+    return tuning

@@ -1,0 +1,182 @@
+"""The job of ``kb-lens experiment``: a study of a model in one folder, by one or many workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.evaluation.results import save_results
+from kb_lens.interventions.scaling import check_factor
+from kb_lens.models.hooked import HookedModel, fingerprint
+from kb_lens.questions import load_questions
+from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.ray_engine import check_ray, run_ray
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import Items, ModelChoice, RunExecution, Seeded, Thresholds
+from kb_lens.runs.units import Unit
+from kb_lens.store import Store
+from kb_lens.studies.experiments import (
+    DEFAULT_STUDY_BENCHMARKS,
+    EXPERIMENTS,
+    Engine,
+    check_name,
+    experiment,
+    n_controls,
+)
+from kb_lens.studies.lab import WHOLE_BANK, Lab
+from kb_lens.studies.tables import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyName:
+    """Which study."""
+
+    name: Annotated[str, Parameter(help=f"One of {', '.join(EXPERIMENTS)}.")] = field(kw_only=False)
+    """One of `EXPERIMENTS`."""
+
+
+# The last base comes first on the command line: NAME, then MODEL.
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings(Seeded, Thresholds, Items, ModelChoice, StudyName):
+    """What the tables of a study depend on."""
+
+    benchmarks: tuple[str, ...] | None = None
+    """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default the study's own."""
+    limit: int | None = 200
+    """Items a benchmark, balanced."""
+    questions: int = 45
+    """How many, the same number of each dimension and kind; 0 for all."""
+    lam: float = 2.0
+    """The factor, where the study does not vary it."""
+    controls: int | None = None
+    """Random sets of each kind; default the study's own."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        super().__post_init__()
+        check_factor(self.lam)
+        if self.controls is not None and self.controls < 1:
+            raise ValueError(f"--controls is {self.controls}: a study needs at least 1.")
+
+    def load_benchmarks(self, left_out: Callable[[str], object]) -> list[Benchmark]:
+        """What was named, or what the study is measured on by default."""
+        default = DEFAULT_STUDY_BENCHMARKS.get(self.name, DEFAULT_STUDY_BENCHMARKS["all"])
+        names = default if self.benchmarks is None else self.benchmarks
+        return load_available(names, self, self.seed, default, left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyExecution(RunExecution):
+    """Who does a study's units of work."""
+
+    engine: Literal["serial", "ray"] = "serial"
+    """One after another, or by Ray's workers."""
+    workers: int = 2
+    """Of Ray."""
+    ray_address: str | None = None
+    """A running cluster, HOST:PORT; default this machine."""
+    gpus: float = 0.0
+    """GPUs for each of Ray's workers."""
+
+
+def run_study(
+    out: str | os.PathLike[str],
+    settings: ExperimentSettings,
+    execution: StudyExecution,
+    left_out: Callable[[str], object],
+) -> Experiment:
+    """Run a study to its end; interrupted, the same call goes on.
+
+    Args:
+        out: The folder of all studies: this one's is ``out/<name>``, and attributions and finished
+            units are shared.
+        settings: Study, model, benchmarks.
+        execution: Device, batch sizes, workers.
+        left_out: Called with the reason for each default benchmark whose data cannot be had.
+
+    Raises:
+        ValueError: As `experiment`, or if the folder holds another run.
+    """
+    folder = Path(out) / settings.name
+    log = RunLog(folder, "experiment", settings, execution)
+    log.check()
+    benchmarks = settings.load_benchmarks(left_out)
+    n_questions = settings.questions or WHOLE_BANK
+    load_questions(n_questions)  # a wrong number is refused before the model is loaded
+    if execution.engine == "ray":
+        check_ray(execution.workers)
+    model = log.load_model()
+    lab = _lab(model, n_questions, benchmarks, Path(out), settings, execution)
+    with log.stage(settings.name):
+        study = experiment(
+            settings.name, lab, benchmarks, engine=_engine(model, settings, execution)
+        )
+    study.save(folder)
+    for condition, results in study.ranked.items():
+        save_results(folder / "evaluations" / condition, results)
+    log.write()
+    return study
+
+
+def _lab(
+    model: HookedModel,
+    n_questions: int,
+    benchmarks: Sequence[Benchmark],
+    out: Path,
+    settings: ExperimentSettings,
+    execution: StudyExecution,
+) -> Lab:
+    rows = execution.batch_size
+    # What damage is matched on is also measured, if plain text is among the benchmarks.
+    passages = [benchmark for benchmark in benchmarks if benchmark.name == "plain_text"]
+    return Lab(
+        model,
+        n_questions=n_questions,
+        tau=settings.tau,
+        beta=settings.beta,
+        lam=settings.lam,
+        n_controls=settings.controls or n_controls(settings.name),
+        seed=settings.seed,
+        cache_dir=out / "store",
+        plain_text=passages[0] if passages else None,
+        options={} if rows is None else {"batch_size": rows},
+        batch_tokens=execution.batch_tokens,
+        store=Store(out / "store", SUFFIX),
+        progress=execution.progress,
+    )
+
+
+def _engine(
+    model: HookedModel, settings: ExperimentSettings, execution: StudyExecution
+) -> Engine | None:
+    """Ray's workers; None for this process."""
+    if execution.engine == "serial":
+        return None
+    choice = ModelChoice(settings.model, dtype=settings.dtype)
+    return partial(
+        run_ray,
+        make_work=partial(_worker, choice, execution.device, fingerprint(model)),
+        workers=execution.workers,
+        address=execution.ray_address,
+        num_gpus=execution.gpus,
+    )
+
+
+def _worker(choice: ModelChoice, device: str | None, weights: str) -> Callable[[Unit], bytes]:
+    """What does the units in a process of its own; the model must be the same there."""
+    model = choice.load(device)
+    if (loaded := fingerprint(model)) != weights:
+        raise ValueError(
+            f"a worker's {choice.model!r} has other weights ({loaded}) than the one here "
+            f"({weights})."
+        )
+    # Without the store, whose folder another machine need not have.
+    return lambda unit: unit.entry(model)

@@ -1,0 +1,163 @@
+"""The main job as a function, what is compared when it is gone on with, and what is written."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+from test_cli import bank, call, data, folder  # noqa: F401  # fixtures
+
+import kb_lens as kb
+from kb_lens.evaluation.results import conditions_of
+from kb_lens.runs.diagnose import Compared, compared
+from kb_lens.runs.record import RunLog, later_stage, load_record
+from kb_lens.runs.run import conditions
+from kb_lens.runs.settings import Execution, IdentifySettings, RunExecution, RunSettings
+
+QUICK = {"rule": "gauss-legendre", "n_steps": 3, "benchmarks": "stereoset", "lam": 2}
+
+
+@pytest.fixture(scope="module")
+def run_of(folder, bank, data, tmp_path_factory):  # noqa: F811
+    """A finished run with one factor, and what it told."""
+    lines = []
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = {**QUICK, "bank": bank, "data_dir": data, "progress": False}
+    return kb.run(folder, out, tell=lines.append, **options), out, lines
+
+
+def test_the_folder_is_read_back(run_of):
+    run, out, lines = run_of
+    assert list(run.results) == ["base", "lambda 2", "random lambda 2"]
+    assert run.checks is not None
+    assert run.tokens is not None
+    assert (out / "summary.csv").is_file()
+    assert not {"report.html", "figures"} & {path.name for path in out.iterdir()}
+    assert run.knowledge.verdict() in lines[0]
+    assert lines[1].startswith("Neurons: gender ")
+    assert [line.strip() for line in lines[2:]] == [f"Evaluating: {name}" for name in run.results]
+
+
+def test_conditions_say_their_part(run_of):
+    infos = conditions_of(run_of[0].results)
+    assert [info.role for info in infos.values()] == ["base", "method", "control"]
+    control = infos["random lambda 2"]
+    assert (control.control_of, control.draw) == ("lambda 2", 0)
+    assert control.intervention["lam"] == infos["lambda 2"].intervention["lam"] == 2.0
+
+
+def test_the_folder_says_what_was_asked_and_how(run_of, bank):  # noqa: F811
+    record = load_record(run_of[1])
+    assert set(record["arguments"]) == {option.name for option in fields(RunSettings)}
+    assert record["arguments"]["lam"] == [2.0]
+    assert record["arguments"]["bank"] == str(bank)
+    assert set(record["execution"]) == {option.name for option in fields(RunExecution)}
+    assert record["execution"]["progress"] is False
+
+
+def test_a_loaded_model_goes_on_where_its_name_stopped(run_of, folder, bank, data, monkeypatch):  # noqa: F811
+    first, out, _ = run_of
+    monkeypatch.setattr("kb_lens.runs.units.evaluate", lambda *a, **k: pytest.fail("repeated"))
+    settings = RunSettings(
+        rule="gauss-legendre",
+        n_steps=3,
+        benchmarks=("stereoset",),
+        lam=(2.0,),
+        bank=bank,
+        data_dir=data,
+    )
+    again = kb.run(kb.load_model(folder), out, settings, RunExecution(progress=False))
+    assert again.neurons == first.neurons
+    with pytest.raises(ValueError, match="holds a run with seed 0, now 1"):
+        kb.run(folder, out, settings, seed=1)
+
+
+def test_unknown_keywords_are_named():
+    with pytest.raises(ValueError, match="no setting 'lambda_': allowed are dtype, questions, "):
+        kb.run(lambda_=2)
+    with pytest.raises(ValueError, match="--lam has a factor twice: 2, 2"):
+        kb.run(lam=(2, 2))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        kb.run(batch_size=0)
+
+
+def test_memory_that_ran_out_leaves_a_run(monkeypatch, tmp_path, folder, bank, data, capsys):  # noqa: F811
+    """What is advised is taken: the same command with smaller passes, without --overwrite."""
+    arguments = ("run", folder, "--bank", bank, "--data-dir", data, "--benchmarks", "stereoset")
+    arguments += ("--rule", "gauss-legendre", "--n-steps", 3, "--lam", 2, "--out", tmp_path / "out")
+    monkeypatch.setattr("kb_lens.cli.jobs.save_figures", lambda *a, **k: None)
+
+    def run_out(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as context:
+        context.setattr("kb_lens.runs.units.evaluate", run_out)
+        assert call(monkeypatch, *arguments) == 2
+    assert "out of memory: --batch-size, --batch-tokens or b" in capsys.readouterr().err
+    assert call(monkeypatch, *arguments, "--batch-tokens", 256) == 0
+    assert call(monkeypatch, *arguments, "--batch-size", 8, "--device", "cpu") == 0
+    assert load_record(tmp_path / "out")["execution"]["batch_size"] == 8
+    assert "figures" in load_record(tmp_path / "out")["seconds"]
+
+
+def log_of(path, settings, **execution):
+    return RunLog(path, "identify", settings, Execution(**execution))
+
+
+@pytest.fixture
+def former(tmp_path, llama):
+    """A folder's run.json as it was once: lists with commas, how it was run among the arguments."""
+    settings = IdentifySettings(model="m", tau=0.2)
+    log_of(tmp_path, settings).begin(llama)
+    content = json.loads((tmp_path / "run.json").read_text())
+    content["arguments"] |= {"dimensions": "gender,race,religion", "batch_size": 4}
+    del content["execution"], content["arguments"]["language"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    return settings
+
+
+def test_a_folder_of_before_goes_on(tmp_path, former):
+    log_of(tmp_path, former).check()
+    with pytest.raises(ValueError, match="holds a run with language 'en', now 'de'"):
+        log_of(tmp_path, replace(former, language="de")).check()
+    with pytest.raises(ValueError, match=r"dimensions 'gender,race,religion', now \['gender'\]"):
+        log_of(tmp_path, replace(former, dimensions=("gender",))).check()
+    log_of(tmp_path, replace(former, language="de"), overwrite=True).check()
+
+
+def test_only_settings_are_compared(tmp_path, llama):
+    settings = IdentifySettings(model="m")
+    log_of(tmp_path, settings, device="cpu").begin(llama)
+    log_of(tmp_path, settings, device="cuda:7", progress=False).check()
+    for option, value in {"seed": 1, "site": "pre", "model": "n", "beta": 0.3}.items():
+        with pytest.raises(ValueError, match=f"holds a run with {option} "):
+            log_of(tmp_path, replace(settings, **{option: value})).check()
+
+
+def test_a_later_stage_is_timed_too(tmp_path, llama):
+    log_of(tmp_path, IdentifySettings()).begin(llama)
+    with later_stage(tmp_path, "figures"):
+        pass
+    assert list(load_record(tmp_path)["seconds"]) == ["figures"]
+
+
+def test_what_is_examined_is_found_by_its_part(run_of):
+    """Whatever the conditions are called."""
+    results = run_of[0].results
+    renamed = {"a": results["base"], "c": results["random lambda 2"], "b": results["lambda 2"]}
+    chosen = compared(renamed, 2.0)
+    assert (chosen.base, chosen.enhanced, chosen.control) == tuple(renamed[k] for k in "abc")
+    assert compared(renamed) == chosen
+    assert compared({"a": results["base"]}) == Compared()
+    with pytest.raises(ValueError, match="has no 'lambda 3'; its conditions: a, c, b"):
+        compared(renamed, 3.0)
+
+
+def test_every_condition_of_a_run(run_of):
+    made = conditions(run_of[0].neurons, (1.5, 2.0), seed=3)
+    assert [condition.name for condition in made] == [
+        *("base", "lambda 1.5", "lambda 2", "random lambda 1.5", "random lambda 2")
+    ]
+    assert [asdict(condition.info())["control_of"] for condition in made[3:]] == [
+        *("lambda 1.5", "lambda 2")
+    ]
