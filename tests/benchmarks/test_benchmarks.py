@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kb_lens.benchmarks import crows_pairs, stereoset
+from kb_lens.benchmarks import crows_pairs, crows_pairs_metrics, stereoset
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, formulas, load_benchmark
 from kb_lens.benchmarks.requests import OptionScores
@@ -398,7 +398,7 @@ def test_crows_pairs_metrics_by_hand():
             *("tokens_more", "tokens_less"),
         ],
     )
-    assert values(crows_pairs, table) == pytest.approx(
+    assert values(crows_pairs_metrics, table) == pytest.approx(
         {
             "stereotype_share": 62.5,
             "stereotype_share_stereo": 50,
