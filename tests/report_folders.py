@@ -103,6 +103,7 @@ def study_folder(folder: Path, *differences: tuple[float, float, float], draws: 
         rows.append((f"case {k}", 9, *where, 60 + change, 50.0, 70.0, 200, change, low, high))
     results = pd.DataFrame(rows, columns=columns)
     results.insert(2, "role", ["base", *["method"] * len(differences)])
+    results[["control_of", "draw"]] = None
     settings = {"model": EVIL, "n_questions": 9, "tau": 0.1, "beta": 0.1, "lam": None}
     settings |= {"benchmarks": {"crows_pairs": {"items": 200, "source": "made", "digest": "d"}}}
     tests = pd.DataFrame(

@@ -217,6 +217,12 @@ def metrics(sums: Sums) -> dict[str, Measure]:
     return measures | {"logprob_per_token": logprob_per_token(sums["all"])}
 
 
+def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over groups; one that is empty in a resample has no value there."""
+    # A group by itself may be empty in a resample, which is no reason for numpy's warning.
+    return values[0] if len(values) == 1 else np.nanmean(values, axis=0)
+
+
 def _scores(groups: Sequence[GroupSums], suffix: str, variant: str = "") -> dict[str, Measure]:
     """lms, ss and icat, the first two as means over groups.
 
@@ -225,11 +231,8 @@ def _scores(groups: Sequence[GroupSums], suffix: str, variant: str = "") -> dict
         suffix: What the metrics' names end with.
         variant: What the quantities' names end with.
     """
-    # An empty target has no value in a resample; the others then make up the mean.
-    lms, ss = (
-        np.nanmean([percent(group, quantity + variant).value for group in groups], axis=0)
-        for quantity in ("meaningful", "stereotype")
-    )
+    lms = _mean([percent(group, "meaningful" + variant).value for group in groups])
+    ss = _mean([percent(group, "stereotype" + variant).value for group in groups])
     n = np.sum([group["n"] for group in groups], axis=0)
     icat = lms * np.minimum(ss, 100 - ss) / 50
     values = {"lms": lms, "ss": ss, "icat": icat}

@@ -30,7 +30,6 @@ from kb_lens.figures.study_panels import (
     metric_of,
     reach,
     shared_rows,
-    with_roles,
 )
 from kb_lens.figures.style import BACKGROUND, GLUE, GREY, INK, NOTE, SMALL, faint, label
 from kb_lens.statistics import Formulas, MetricInfo, interval
@@ -77,7 +76,9 @@ def study_figures(
         raise ValueError(f"no study {name!r}: allowed are {', '.join(TITLES)}.")
     if tables["results"].empty:
         raise ValueError(f"the results of {name!r} have no rows: give the study a benchmark.")
-    results = with_roles(tables["results"], settings)
+    results = tables["results"]
+    if "control" not in results:
+        results = results.assign(control=None)  # its random sets, if it has any, are of one kind
     rests = _rests_on(name, settings)
     metrics = [_headline(results, key) for key in results["benchmark"].unique()]
     figures = transfer_matrix(results, rests) if name == "transfer" else {}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -117,31 +116,6 @@ def metric_of(results: pd.DataFrame, key: str, name: str, info: MetricInfo) -> M
             "expected 1 and at least 1, as kb_lens.studies.experiments.experiment gives."
         )
     return Metric(key, name, info, float(base["value"].iloc[0]), int(base["n"].iloc[0]), cases)
-
-
-def with_roles(results: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """The results with the columns role, control_of, draw and control (a control's kind).
-
-    Args:
-        results: The table ``results`` of a study.
-        settings: The study's settings.
-    """
-    if "control" not in results:
-        results = results.assign(control=None)
-    if "role" in results:
-        return results
-    # A table from before these columns: of random sets it has the kind, or labels that are known.
-    control_of: dict[str, str] = {}
-    first = settings.get("seed", 0)
-    for draw in range(first, first + settings.get("n_controls", 0)):
-        control_of[f"random {draw}"] = "know-bias"
-        control_of |= {f"random {draw}, like {name}": name for name in ("right", "all")}
-    labels = results["set" if "set" in results else "control"]
-    methods = labels.map(control_of.get)
-    is_control = methods.notna() | results["control"].notna()
-    role = np.where(is_control, "control", "method")
-    role = np.where(results["difference"].isna(), "base", role)
-    return results.assign(role=role, control_of=methods, draw=labels)
 
 
 def grids(

@@ -16,6 +16,8 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.files import moved_whole, write_text
 
 _FORMAT = "kb_lens study 1"
+_ROLE = ("role", "control_of", "draw")
+"""The columns that say a case's part in a comparison."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +77,20 @@ class Experiment:
             content = json.loads(path.read_text(encoding="utf-8"))
             files = {name: path.parent / f"{name}.parquet" for name in content["tables"]}
             tables = {name: pd.read_parquet(file) for name, file in files.items()}
-            return cls(content["study"], content["settings"], tables)
+            study = cls(content["study"], content["settings"], tables)
         except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
             raise ValueError(f"'{path}' is not what kb_lens writes: {error!r}.") from error
+        if missing := [name for name in _ROLE if name not in study.tables.get("results", _ROLE)]:
+            raise ValueError(
+                f"'{folder}' has a study without the column {missing[0]!r}: an earlier kb_lens "
+                "wrote it. Run the study again."
+            )
+        return study
 
 
 def _headline(key: str) -> tuple[str, ...]:
     """The metrics of a result to look at first, by the result's key."""
-    named = named_by(key)
-    if named is None:
+    benchmark = named_by(key)
+    if benchmark is None:
         raise ValueError(f"no benchmark gives results called {key!r}.")
-    return tuple(formulas(*named).headline)
+    return formulas(*benchmark).headline

@@ -201,20 +201,6 @@ def test_random_sets_for_different_neurons_are_different_rows():
     ]
 
 
-def test_tables_from_before_roles_were_columns_are_drawn_as_they_were():
-    settings = SETTINGS | {"seed": 4, "n_controls": 2}
-    roles = ["role", "control_of", "draw", "control"]
-    for name, label in (("lambda", "set"), ("right-answers", "set"), ("methods", "method")):
-        table = results(CASES[name])
-        drawn_for = table["control_of"].fillna("").str.replace("know-bias.*", "", regex=True)
-        words = "random " + (table["draw"] + 4).astype("Int64").astype(str)
-        words += np.where(drawn_for.eq(""), "", ", like " + drawn_for)
-        older = table.assign(**{label: table[label].mask(table["role"].eq("control"), words)})
-        older = older.drop(columns=[c for c in roles if c in older and (c, name) != KIND])
-        before = study_figures(name, {"results": table}, settings)[name]
-        assert study_figures(name, {"results": older}, settings)[name] == before
-
-
 def test_a_benchmark_of_the_callers_own_has_points():
     figure = drawn("lambda", base={("mine", "acc"): 1.0})["lambda"]
     assert figure.layout.yaxis.title.text == "points"

@@ -54,7 +54,8 @@ def made(folder):
         for name, value in VALUES.items():
             for lam in [None] if name is None else [1.0, 2.0] if name == "know-bias" else [2.0]:
                 at = {"set": name, "lam": lam, "value": 60.0 if lam == 1 else value}
-                rows.append(about | at | {"role": ROLES[name]} | _difference(at["value"]))
+                role = {"role": ROLES[name], "control_of": None, "draw": None}
+                rows.append(about | at | role | _difference(at["value"]))
         for condition, value in RUN.items():
             row = {"condition": condition.name, "role": condition.role, "value": value}
             summary.append(about | row | _difference(value))
