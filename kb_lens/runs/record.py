@@ -152,7 +152,8 @@ WRITTEN = (
     *("ranks.parquet", "sets.parquet", "answered_right.parquet", "effects.safetensors"),
     *("effects.csv", "tokens.csv", "texts.csv", "report.html"),
 )
-"""What a run writes and --overwrite removes; the attribution cache is keyed by its settings."""
+"""What a run writes and --overwrite removes; the attribution cache and the store stay, their
+entries are known by their content."""
 
 PACKAGES = (
     *("kb-lens", "torch", "transformer-lens", "transformers", "lm-eval"),
