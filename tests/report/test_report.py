@@ -365,7 +365,7 @@ def test_a_run_ends_in_a_report(monkeypatch, tmp_path, folder, bank, data, capsy
     assert "checks and tokens" in json.loads((out / "run.json").read_text())["seconds"]
 
 
-def test_neurons_that_cannot_be_read_do_not_stop_a_run(monkeypatch, tmp_path, capsys):
+def test_neurons_that_cannot_be_read_do_not_stop_a_run(monkeypatch, tmp_path, llama):
     def refuse(*arguments):
         raise ValueError("packed weights")
 
