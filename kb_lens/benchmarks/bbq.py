@@ -61,6 +61,7 @@ LETTER_INSTRUCTION = (
 )
 """How a prompt of the generated protocol begins."""
 
+# Room for a letter in a short sentence ("The answer is B."); what follows a letter is not read.
 WRITE = 12
 """Tokens that the model writes at most in the generated protocol."""
 
@@ -70,7 +71,7 @@ _HUB = "heegyu/bbq"
 """The authors' files as they are, in the folder ``data``. Data sets of the hub that are loaded as
 tables have another format: their rows lack the groups, or have them in other columns."""
 
-_KEPT = ("item", *GROUPS, "label", "unknown", "biased")
+_COLUMNS = ("item", *GROUPS, "label", "unknown", "biased")
 
 
 def load(
@@ -87,22 +88,30 @@ def load(
     by_category: dict[str, list[Row]] = {}
     for row in rows:
         by_category.setdefault(row.one_of("category", categories), []).append(row)
-    items = pd.DataFrame([i for name, part in by_category.items() for i in _items(part, name)])
-    missing = items["biased"].tolist().count(UNDEFINED)
-    note = f"; {missing} of {len(items)} items have no stereotyped person" if missing else ""
-    found = f"{len(by_category)} of {len(CATEGORIES)} categories: {', '.join(by_category)}"
-    return items, f"{source} ({found}{note})"
+    records: list[dict[str, Any]] = []
+    for category, category_rows in by_category.items():
+        records += _items(category_rows, category)
+    items = pd.DataFrame(records)
+    present = f"{len(by_category)} of {len(CATEGORIES)} categories: {', '.join(by_category)}"
+    undefined = int(items["biased"].eq(UNDEFINED).sum())
+    if undefined:
+        present += f"; {undefined} of {len(items)} items have no stereotyped person"
+    return items, f"{source} ({present})"
 
 
 def _find(data_dir: Any, categories: tuple[str, ...]) -> tuple[list[Row], str]:
     """Rows of the files that the folder has; if it has none, of all from the next source."""
     folder = os.environ.get(DATA_VARIABLE) if data_dir is None else data_dir
-    here = [name for name in categories if folder and _path(folder, name).is_file()]
-    if not here:
+    present = [name for name in categories if folder and _path(folder, name).is_file()]
+    if not present:
         return find_rows(_sources(categories), data_dir)
-    found = [find_rows(_sources((name,)), data_dir) for name in here]
-    source = found[0][1] if len(categories) == 1 else str(_path(folder, here[0]).parent)
-    return [row for rows, _ in found for row in rows], source
+    rows: list[Row] = []
+    source = ""
+    for name in present:
+        category_rows, source = find_rows(_sources((name,)), data_dir)
+        rows += category_rows
+    # Several files are named by their folder.
+    return rows, source if len(categories) == 1 else str(_path(folder, present[0]).parent)
 
 
 def _path(folder: Any, name: str) -> Path:
@@ -114,10 +123,10 @@ def _file(name: str) -> str:
 
 
 def _sources(categories: tuple[str, ...]) -> Sources:
-    one = categories[0] if len(categories) == 1 else None
+    single = len(categories) == 1
     return Sources(
-        name=f"bbq_{one.lower()}" if one else "bbq",
-        file=_file(one or "<category>"),
+        name=f"bbq_{categories[0].lower()}" if single else "bbq",
+        file=_file(categories[0] if single else "<category>"),
         read=partial(_read, name=categories[0]),
         hub=_HUB,
         load_hub=partial(_load_hub, categories),
@@ -188,9 +197,13 @@ def _original(row: Mapping[Any, Any]) -> list[Request]:
 
 def _instructed(row: Mapping[Any, Any]) -> list[Request]:
     """The options' texts after chats that list them, an order each."""
-    options, head = tuple(row[option] for option in OPTIONS), _head(INSTRUCTION, row)
-    prompts = ("\n".join((head, *(f"- {options[k]}" for k in order))) for order in ORDERS.tolist())
-    return [Request(prompt, options, chat=True) for prompt in prompts]
+    options = tuple(row[option] for option in OPTIONS)
+    head = _head(INSTRUCTION, row)
+    requests = []
+    for order in ORDERS.tolist():
+        lines = [head, *(f"- {options[k]}" for k in order)]
+        requests.append(Request("\n".join(lines), options, chat=True))
+    return requests
 
 
 def _generated(row: Mapping[Any, Any]) -> list[Request]:
@@ -207,6 +220,7 @@ def _head(instruction: str, row: Mapping[Any, Any]) -> str:
 
 def _order(item: str) -> int:
     """In which of `ORDERS` the generated protocol lists an item's options."""
+    # By the item's key, so that it is the same in every sample, and each order comes equally often.
     return int(hashlib.sha256(item.encode()).hexdigest(), 16) % len(ORDERS)
 
 
@@ -226,28 +240,31 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
     - generated: order (which of `ORDERS` is lettered), text (what the model wrote) and place (of
       the prediction in that order; -1 where nothing could be parsed).
     """
-    kept = {column: items[column].to_numpy() for column in _KEPT}
+    table = {column: items[column].to_numpy() for column in _COLUMNS}
     if protocol == "generated":
-        return pd.DataFrame(kept | _written(items, scores.texts))
-    shape = (len(items), -1, len(OPTIONS))
-    logprob, tokens = scores.logprob.reshape(shape), scores.tokens.reshape(shape)
-    scored = {"prediction": logprob.mean(axis=1).argmax(axis=1)}
-    for name, values in (("logprob", logprob.mean(axis=1)), ("tokens", tokens.mean(axis=1))):
-        scored |= {f"{name}_{k}": values[:, k] for k in range(len(OPTIONS))}
+        return pd.DataFrame(table | _written(items, scores.texts))
+    shape = (len(items), -1, len(OPTIONS))  # the middle axis: the orders, of which there may be one
+    logprob = scores.logprob.reshape(shape)
+    mean_logprob = logprob.mean(axis=1)
+    mean_tokens = scores.tokens.reshape(shape).mean(axis=1)
+    table["prediction"] = mean_logprob.argmax(axis=1)
+    for name, values in (("logprob", mean_logprob), ("tokens", mean_tokens)):
+        table |= {f"{name}_{k}": values[:, k] for k in range(len(OPTIONS))}
     if protocol == "instructed":
         for column, order, option in order_columns():
-            scored[column] = logprob[:, order, option]
-    return pd.DataFrame(kept | scored)
+            table[column] = logprob[:, order, option]
+    return pd.DataFrame(table)
 
 
 def _written(items: pd.DataFrame, texts: tuple[str, ...]) -> dict[str, Any]:
     """The parsed answers to the lettered options."""
     order = items["item"].map(_order).to_numpy()
+    # The inverse of an order says at which place an option is listed.
     unknown = ORDERS[order].argsort(axis=1)[range(len(items)), items["unknown"]]
     rows = zip(texts, items.to_dict("records"), unknown, strict=True)
-    place = np.array([parse_answer(text, _listed(row), int(u)) for text, row, u in rows])
-    prediction = np.where(place < 0, place, ORDERS[order, place])
-    return {"prediction": prediction, "order": order, "text": list(texts), "place": place}
+    listed_at = np.array([parse_answer(text, _listed(row), int(u)) for text, row, u in rows])
+    prediction = np.where(listed_at < 0, listed_at, ORDERS[order, listed_at])
+    return {"prediction": prediction, "order": order, "text": list(texts), "place": listed_at}
 
 
 def _spec(name: str, categories: tuple[str, ...]) -> BenchmarkSpec:

@@ -65,20 +65,26 @@ def parse_answer(text: str, options: Sequence[str], unknown: int) -> int:
     Returns:
         A place, or `UNPARSED`.
     """
-    rest, named, denied = text.replace("\u2019", "'"), set(), False
-    for phrase, place in _phrases(options, unknown):
-        rest, found, negated = _take(rest, phrase)
-        named |= {place} if found else set()
+    rest = text.replace("\u2019", "'")
+    answers: set[int] = set()
+    denied = False
+    # Texts of options are taken out first, so that a letter in them is not read as an answer.
+    for phrase, option in _phrases(options, unknown):
+        rest, occurs, negated = _take(rest, phrase)
+        if occurs:
+            answers.add(option)
         denied |= negated
-    for start, place in _letters(rest):
-        named.add(place)
+    for start, option in _letters(rest):
+        answers.add(option)
         denied |= bool(_DENIED.search(rest[:start]))
-    return named.pop() if len(named) == 1 and not denied else UNPARSED
+    if denied or len(answers) != 1:
+        return UNPARSED
+    return answers.pop()
 
 
 def _phrases(options: Sequence[str], unknown: int) -> list[tuple[str, int]]:
     """Texts that name an option, the longest first: one may be part of another."""
-    phrases = [(_bare(option), place) for place, option in enumerate(options)]
+    phrases = [(_bare(text), option) for option, text in enumerate(options)]
     phrases += [(answer, unknown) for answer in UNKNOWN_ANSWERS]
     return sorted(phrases, key=lambda phrase: -len(phrase[0]))
 
@@ -94,19 +100,22 @@ def _take(text: str, phrase: str) -> tuple[str, bool, bool]:
         return text, False, False  # the usual case, and far faster than a search
     words = r"\s+".join(map(re.escape, phrase.split()))
     pattern = rf"(?<![\w'-])(?:(?:the|an?) +)?{words}(?!['-]?\w)"
-    found = list(re.finditer(pattern, text, re.IGNORECASE))
-    denied = any(_DENIED.search(text[: match.start()]) for match in found)
-    return re.sub(pattern, _TAKEN, text, flags=re.IGNORECASE), bool(found), denied
+    matches = list(re.finditer(pattern, text, re.IGNORECASE))
+    denied = any(_DENIED.search(text[: match.start()]) for match in matches)
+    return re.sub(pattern, _TAKEN, text, flags=re.IGNORECASE), bool(matches), denied
 
 
 def _letters(text: str) -> list[tuple[int, int]]:
     """Where a letter stands for an option, and which one."""
-    found = [m.start() for m in _UPPER.finditer(text) if not _is_article(text, m.start())]
-    found += [m.start(1) for pattern in _LOWER for m in pattern.finditer(text)]
-    return [(start, LETTERS.index(text[start].upper())) for start in found]
+    starts = [match.start() for match in _UPPER.finditer(text)]
+    starts = [start for start in starts if not _is_article(text, start)]
+    for pattern in _LOWER:
+        starts += [match.start(1) for match in pattern.finditer(text)]
+    return [(start, LETTERS.index(text[start].upper())) for start in starts]
 
 
 def _is_article(text: str, start: int) -> bool:
     """Whether an A begins a sentence and goes on with a noun, as in "A grandfather"."""
-    begins = _SENTENCE_BEGINS.search(text[:start])
-    return text[start] == "A" and bool(begins and _NOUN_FOLLOWS.match(text[start + 1 :]))
+    if text[start] != "A" or not _SENTENCE_BEGINS.search(text[:start]):
+        return False
+    return bool(_NOUN_FOLLOWS.match(text[start + 1 :]))

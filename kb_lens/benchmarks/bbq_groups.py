@@ -127,13 +127,17 @@ def read_answers(rows: Sequence[Row], category: str) -> list[Answers]:
     """
     parsed = [_parse(row, category) for row in rows]
     seconds = _stereotyped_seconds(parsed)
-    found = [Answers(p.unknown, _biased(p, seconds.get(_question(p.row), ""))) for p in parsed]
-    if all(answers.biased == UNDEFINED for answers in found):
+    answers = []
+    for item in parsed:
+        second = seconds.get(_question(item.row), "")
+        answers.append(Answers(item.unknown, _biased(item, second)))
+    # A file whose groups are spelled in a way that nobody knows would look like this.
+    if all(pair.biased == UNDEFINED for pair in answers):
         raise ValueError(
             f"none of the {len(rows)} rows of {category} has one stereotyped person, the first at "
             f"{rows[0].where}. Use the file as its authors publish it."
         )
-    return found
+    return answers
 
 
 def _parse(row: Row, category: str) -> _Parsed:
@@ -166,8 +170,9 @@ def _person(row: Row, category: str, words: str, group: str, option: str) -> _Pe
         return _Person(_names((words, group)))
     if category not in _SPELLINGS:
         return _Person(_names((group,)))
-    parts = re.split("_", group) if category == "Gender_identity" else [group]
-    groups = [_SPELLINGS[category].get(part) for part in parts]
+    # "trans_F" is two groups.
+    spellings = group.split("_") if category == "Gender_identity" else [group]
+    groups = [_SPELLINGS[category].get(spelling) for spelling in spellings]
     if None in groups:
         raise row.error("answer_info", "groups of " + ", ".join(_SPELLINGS[category]))
     return _Person(frozenset(str(name) for name in groups))
@@ -181,11 +186,13 @@ def _person_of_race(row: Row, category: str, group: str, option: str) -> _Person
     """
     if not group and "latina" in option.lower():
         group = "F-Latino"
-    found = _PERSON[category].fullmatch(group)
-    if not found:
+    match = _PERSON[category].fullmatch(group)
+    if not match:
         raise row.error("answer_info", f"groups spelled like {_FORMS[category]}")
-    american = found["race"] == "African" and "african american" in option.lower()
-    return _Person(_names(("African American" if american else found["race"],)), found["second"])
+    race = match["race"]
+    if race == "African" and "african american" in option.lower():
+        race = "African American"
+    return _Person(_names((race,)), match["second"])
 
 
 def _stereotyped(row: Row, category: str) -> frozenset[str]:
@@ -197,6 +204,7 @@ def _stereotyped(row: Row, category: str) -> frozenset[str]:
     if category not in _SPELLINGS:
         return _names(groups)
     spellings = {spelling.lower(): group for spelling, group in _SPELLINGS[category].items()}
+    # The lists name subgroups too ("autistic people"), which no option's group is spelled as.
     known = {spellings[group.lower()] for group in groups if group.lower() in spellings}
     if groups and not known:
         allowed = ", ".join(_SPELLINGS[category])
@@ -207,10 +215,10 @@ def _stereotyped(row: Row, category: str) -> frozenset[str]:
 def _stereotyped_seconds(parsed: Sequence[_Parsed]) -> dict[str, str]:
     """Question -> the second attribute of its rows whose people share one, if it is always one."""
     shared: dict[str, set[str]] = {}
-    for one in parsed:
-        seconds = {person.second for person in one.people.values()}
+    for item in parsed:
+        seconds = {person.second for person in item.people.values()}
         if len(seconds) == 1:
-            shared.setdefault(_question(one.row), set()).update(seconds)
+            shared.setdefault(_question(item.row), set()).update(seconds)
     return {question: next(iter(s)) for question, s in shared.items() if len(s) == 1}
 
 

@@ -219,17 +219,14 @@ def metrics(sums: Sums) -> dict[str, Measure]:
 
 def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
     """The mean over groups; one that is empty in a resample has no value there."""
-    # A group by itself may be empty in a resample, which is no reason for numpy's warning.
+    # numpy would warn where the only group is empty.
     return values[0] if len(values) == 1 else np.nanmean(values, axis=0)
 
 
 def _scores(groups: Sequence[GroupSums], suffix: str, variant: str = "") -> dict[str, Measure]:
     """lms, ss and icat, the first two as means over groups.
 
-    Args:
-        groups: Of each group the sums.
-        suffix: What the metrics' names end with.
-        variant: What the quantities' names end with.
+    The metrics' names end with `suffix`, those of the quantities with `variant`.
     """
     lms = _mean([percent(group, "meaningful" + variant).value for group in groups])
     ss = _mean([percent(group, "stereotype" + variant).value for group in groups])

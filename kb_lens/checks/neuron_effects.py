@@ -67,7 +67,6 @@ def neuron_effects(
     _check(neurons, questions, lams, positions, batch_size)
     neurons.check_model(model)
     template = template or PromptTemplate()
-    # how the model spells yes and no is part of what it knows
     knowledge = knowledge or check_knowledge(
         model, questions, template=template, answer_style=answer_style, progress=progress
     )
