@@ -112,7 +112,8 @@ def ways(model: Any, name: str, neurons: kb.NeuronSet, lam: float) -> dict[str, 
     plain = AutoModelForCausalLM.from_pretrained(checkpoint_source(name), **options).eval()
     plain = plain.to(model.cfg.device)
     folded = kb.fold_neurons(model, neurons, lam=lam)
-    folded.set_attn_implementation(plain.config._attn_implementation)
+    kind = plain.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    folded.set_attn_implementation(kind)
     scaled, last = (model, neurons, lam), slice(-1, None)
     return {
         BASE: partial(nullcontext, model.original_model),

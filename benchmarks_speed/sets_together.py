@@ -83,7 +83,7 @@ def main() -> None:
     for rows in ROWS:
         tokens = torch.randint(model.cfg.d_vocab, (rows, given.tokens))
         ways = [partial(way, model, tokens, scaled) for way in (one_by_one, last_logits)]
-        with fast_products(model):
+        with fast_products(model.cfg):
             apart, together = (way() for way in ways)
             pairs = [[seconds(way) for way in ways] for _ in range(given.repeats)]
         gap = float((apart - together).abs().max())

@@ -131,7 +131,10 @@ def _settings(part: pd.DataFrame) -> list[str]:
 
 def _axes(figure: go.Figure, central: pd.DataFrame) -> None:
     taus = sorted(central["tau"].unique())
-    ticks = {"tickvals": list(range(len(taus))), "ticktext": [f"{100 * tau:g} %" for tau in taus]}
+    ticks: dict[str, Any] = {
+        "tickvals": list(range(len(taus))),
+        "ticktext": [f"{100 * tau:g} %" for tau in taus],
+    }
     for row, title in ((1, "Precision"), (2, "Recall")):
         figure.update_xaxes(**ticks, range=[-0.4, len(taus) - 0.6], showgrid=False, row=row)
         figure.update_yaxes(range=[-0.03, 1.03], row=row)

@@ -51,14 +51,17 @@ def gathered(folder: Path) -> pd.DataFrame:
     """
     study = Experiment.load(folder / "lambda").tables["results"]
     study = study.loc[study["role"].eq("base") | study["lam"].ne(1)]
-    neurons = study["role"].map({"base": "base", "method": KNOW, "control": INFLUENCE})
+    names = {"base": "base", "method": KNOW, "control": INFLUENCE}
+    neurons = [names[role] for role in study["role"]]
     study = study.assign(neurons=neurons, lam=study["lam"].fillna(1.0))
     path = folder / "run/summary.csv"
     if not path.is_file():
         raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
     run = pd.read_csv(path)
-    neurons = run["role"].map({"base": "base", "method": KNOW, "control": LAYERS})
-    lams = run["condition"].map(_factors(folder / "run"))
+    names["control"] = LAYERS
+    neurons = [names[role] for role in run["role"]]
+    factors = _factors(folder / "run")
+    lams = [factors[condition] for condition in run["condition"]]
     run = run.assign(neurons=neurons, lam=lams, set="run").drop(columns="condition")
     only_here = ~run["benchmark"].isin(study["benchmark"]) | run["neurons"].eq(LAYERS)
     table = pd.concat([study, run.loc[only_here]], ignore_index=True)

@@ -60,7 +60,7 @@ IGNORED = -100
 
 
 @dataclass
-class Lessons(Dataset):
+class Lessons(Dataset[Any]):
     """One pass over everything that is taught, in order; each pass has its own wordings."""
 
     tokenizer: Any
@@ -209,7 +209,7 @@ def own_texts(model: Any, tokenizer: Any, seed: int) -> list[tuple[str, str]]:
     return list(zip(prompts, whole, strict=True))
 
 
-def teach(source: str, out: Path, seed: int, options: argparse.Namespace) -> list[dict]:
+def teach(source: str, out: Path, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Fine-tune one copy and save it as a checkpoint.
 
     Args:
@@ -255,8 +255,7 @@ def teach(source: str, out: Path, seed: int, options: argparse.Namespace) -> lis
         data_collator=Padded(tokenizer.eos_token_id),
         callbacks=[stop],
     )
-    on_cpu: Any = SimpleNamespace(cfg=SimpleNamespace(device="cpu", dtype=torch.float32))
-    with fast_products(on_cpu):
+    with fast_products(SimpleNamespace(device="cpu", dtype=torch.float32)):
         trainer.train()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -129,7 +129,7 @@ def attribute_question(
     Raises:
         ValueError: If a score is not finite.
     """
-    with fast_products(model):
+    with fast_products(model.cfg):
         try:
             path = path_for(model, question, tokens, settings, max_rows)
             integral = _integrate(path, settings)

@@ -93,7 +93,7 @@ def load(
         records += _items(category_rows, category)
     items = pd.DataFrame(records)
     present = f"{len(by_category)} of {len(CATEGORIES)} categories: {', '.join(by_category)}"
-    undefined = int(items["biased"].eq(UNDEFINED).sum())
+    undefined = items["biased"].tolist().count(UNDEFINED)
     if undefined:
         present += f"; {undefined} of {len(items)} items have no stereotyped person"
     return items, f"{source} ({present})"

@@ -114,7 +114,7 @@ def _measured(
         (neuron.layer, neuron.index, float(lam)) for neuron in neurons for lam in lams
     ]
     values: list[Tensor] = []
-    with torch.no_grad(), fast_products(model):
+    with torch.no_grad(), fast_products(model.cfg):
         for question in tqdm(questions, "scaling neurons", unit="question", disable=not progress):
             tokens = settings.template.tokens(model, question.text)
             rows = ScaledRows(model, settings.site, tokens, settings.positions)

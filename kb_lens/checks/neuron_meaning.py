@@ -261,7 +261,7 @@ def _extremes(model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[i
     ]
     if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
         hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
-    with fast_products(model):
+    with fast_products(model.cfg):
         model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, fwd_hooks=hooks)
     activations = torch.cat([caught[layer] for layer in neurons.by_layer()], -1)
     lengths = torch.tensor([len(ids) for ids in texts])

@@ -89,7 +89,7 @@ def text_logprobs(
     """
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     scores: Scores = {}
-    with fast_products(model):
+    with fast_products(model.cfg):
         for batch in _batches(model, _families(texts), limit):
             scores.update(batch)
             advance(len(batch))

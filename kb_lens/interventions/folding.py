@@ -84,8 +84,8 @@ def stored_dtype(name: str | os.PathLike[str]) -> torch.dtype:
     return stored if stored in PLAIN_TYPES else torch.float32
 
 
-def _bridge(model: Source) -> BridgedModel:
-    loaded: Any = model
+def _bridge(model: Any) -> BridgedModel:
+    loaded = model
     if isinstance(model, str | os.PathLike):
         loaded = load_model(model, dtype=stored_dtype(model))
     if not is_bridge(loaded):

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from kb_lens.models.hooked import HookedModel
-
 _EXACT = 2e-6
 """Largest relative error of a float32 product; one rounded to bfloat16 has 2e-3."""
 _SHAPES = ((1, 64, 64), (37, 576, 192), (256, 300, 512))
@@ -27,10 +25,14 @@ and for sizes that fill its blocks."""
 
 
 @contextmanager
-def fast_products(model: HookedModel) -> Iterator[None]:
-    """Inside, a float32 model on the CPU multiplies by the faster library where that is exact."""
-    on_cpu = torch.device(model.cfg.device).type == "cpu"
-    if not (on_cpu and model.cfg.dtype == torch.float32 and _exact()):
+def fast_products(cfg: Any) -> Iterator[None]:
+    """Inside, a float32 model on the CPU multiplies by the faster library where that is exact.
+
+    Args:
+        cfg: The model's configuration: its ``device`` and ``dtype`` count.
+    """
+    on_cpu = torch.device(cfg.device).type == "cpu"
+    if not (on_cpu and cfg.dtype == torch.float32 and _exact()):
         yield
         return
     with _allowed():

@@ -103,11 +103,13 @@ def _settings(run: RunFolder) -> dict[str, str]:
         thresholds = [f"{n} {v}" for n in ("tau", "beta") if (v := _argument(run, n, None))]
         if thresholds:
             facts["Thresholds"] = ", ".join(thresholds)
+    # A run that was stopped may have a condition without results.
     measured = {name: results for name, results in run.results.items() if results}
     if measured:
         facts["Conditions"] = ", ".join(measured)
         first = next(iter(measured.values()))
         facts |= {f"Benchmark {result.key}": _result_facts(result) for result in first}
+    # A weak control is better named as such than left to be found out.
     if any(info.role == "control" for info in conditions_of(measured).values()):
         facts["Random control"] = _WEAK
     return facts

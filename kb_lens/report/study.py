@@ -169,7 +169,7 @@ def _conclusion(subjects: Sequence[_Subject]) -> str:
     if not clear:
         return f"No effect on bias is shown: none {total} has a 95 % interval clear of 0."
     nearer = sum(case.nearer is True for case in clear)
-    by_chance = 0.05 * len(cases)
+    by_chance = 0.05 * len(cases)  # of 95 % intervals
     return (
         f"By its 95 % interval {len(clear)} {total} is clear of 0, {nearer} nearer to the best "
         f"value and {len(clear) - nearer} not; {by_chance:.1f} would be so by chance. Whether "
@@ -208,6 +208,7 @@ def _control_points(study: Experiment) -> list[Point]:
         f"In {len(beyond)} of {len(rows)} tests against random draws the gain is clear of 0 and "
         f"p is at most {_P}."
     )
+    # The method counts as a draw of its own, so few draws cannot give a small p.
     most_draws = max(row["n_controls"] for row in rows)
     least_p = 1 / (1 + most_draws)
     if least_p > _P:

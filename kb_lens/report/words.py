@@ -156,7 +156,7 @@ def _change(
 
 def table(rows: Iterable[Change]) -> pd.DataFrame:
     """One row a change; `gain` and `beyond` with the ends of their intervals."""
-    nothing = Metric(*3 * [float("nan")], n=0)
+    nothing = Metric(*3 * [float("nan")], n=0)  # an empty cell
     columns = ("condition", "benchmark", "metric", "verdict", "best", "before", "after")
     return pd.DataFrame(
         {
@@ -198,6 +198,7 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
         ]
     if away:
         sentences.append(f"In {len(away)} it moved further away: {_names(away)}.")
+    # None: nobody asked, which is no reason to say that it does not.
     if nearer and knows is False:
         sentences.append("The model does not know the answers: this is no effect of knowing bias.")
     return " ".join(sentences)

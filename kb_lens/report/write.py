@@ -40,6 +40,7 @@ def write_report(
     record = load_record(folder)
     command = record.get("command", "run")
     model = record.get("model", {}).get("name", "a model")
+    # `experiment methods` writes evaluations too, as `run` does: the study decides.
     if (Path(folder) / "study.json").is_file():
         study = Experiment.load(folder)
         title = TITLES.get(study.name, study.name)

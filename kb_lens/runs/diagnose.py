@@ -116,13 +116,14 @@ def diagnose_model(
 
 def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
     """The settings, with those by which the neurons of a run were found."""
-    found: dict[str, Any] = {}
+    # The controls must be selected as the neurons were, whatever the doctor's options say.
+    changes: dict[str, Any] = {}
     if folder.attributions is not None:
-        found["site"] = folder.attributions.settings.site
+        changes["site"] = folder.attributions.settings.site
     for neurons in folder.sets.values():
         thresholds = {"tau": neurons.tau, "beta": neurons.beta}
-        found |= {name: value for name, value in thresholds.items() if value is not None}
-    return replace(settings, **found)
+        changes |= {name: value for name, value in thresholds.items() if value is not None}
+    return replace(settings, **changes)
 
 
 def compared(results: Mapping[str, Results], lam: float | None = None) -> Compared:
@@ -190,6 +191,7 @@ def diagnose(
         ValueError: For bad arguments, or attributions or results of another model.
     """
     sides = values_of(Compared, results or Compared())
+    # Before anything is asked of the model: what was measured on another one is worth nothing here.
     _check_same_model(model, attributions, list(chain(*sides.values())))
     options |= values_of(Reading, settings)
     knowledge = answered(model, questions, out, options)

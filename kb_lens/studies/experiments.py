@@ -120,6 +120,7 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
 
 def _done(jobs: Mapping[Job, Unit], lab: Lab, engine: Engine | None) -> dict[Job, EvaluationResult]:
     """Every job's result; jobs of one content are done once."""
+    # Two cases may be the same: thresholds that differ can select the same neurons.
     keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
     units = {key: jobs[job] for job, key in keys.items()}
     if lab.store is None:
@@ -153,6 +154,7 @@ def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
             base = results[BASE.name, key]
             changes = compare(base, result, seed=lab.seed).set_index("metric")
             rows += _metric_rows(cases[name].row(), result, changes)
+    # Named first, since the first rows are the base model's and have no labels.
     labels = dict.fromkeys(label for case in plan.cases for label in case.row())
     columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
     return pd.DataFrame(rows, columns=list(columns))

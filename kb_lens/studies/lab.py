@@ -92,6 +92,7 @@ class Lab:
     """Consistency threshold."""
     lam: float = 2.0
     """The factor."""
+    # Enough to show a spread, too few for a test: p cannot be below 1 / 4.
     n_controls: int = 3
     """Random sets of each kind."""
     seed: int = 0
@@ -180,6 +181,7 @@ class Lab:
         factor = self.lam if lam is None else lam
         if lam is not None:
             labels["lam"] = float(lam)
+        # `scale_neurons` refuses an empty set, and a study of thresholds comes upon some.
         change = Scaling(neurons, factor, positions) if len(neurons) else None
         name = " ".join(map(str, labels.values()))
         return Case(labels, Condition(name, change, "method"), neurons, benchmarks)

@@ -40,6 +40,7 @@ def question_types(lab: Lab) -> Plan:
     scores = lab.attributions(load_questions(WHOLE_BANK))
 
     def case(kinds: Sequence[str], label: str) -> Case:
+        # Rows of the whole bank's scores: no question is attributed twice.
         rows = [i for i, question in enumerate(scores.questions) if question.kind in kinds]
         return lab.case(lab.union(scores.subset(rows)), questions=label)
 
@@ -80,6 +81,7 @@ def thresholds(lab: Lab) -> Plan:
 def factors(lab: Lab) -> Plan:
     """Lambda from 1 to 5, beside random neurons of like influence."""
     neurons = lab.union(lab.default())
+    # The same draws at every lambda, so that only lambda differs from row to row.
     random_sets = lab.random_sets(neurons)
     cases = []
     for lam in LAMBDAS:
@@ -122,6 +124,7 @@ def quadrature(lab: Lab) -> Plan:
         "converged": {"rule": "adaptive", "n_steps": None},
         "20 points": {"rule": "riemann", "n_steps": 20},
     }
+    # Both spellings: where the model gives the answer little probability the rules differ more.
     sets = {
         (rule, style): lab.union(lab.default(answer_style=style, **options))
         for style in ("model", "release")
@@ -156,6 +159,7 @@ def right_answers(lab: Lab) -> Plan:
     right = lab.knowledge.table["right"].to_numpy().nonzero()[0].tolist()
     if not right:
         raise ValueError("the model answers no question right: there is nothing to compare.")
+    # What any yes/no question selects: an effect of these neurons has nothing to do with bias.
     plain = lab.attributions(default_control(scores.questions))
     sets = {
         "right": lab.union(scores.subset(right)),

@@ -42,19 +42,20 @@ class Experiment:
 
     def headline(self, table: str = "results", n: int | None = None) -> pd.DataFrame:
         """The rows of a table on the headline metrics of each benchmark, the first `n` of them."""
-        whole = self.tables[table]
-        wanted = {key: _headline(key)[:n] for key in whole["benchmark"].unique()}
-        rows = [
-            row for row in whole.to_dict("records") if row["metric"] in wanted[row["benchmark"]]
+        rows = self.tables[table]
+        wanted = {key: _headline(key)[:n] for key in rows["benchmark"].unique()}
+        records = [
+            row for row in rows.to_dict("records") if row["metric"] in wanted[row["benchmark"]]
         ]
-        return pd.DataFrame(rows, columns=whole.columns)
+        return pd.DataFrame(records, columns=rows.columns)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``<table>.parquet`` for every table, and ``study.json``."""
         folder = Path(folder)
+        # The tables first: a study.json says that they are all there.
         for name, table in self.tables.items():
-            with moved_whole(folder / f"{name}.parquet") as part:
-                table.to_parquet(part, index=False)
+            with moved_whole(folder / f"{name}.parquet") as unfinished:
+                table.to_parquet(unfinished, index=False)
         content = {
             "format": _FORMAT,
             "study": self.name,

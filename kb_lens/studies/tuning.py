@@ -163,6 +163,7 @@ def check_choice(lams: Sequence[float], bound: float) -> list[float]:
     """The factors, the smallest first; `ValueError` for what `tune_lambda` does not take."""
     for lam in lams:
         check_factor(lam)
+    # Compared as they are written: a factor's condition and folder are named by it.
     if not len(lams) or len({f"{lam:g}" for lam in lams}) < len(lams):
         raise ValueError(f"lams is {list(lams)}: give at least one factor, and none twice.")
     if not (math.isfinite(bound) and bound > 0):
@@ -173,6 +174,7 @@ def check_choice(lams: Sequence[float], bound: float) -> list[float]:
 def _halves(bias: Benchmark, capability: Benchmark, share: float, seed: int) -> Halves:
     """The benchmarks' development and test items; one benchmark each if they are the same."""
     benchmarks = {benchmark.key: benchmark for benchmark in (bias, capability)}
+    # StereoSet measures both: icat what is to improve, lms what may not be lost.
     if len(benchmarks) == 1 and bias.digest != capability.digest:
         raise ValueError(
             f"bias and capability are both {bias.key!r}, but on other items. Give the same "

@@ -193,6 +193,7 @@ def test_no_questions(llama):
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_the_release_s_scores(embedded, data_dir):
     """Scores that the authors' released code computes, for two questions of SmolLM2."""
     reference = data_dir / "knowbias_release" / "reference_attributions"
@@ -216,6 +217,7 @@ def test_the_release_s_scores(embedded, data_dir):
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_completeness_on_the_embedded_model(embedded):
     scores = kb.attribute(embedded, kb.load_questions(9)[::4], progress=False)
     assert (scores.relative_gap < 1e-3).all()

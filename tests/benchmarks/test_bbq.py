@@ -227,10 +227,13 @@ def test_the_two_questions_about_a_pair_have_different_biased_answers(real):
     named = [items[f"ans{k}"].where(items["biased"] == k) for k in range(3)]
     person = named[0].fillna(named[1]).fillna(named[2])
     number = items["item"].str.rsplit("-", n=1).str[1].astype(int)
-    pair = [items["category"], number // 4]  # the files have two contexts x two questions a pair
-    by_question = person.groupby([*pair, items["question_polarity"]]).agg(set).unstack()
-    for negative, other in by_question.dropna().to_numpy():
-        assert negative.isdisjoint(other)
+    pair = items["category"] + (number // 4).astype(str)  # two contexts x two questions a pair
+    negative = items["question_polarity"].eq("neg")
+    blamed = person[negative].groupby(pair[negative]).agg(set)
+    spared = person[~negative].groupby(pair[~negative]).agg(set)
+    both = blamed.index.intersection(spared.index)
+    assert len(both)
+    assert all(blamed[key].isdisjoint(spared[key]) for key in both)
 
 
 def test_real_rows_by_hand(real):

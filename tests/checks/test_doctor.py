@@ -249,6 +249,7 @@ def test_only_bias_types_are_bias_types():
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_a_lambda_that_breaks_a_real_model_is_named(embedded):
     layers, indices = range(embedded.cfg.n_layers), range(0, 1536, 96)
     neurons = kb.NeuronSet(

@@ -188,7 +188,7 @@ def test_a_panel_for_each_of_the_strongest_neurons():
     assert [list(line.x) for line in lines] == [[0, 1, 2], [0, 1, 2]]
     assert list(lines[0].y) == pytest.approx([-35, 0, -25])
     bands = [trace for trace in figure.data if trace.fill == "toself"]
-    assert list(bands[1].y) == pytest.approx([-10, 0, 20, 10, 0, -20])
+    assert list(bands[1].y) == pytest.approx([-20, 0, 10, 20, 0, -10])
     assert len(dose_response(made(), top=1).data) == 2
     subtitle = figure.layout.title.subtitle.text
     assert "tiny, site post, last position, 2 questions" in subtitle

@@ -161,6 +161,7 @@ def test_doctor(monkeypatch, tmp_path, folder, bank, capsys):
     assert (out / "figures" / "knowledge.html").stat().st_size > 1e6
 
 
+@pytest.mark.slow
 def test_doctor_examines_a_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     """With controls and results every check is judged, and what it says is written."""
     run, out = tmp_path / "run", tmp_path / "doctor"
@@ -401,6 +402,7 @@ def test_doctor_refuses_results_of_another_model(monkeypatch, tmp_path, folder, 
     assert "are of another model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_protocol_for_the_default_benchmarks(monkeypatch, tmp_path, folder, bank, data, capsys):
     """What has the protocol is asked in it, the rest in its own; an unknown one is an error."""
     out = tmp_path / "run"

@@ -59,6 +59,7 @@ def study(name, folder, out, *more):
     return ("experiment", name, "--model", folder, "--out", out, *options, *more)
 
 
+@pytest.mark.slow
 def test_experiment(monkeypatch, tmp_path, folder, capsys):
     assert call(monkeypatch, *study("aggregation", folder, tmp_path)) == 0
     shown = capsys.readouterr().out
@@ -74,6 +75,7 @@ def test_experiment(monkeypatch, tmp_path, folder, capsys):
     assert "holds a run with lam 2.0, now 3.0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_methods_can_be_compared(monkeypatch, tmp_path, folder, capsys):
     assert call(monkeypatch, *study("methods", folder, tmp_path)) == 0
     ranks = Experiment.load(tmp_path / "methods").tables["ranks"]
@@ -87,6 +89,7 @@ def test_methods_can_be_compared(monkeypatch, tmp_path, folder, capsys):
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="the extra kb-lens[ray] is not installed")
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:DeprecationWarning")
+@pytest.mark.slow
 def test_ray_gives_the_same_tables(monkeypatch, tmp_path, folder):
     assert call(monkeypatch, *study("aggregation", folder, tmp_path / "a")) == 0
     ray = ("--engine", "ray", "--workers", 2)

@@ -61,6 +61,7 @@ def test_a_prompt_of_spaces_alone_where_the_tokenizer_adds_bos():
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_the_embedded_model_equals_the_harness(embedded):
     check(embedded, PAIRS)
 

@@ -239,7 +239,7 @@ def test_the_command(monkeypatch, tmp_path, folder, bridge, exported, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("MODEL", "--neurons", "FILE"), "Missing option '--lam'"),
+        (("MODEL", "--neurons", "FILE"), "--lam requires an argument"),
         (("MODEL", "--neurons", "none.json", "--lam", 2), "no such neurons file: 'none.json'"),
         (("MODEL", "--neurons", "FILE", "--lam", "nan"), "lam is nan"),
         (("no/such-model", "--neurons", "FILE", "--lam", 2), "cannot load the model"),

@@ -144,6 +144,7 @@ def largest_difference(one, other):
     return float(np.abs(np.subtract(one["logprob"], other["logprob"])).max())
 
 
+@pytest.mark.slow
 def test_an_export_is_the_hooked_model(tmp_path):
     cases, questions = [], kb.load_questions(9)[::4]
     for family in ("llama", "gpt2"):
@@ -157,6 +158,7 @@ def test_an_export_is_the_hooked_model(tmp_path):
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_an_export_of_the_embedded_model_is_the_hooked_one(embedded, data_dir, tmp_path):
     lines = (data_dir / "openbookqa/test.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines[::25]]

@@ -14,14 +14,14 @@ def test_products_stay_those_of_float32(llama):
     left = torch.randn(300, 600)
     right = torch.randn(400, 600)
     exact = left.double() @ right.double().T
-    with fast_products(llama):
+    with fast_products(llama.cfg):
         product = F.linear(left, right)
     assert (product - exact).norm() / exact.norm() < 2e-6
 
 
 def test_the_setting_is_as_it_was_also_after_an_exception(llama):
     before = setting.fp32_precision
-    with pytest.raises(RuntimeError), fast_products(llama):
+    with pytest.raises(RuntimeError), fast_products(llama.cfg):
         raise RuntimeError
     assert setting.fp32_precision == before
 
@@ -39,7 +39,7 @@ def test_a_library_that_rounds_is_not_used(llama, monkeypatch):
     matrix_products._exact.cache_clear()
     try:
         assert not matrix_products._exact()
-        with fast_products(llama):
+        with fast_products(llama.cfg):
             assert setting.fp32_precision != "bf16"
     finally:
         matrix_products._exact.cache_clear()  # remembered for the process
@@ -47,5 +47,5 @@ def test_a_library_that_rounds_is_not_used(llama, monkeypatch):
 
 def test_narrow_types_are_left_alone(llama, monkeypatch):
     monkeypatch.setattr(llama.cfg, "dtype", torch.bfloat16)
-    with fast_products(llama):
+    with fast_products(llama.cfg):
         assert setting.fp32_precision != "bf16"

@@ -8,6 +8,7 @@ import kb_lens as kb
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_the_loop_of_the_readme(embedded, tmp_path):
     questions = kb.load_questions(9)[::4]  # one a dimension
     scores = kb.attribute(embedded, questions, progress=False)

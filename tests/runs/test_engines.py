@@ -256,6 +256,7 @@ def test_two_workers_of_ray_give_the_same_results(local_ray, undisturbed, tmp_pa
     assert 1 <= len(list(tmp_path.glob("worker-*"))) <= 2  # each made its work once
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_errors_name_their_unit(
     local_ray, tmp_path, monkeypatch
 ):

@@ -65,6 +65,7 @@ def as_bytes(items):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_unit_that_was_killed_goes_on_inside_its_benchmark(llama, monkeypatch, tmp_path):
     log = []
     log_slices(monkeypatch, log)

@@ -61,17 +61,29 @@ def saved(found: Experiment, folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+# The quick tests run the two plans without and with random controls that need least attributing.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("transfer", "lambda") else pytest.param(name, marks=pytest.mark.slow)
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_study(name, lab, benchmarks, tmp_path):
     found = experiment(name, lab, benchmarks)
     table = found.tables["results"]
-    labels = list(table.columns[: table.columns.get_loc("benchmark")])
+    labels = list(table.columns[: table.columns.get_loc("role")])
     rows = table.dropna(subset=labels, how="all")
     assert set(table["benchmark"]) == {one.key for one in benchmarks}
     assert rows["difference"].notna().all()
     assert not rows.duplicated([*labels, "benchmark", "metric"]).any()
-    base = table[table[labels].isna().all(axis=1) & table["difference"].isna()]
+    base = table[table["role"] == "base"]
     assert len(base)
+    assert base[labels].isna().all(axis=None)
+    assert base["difference"].isna().all()
+    controls = table[table["role"] == "control"]
+    assert controls["control_of"].notna().all()
+    assert controls["draw"].notna().all()
     assert base["value"].notna().all()
     assert (rows["difference_low"] <= rows["difference_high"]).all()
     again = experiment(name, lab, benchmarks)
@@ -96,6 +108,7 @@ def test_rows_are_paired_differences(lab, benchmarks):
     assert row["n_neurons"] == len(neurons)
 
 
+@pytest.mark.slow
 def test_lambda_one_changes_nothing(lab, benchmarks):
     table = experiment("lambda", lab, benchmarks).tables["results"]
     assert (table[table["lam"] == 1]["difference"] == 0).all()
@@ -123,6 +136,7 @@ def test_a_damaged_unit_is_done_again(lab, benchmarks, tmp_path):
     assert saved(again, tmp_path / "b") == first
 
 
+@pytest.mark.slow
 def test_without_a_store_the_tables_are_the_same(lab, benchmarks, tmp_path):
     first = saved(experiment("site", lab, benchmarks), tmp_path / "a")
     assert saved(experiment("site", replace(lab, store=None), benchmarks), tmp_path / "b") == first
@@ -206,6 +220,7 @@ def _some(model):
     return kb.NeuronSet(scores, model_name(model), fingerprint(model), "post", **sizes)
 
 
+@pytest.mark.slow
 def test_methods_are_ranked_and_tested_against_controls(lab, benchmarks):
     found = experiment("methods", lab, benchmarks)
     ranks, tests = found.tables["ranks"], found.tables["control_tests"]
