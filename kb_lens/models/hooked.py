@@ -92,7 +92,7 @@ class BridgedModel(HookedModel, Protocol):
             ...
 
 
-def is_bridge(model: HookedModel) -> TypeGuard[BridgedModel]:
+def is_bridge(model: object) -> TypeGuard[BridgedModel]:
     """Whether a transformers model can be reached below the hooks."""
     return hasattr(model, "original_model")
 
