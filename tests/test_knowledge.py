@@ -93,6 +93,7 @@ def test_bad_arguments(llama, questions):
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_the_embedded_model_does_not_know(embedded):
     knowledge = check_knowledge(embedded, kb.load_questions(9), progress=False)
     assert not knowledge.knows

@@ -93,6 +93,7 @@ def test_riemann_with_many_steps_approaches_the_adaptive_rule(model, questions):
     assert errors[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_save_and_load(scores, tmp_path):
     scores.save(tmp_path / "deep" / "a.safetensors")
     again = kb.Attributions.load(tmp_path / "deep" / "a.safetensors")

@@ -192,6 +192,7 @@ def test_scores_are_the_library_s(garden):
     assert len(kb.select_neurons(scores["random"])) == len(kb.select_neurons(scores[CONVERGED]))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table(table):
     state = torch.get_rng_state()
     again = planted_neurons.measure(models.Design("plain", seed=5))
@@ -267,6 +268,7 @@ def test_a_run_goes_on_where_it_stopped(monkeypatch, tmp_path):
     assert done == todo, "each measured once"
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_figure(monkeypatch, tmp_path, table, capsys):
     columns = ["kind", *figure.CENTRE]
 

@@ -514,6 +514,7 @@ def test_a_text_within_another_is_not_named_by_it():
     assert parse_answer("Not enough information", ("A man", "B", "Not known"), unknown=2) == 2
 
 
+@pytest.mark.slow
 def test_real_options_and_letters_are_read_as_themselves(real):
     names = ["ans0", "ans1", "ans2"]
     different = real[1].drop_duplicates(names)[[*names, "unknown"]]

@@ -275,6 +275,7 @@ def test_neurons_of_another_model(monkeypatch, tmp_path, folder, data, capsys):
     assert "these neurons belong to other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
     command = [sys.executable, "-m", "kb_lens.cli.main", "figures", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -314,6 +315,7 @@ def test_the_whole_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     }
 
 
+@pytest.mark.slow
 def test_a_benchmark_without_data_is_named(monkeypatch, tmp_path, folder, bank, data, capsys):
     (tmp_path / "data").symlink_to(data)
     partial = tmp_path / "partial"
@@ -391,6 +393,7 @@ def test_changed_texts_are_measured_again(monkeypatch, tmp_path, folder, data):
     assert after["logprob_more"].tolist() != before["logprob_more"].tolist()
 
 
+@pytest.mark.slow
 def test_doctor_refuses_results_of_another_model(monkeypatch, tmp_path, folder, bank, data, capsys):
     run, model = tmp_path / "run", tmp_path / "other"
     more = ("--data-dir", data, "--lam", 2, "--benchmarks", "stereoset", *FAST)

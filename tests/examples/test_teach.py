@@ -188,6 +188,7 @@ def test_balanced_accuracy_is_that_of_one_question_at_a_time(asked, llama):
     assert 0 < mine != 50
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_taught_and_loads(monkeypatch, tmp_path, capsys):
     """The whole way on a random model: it ends at the first test, since nothing is demanded."""
     source = tmp_path / "tiny"

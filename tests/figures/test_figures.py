@@ -676,6 +676,7 @@ def test_every_figure_is_rebuilt_from_a_folder(script, run_folder, tmp_path, cap
     assert capsys.readouterr().out == f"10 figures, 10 files in {out}.\n"
 
 
+@pytest.mark.slow
 def test_the_script_and_the_command_write_dark_columns(script, run_folder, tmp_path, capsys):
     form = ["--formats", "html", "--theme", "dark", "--width", "column"]
     assert script.main([str(run_folder), "--out", str(tmp_path / "out"), *form]) == 0

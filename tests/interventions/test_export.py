@@ -23,6 +23,7 @@ def entries(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_exported_model_needs_no_kb_lens(folder, exported, bridge, tmp_path):
     """In a fresh process, with transformers alone."""
     script = (

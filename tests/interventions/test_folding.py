@@ -98,6 +98,7 @@ def test_the_copy_is_independent(bridge):
 
 
 @pytest.mark.embedded
+@pytest.mark.slow
 def test_the_embedded_model(embedded):
     members = tuple(kb.Neuron(layer, 7 * layer) for layer in range(30))
     neurons = kb.NeuronSet(

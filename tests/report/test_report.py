@@ -349,6 +349,7 @@ def test_items_without_their_columns_are_one_line_too(monkeypatch, tmp_path, cap
     assert "has a file that kb_lens did not write: KeyError" in line
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_a_report(monkeypatch, tmp_path, folder, bank, data, capsys):  # noqa: F811
     out = tmp_path / "run"
     monkeypatch.setattr("kb_lens.cli.jobs.save_figures", lambda *a, **k: None)  # no browser

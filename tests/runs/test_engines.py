@@ -104,6 +104,7 @@ def processes():
     return context
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_ends_the_same(processes, undisturbed, tmp_path):
     draw, kills = random.Random(0), 0
     arguments = (tmp_path / "units", tmp_path / "log", 0.02)
@@ -248,6 +249,7 @@ def some_work(folder):
     return work
 
 
+@pytest.mark.slow
 def test_two_workers_of_ray_give_the_same_results(local_ray, undisturbed, tmp_path):
     make = partial(some_work, tmp_path)
     run_ray(some_units(), Store(tmp_path / "units", SUFFIX), make, workers=2, **QUIET)

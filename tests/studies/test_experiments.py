@@ -125,6 +125,7 @@ def test_nothing_is_measured_twice(lab, benchmarks, monkeypatch):
     experiment("aggregation", lab, benchmarks)
 
 
+@pytest.mark.slow
 def test_a_damaged_unit_is_done_again(lab, benchmarks, tmp_path):
     first = saved(experiment("aggregation", lab, benchmarks), tmp_path / "a")
     victim = sorted((tmp_path / "units").glob("*.parquet"))[2]
@@ -209,6 +210,7 @@ def test_methods_need_a_benchmark_for_their_controls(lab, benchmarks):
         experiment("methods", lab, benchmarks[1:])
 
 
+@pytest.mark.slow
 def test_settings_say_what_holds(lab, benchmarks):
     assert experiment("thresholds", lab, benchmarks[:1]).settings["tau"] is None
     assert experiment("question-types", lab, benchmarks[:1]).settings["n_questions"] == 27
