@@ -23,7 +23,7 @@ from kb_lens.studies.lab import WHOLE_BANK, Case, Lab, Plan
 LAMBDAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 """The paper's range of factors, 2 to 3.5, and what lies on either side of it."""
 GRID = (0.05, 0.10, 0.15, 0.20, 0.25)
-"""Both thresholds of the paper's grid."""
+"""Both thresholds, on either side of the default."""
 COUNTS = (9, 18, 27, 45, 90, 135, 180, 225)
 """The paper's numbers of questions, all balanced over dimension and kind."""
 

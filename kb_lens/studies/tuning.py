@@ -38,8 +38,7 @@ from kb_lens.statistics import Metric, interval_text
 from kb_lens.store import Store
 
 LAMS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""The factors that are tried unless told otherwise: the paper's 2 to 3.5, and smaller ones, which
-did less damage to every model that was tried."""
+"""The factors that are tried unless told otherwise: the paper's 2 to 3.5, and on either side."""
 
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
