@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -24,70 +24,15 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.files import write_text
+from kb_lens.models.answers import AnswerStyle, Spelling, release_spelling, spellings
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
 from kb_lens.questions import Question
 
-AnswerStyle = Literal["model", "release"]
-"""``model``: the spelling that the model itself prefers; ``release``: bare ``yes`` and ``no``."""
-
-SPELLINGS = (("yes", "no"), ("Yes", "No"), ("YES", "NO"), (" yes", " no"), (" Yes", " No"))
-"""The ways to write yes and no that are tried; the first is the release's."""
 LEAST = {"mass": 0.1, "balanced_accuracy": 65.0, "auc": 0.7}
 """Below any of these the verdict is that the model does not know. With less mass the model answers
 something else than yes or no; 65 % and 0.7 are well above what 45 guesses give (50 %, 0.5)."""
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """One way to write the two answers, each a single token."""
-
-    yes: str
-    """The text of yes."""
-    no: str
-    """The text of no."""
-    yes_token: int
-    """Token id of yes."""
-    no_token: int
-    """Token id of no."""
-
-    def tokens(self, answer: str) -> tuple[int, int]:
-        """The ids of the right and of the wrong answer."""
-        if answer == "yes":
-            return self.yes_token, self.no_token
-        return self.no_token, self.yes_token
-
-
-def spellings(tokenizer: Any) -> list[Spelling]:
-    """The ways to write yes and no that are one token each for this tokenizer.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    by_tokens: dict[tuple[int, int], Spelling] = {}
-    for yes, no in SPELLINGS:
-        yes_ids = tokenizer(yes, add_special_tokens=False)["input_ids"]
-        no_ids = tokenizer(no, add_special_tokens=False)["input_ids"]
-        if len(yes_ids) == len(no_ids) == 1 and yes_ids != no_ids:
-            # Some tokenizers drop the space: the same tokens would be counted twice.
-            by_tokens.setdefault((*yes_ids, *no_ids), Spelling(yes, no, *yes_ids, *no_ids))
-    if not by_tokens:
-        raise ValueError(
-            "this tokenizer writes no spelling of yes and no as one token each (tried "
-            f"{', '.join(map(repr, SPELLINGS))}): attribution needs single-token answers."
-        )
-    return list(by_tokens.values())
-
-
-def _release_spelling(options: Sequence[Spelling]) -> Spelling:
-    for spelling in options:
-        if (spelling.yes, spelling.no) == SPELLINGS[0]:
-            return spelling
-    raise ValueError(
-        "answer_style is 'release', but 'yes' and 'no' are not one token each for this tokenizer. "
-        "Use answer_style='model'."
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +150,7 @@ def check_knowledge(
     probabilities = _next_token_probabilities(model, questions, template, batch_size, progress)
     answer_tokens = torch.tensor([[option.yes_token, option.no_token] for option in options])
     if answer_style == "release":
-        chosen = _release_spelling(options)
+        chosen = release_spelling(options)
     else:
         by_spelling = probabilities[:, answer_tokens].sum(-1)  # [question, spelling]
         chosen = options[int(by_spelling.mean(0).argmax())]

@@ -28,7 +28,7 @@ ROOMS = {
         orders bank data requests""",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
-    "models": "loading gguf prompts hooked",
+    "models": "loading gguf answers prompts hooked",
     "statistics": "",
     "resampling": "",
     "store": "",

@@ -7,7 +7,8 @@ import torch
 from tiny_models import tiny_tokenizer
 
 import kb_lens as kb
-from kb_lens.knowledge import Knowledge, Spelling, _auc, check_knowledge, spellings
+from kb_lens.knowledge import Knowledge, _auc, check_knowledge
+from kb_lens.models.answers import Spelling, spellings
 from kb_lens.models.hooked import fingerprint, model_name
 
 

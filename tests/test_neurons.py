@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import kb_lens as kb
 from kb_lens.attribution.attributions import Settings
-from kb_lens.knowledge import Spelling
+from kb_lens.models.answers import Spelling
 from kb_lens.neurons import saliency_counts
 
 SETTINGS = Settings(

@@ -33,7 +33,8 @@ from kb_lens.attribution.engines import PER_LAYER_ROWS, choose_engine, default_r
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
-from kb_lens.knowledge import AnswerStyle, Knowledge, check_knowledge
+from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes.matrix_products import fast_products

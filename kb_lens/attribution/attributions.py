@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kb_lens.attribution.settings import Settings
 from kb_lens.files import moved_whole
-from kb_lens.knowledge import Spelling
+from kb_lens.models.answers import Spelling
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.questions import Question
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from kb_lens.attribution.objective import ObjectiveKind
-from kb_lens.knowledge import Spelling
+from kb_lens.models.answers import Spelling
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, model_name
 from kb_lens.models.prompts import PromptTemplate
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import moved_whole
 from kb_lens.interventions.positions import Positions
-from kb_lens.knowledge import Spelling
+from kb_lens.models.answers import Spelling
 from kb_lens.models.hooked import Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import Neuron

@@ -21,7 +21,8 @@ from kb_lens.checks.effects import EffectSettings, NeuronEffects
 from kb_lens.checks.scaled_rows import ScaledRows, Trial
 from kb_lens.interventions.positions import Positions, check_positions
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.knowledge import AnswerStyle, Knowledge, Spelling, check_knowledge
+from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import NeuronSet

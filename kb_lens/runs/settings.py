@@ -20,7 +20,7 @@ from kb_lens.attribution.settings import Rule, check_settings
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
 from kb_lens.interventions.folding import stored_dtype
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.knowledge import AnswerStyle
+from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import check_thresholds

@@ -17,7 +17,7 @@ from kb_lens.checks.effects import (
     rank_correlation,
 )
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
-from kb_lens.knowledge import Spelling
+from kb_lens.models.answers import Spelling
 
 SPELLING = Spelling("Yes", "No", 1, 2)
 MADE = EffectSettings("tiny", "f", "float32", "post", "last", SPELLING, kb.PromptTemplate())

@@ -36,7 +36,8 @@ from kb_lens.figures.export import INSTALL, write_figure, write_figures
 from kb_lens.figures.neurons import check_sets, intersections
 from kb_lens.figures.results import _checked
 from kb_lens.figures.style import COLOURS
-from kb_lens.knowledge import Knowledge, Spelling
+from kb_lens.knowledge import Knowledge
+from kb_lens.models.answers import Spelling
 from kb_lens.runs.folder import RunFolder
 from kb_lens.statistics import Metric
 
