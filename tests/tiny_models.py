@@ -72,18 +72,10 @@ def tiny_tokenizer(add_bos: bool = False) -> PreTrainedTokenizerFast:
 
 def _config_arguments(family: str) -> dict:
     """The sizes in the words of one family's config."""
-    tokenizer = tiny_tokenizer()
-    arguments = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "attn_implementation": "eager",
-    }
     if family == "gpt2":
         sizes = {"n_embd": D_MODEL, "n_inner": D_MLP, "n_layer": N_LAYERS, "n_head": N_HEADS}
-        return arguments | sizes | {"n_positions": N_CTX}
-    arguments |= {
+        return sizes | {"n_positions": N_CTX}
+    arguments = {
         "hidden_size": D_MODEL,
         "num_hidden_layers": N_LAYERS,
         "num_attention_heads": N_HEADS,
@@ -101,16 +93,24 @@ def _config_arguments(family: str) -> dict:
 
 def tiny_hf_model(family: str = "llama", seed: int = 0, **config_changes) -> PreTrainedModel:
     """A random Hugging Face model of 3 layers, d_model 32 and d_mlp 48, in float32 on the CPU."""
-    config_class = getattr(transformers, FAMILIES[family]).config_class
-    if family == "gemma3_text":
-        config_class = transformers.Gemma3TextConfig
-    config = config_class(**_config_arguments(family) | config_changes)
-    config.architectures = [FAMILIES[family]]
+    return random_model(FAMILIES[family], seed, **_config_arguments(family) | config_changes)
+
+
+def random_model(architecture: str, seed: int = 0, **config_arguments) -> PreTrainedModel:
+    """A random Hugging Face model of a class of transformers, for the tiny tokenizer."""
+    tokenizer = tiny_tokenizer()
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model_class = getattr(transformers, architecture)
+    config = model_class.config_class(**tokens | config_arguments)
+    config.architectures = [architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = getattr(transformers, FAMILIES[family])._from_config(
-            config, attn_implementation="eager", dtype=torch.float32
-        )
+        model = model_class._from_config(config, attn_implementation="eager", dtype=torch.float32)
         for parameter in model.parameters():  # wide enough that the logits differ between tokens
             torch.nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.2)
     return model.eval().requires_grad_(False)
