@@ -6,7 +6,6 @@ three kinds for each dimension.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from kb_lens.files import bank_folder as bank_folder
+from kb_lens.files import read_csv
 
 KINDS = ("causal_rejection", "bias_recognition", "normative_judgment")
 """The paper's three question types."""
+UNSPECIFIED = "unspecified"
+"""The kind of a question of which nobody has said it."""
 DIMENSIONS = ("gender", "race", "religion")
 """The paper's three dimensions: the default."""
 LANGUAGES = ("en", "es", "de", "zh")
@@ -51,7 +53,7 @@ class Question:
     dimension: str
     """The social dimension that it asks about: one of `BANK`, or your own."""
     kind: str = "bias_recognition"
-    """The type of question: one of `KINDS`."""
+    """The type of question: one of `KINDS`, or your own."""
     concept: str = ""
     """What the question is about (``mathematics``); shared by a concept's three kinds."""
     id: str = ""
@@ -62,10 +64,9 @@ class Question:
             raise ValueError("a question's text is empty.")
         if self.answer not in get_args(Answer):
             raise ValueError(f"answer is {self.answer!r}: allowed are 'yes' and 'no'.")
-        if not self.dimension.strip():
-            raise ValueError("a question's dimension is empty.")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}: allowed are {', '.join(KINDS)}.")
+        for name in ("dimension", "kind"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"a question's {name} is empty.")
 
 
 def load_questions(
@@ -83,8 +84,8 @@ def load_questions(
     ``dimension="gender"`` alone has three cells.
 
     Args:
-        n: How many; None for all. The default is 5 concepts a cell: 45 of the whole bank, 15 of
-            one dimension.
+        n: How many; None for all. The default is 5 concepts a cell (45 of the whole bank, 15 of
+            one dimension), and of a file of your own all rows.
         dimension: One dimension or several of `BANK`; default ``gender``, ``race`` and
             ``religion``, or with `path` all in the file.
         kind: One kind or several; default all three.
@@ -103,14 +104,14 @@ def load_questions(
     files = _bank_files(dimensions, language) if path is None else _files(path)
     questions = [question for file in dict.fromkeys(files) for question in read_bank(file)]
     cells = _cells(questions, dimensions, _listed(kind))
+    if n == "default":
+        n = None if path is not None else _DEFAULT_CONCEPTS * len(cells)
     size = None if n is None else _cell_size(n, cells)
     return [question for cell in cells for question in cell[:size]]
 
 
-def _cell_size(n: int | Literal["default"], cells: Sequence[Sequence[Question]]) -> int:
+def _cell_size(n: int, cells: Sequence[Sequence[Question]]) -> int:
     """How many questions of each cell make `n`."""
-    if n == "default":
-        n = _DEFAULT_CONCEPTS * len(cells)
     size, rest = divmod(n, len(cells))
     smallest = min(len(cell) for cell in cells)
     if rest or not 1 <= size <= smallest:
@@ -131,16 +132,14 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no such question file: '{path}'.")
-    with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        release = columns >= _RELEASE_COLUMNS
-        if not release and (missing := [name for name in COLUMNS if name not in columns]):
-            raise ValueError(
-                f"'{path}' lacks the column {missing[0]!r}. Needed: {', '.join(COLUMNS)}; or the "
-                f"columns of the authors' release: {', '.join(sorted(_RELEASE_COLUMNS))}."
-            )
-        rows = list(enumerate(reader, start=2))  # row 1 has the names of the columns
+    table = read_csv(path)
+    release = _RELEASE_COLUMNS.issubset(table.columns)
+    if not release and (missing := [name for name in COLUMNS if name not in table.columns]):
+        raise ValueError(
+            f"'{path}' lacks the column {missing[0]!r}. Needed: {', '.join(COLUMNS)}; or the "
+            f"columns of the authors' release: {', '.join(sorted(_RELEASE_COLUMNS))}."
+        )
+    rows = table.rows
     if not rows:
         raise ValueError(f"'{path}' has no rows.")
     if release:
@@ -182,10 +181,12 @@ def _cells(
 ) -> list[list[Question]]:
     """The questions of each (dimension, kind), in the order of the file."""
     present = list(dict.fromkeys(question.dimension for question in questions))
-    for name, wanted, allowed in (("dimension", dimensions, present), ("kind", kinds, KINDS)):
+    # The bank's kinds in their order, then those of a file of the caller's own.
+    all_kinds = list(dict.fromkeys([*KINDS, *(question.kind for question in questions)]))
+    for name, wanted, allowed in (("dimension", dimensions, present), ("kind", kinds, all_kinds)):
         if unknown := [value for value in wanted or () if value not in allowed]:
             raise ValueError(f"no {name} {unknown[0]!r}: there are {', '.join(allowed)}.")
-    keys = product(dimensions or present, kinds or KINDS)
+    keys = product(dimensions or present, kinds or all_kinds)
     # In the order of the product, not of the file: the same call gives the same order everywhere.
     cells: dict[tuple[str, str], list[Question]] = {key: [] for key in keys}
     for question in questions:
@@ -197,21 +198,19 @@ def _cells(
     return filled
 
 
-def _question(path: Path, number: int, row: Mapping[str, str | None]) -> Question:
-    fields = {column: (row.get(column) or "").strip() for column in COLUMNS}
-    return _build(path, number, fields, needed=COLUMNS)
+def _question(path: Path, number: int, row: Mapping[str, str]) -> Question:
+    return _build(path, number, {column: row[column] for column in COLUMNS}, needed=COLUMNS)
 
 
 def _build(path: Path, number: int, fields: Mapping[str, str], needed: Iterable[str]) -> Question:
     for column in needed:
         if not fields[column]:
             raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
-    for column, allowed in (("answer", get_args(Answer)), ("kind", KINDS)):
-        if fields[column] not in allowed:
-            raise ValueError(
-                f"'{path}', row {number}, column {column!r}: got {fields[column]!r}, allowed are "
-                f"{', '.join(allowed)}."
-            )
+    if fields["answer"] not in get_args(Answer):
+        raise ValueError(
+            f"'{path}', row {number}, column 'answer': got {fields['answer']!r}, allowed are "
+            f"{', '.join(get_args(Answer))}."
+        )
     return Question(**cast(dict[str, Any], fields))
 
 
@@ -227,34 +226,27 @@ def _check_unique(path: Path, questions: Sequence[Question]) -> None:
             seen[value] = number
 
 
-def _from_release(
-    path: Path, rows: Sequence[tuple[int, Mapping[str, str | None]]]
-) -> list[Question]:
-    """The release's format has no kind: each dimension's thirds are the three kinds, in order."""
-    totals = Counter(_dimension(row) for _, row in rows)
-    for dimension, total in totals.items():
-        if total % len(KINDS):
-            raise ValueError(
-                f"'{path}': {total} rows of {dimension!r}. The release's format has "
-                "three equal blocks a dimension: causal rejection, recognition, judgment."
-            )
+def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]]) -> list[Question]:
+    """The release's format has no kind: a dimension's thirds are the three kinds, in order."""
+    totals = Counter(row["bias_cat"] for _, row in rows)
     seen: Counter[str] = Counter()
     questions: list[Question] = []
     for number, row in rows:
-        dimension = _dimension(row)
+        dimension = row["bias_cat"]
         index = seen[dimension]
         seen[dimension] += 1
         fields = {
             "id": f"release-{dimension}-{index}",
             "dimension": dimension,
-            "kind": KINDS[index * len(KINDS) // totals[dimension]],
-            "concept": (row["concept"] or "").strip(),
-            "text": (row["question"] or "").strip(),
-            "answer": (row["gold"] or "").strip(),
+            "kind": _kind_in_thirds(index, totals[dimension]),
+            "concept": row["concept"],
+            "text": row["question"],
+            "answer": row["gold"],
         }
         questions.append(_build(path, number, fields, needed=("dimension", "text")))
     return questions
 
 
-def _dimension(row: Mapping[str, str | None]) -> str:
-    return (row["bias_cat"] or "").strip()
+def _kind_in_thirds(index: int, total: int) -> str:
+    # A file of another length is not laid out as the authors' file is.
+    return UNSPECIFIED if total % len(KINDS) else KINDS[index * len(KINDS) // total]

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from own_banks import write_bank
 
 import kb_lens as kb
 from kb_lens.questions import BANK, DIMENSIONS, KINDS, LANGUAGES, read_bank
@@ -79,7 +80,14 @@ def test_unknown_filters():
     ("row", "message"),
     [
         ("a,gender,causal_rejection,x,Why?,maybe", "row 3, column 'answer': got 'maybe'"),
-        ("a,gender,reason,x,Why?,yes", "row 3, column 'kind': got 'reason'"),
+        (
+            "a,gender,causal_rejection,x,Why, then?,yes",
+            "row 3: 7 cells .* Put a text",
+        ),
+        ("a,gender,causal_rejection,x,Why?,yes, I think", "row 3: 7 cells under 6 columns"),
+        ("a,gender,causal_rejection,x,Why?", "row 3: 5 cells under 6 columns"),
+        ('a,gender,causal_rejection,x,"Why?,yes', "unexpected end of data. Is a double quote"),
+        (f"a,gender,causal_rejection,x,{'x' * 131_073},yes", "line 3: field larger than"),
         ("a,gender,causal_rejection,x,,yes", "row 3, column 'text': empty"),
         ("a,,causal_rejection,x,Why?,yes", "row 3, column 'dimension': empty"),
         ("first,gender,causal_rejection,x,Why?,yes", "row 3, column 'id': repeats row 2"),
@@ -108,8 +116,8 @@ def test_missing_and_empty_files(tmp_path):
 def test_a_question_checks_itself():
     with pytest.raises(ValueError, match="allowed are 'yes' and 'no'"):
         kb.Question(text="Is it?", answer="maybe", dimension="gender")
-    with pytest.raises(ValueError, match="kind is 'x': allowed are"):
-        kb.Question(text="Is it?", answer="no", dimension="gender", kind="x")
+    with pytest.raises(ValueError, match="a question's kind is empty"):
+        kb.Question(text="Is it?", answer="no", dimension="gender", kind=" ")
 
 
 def test_the_release_s_file_format(tmp_path):
@@ -120,7 +128,56 @@ def test_the_release_s_file_format(tmp_path):
     questions = read_bank(path)
     assert [q.kind for q in questions] == [kind for kind in KINDS for _ in range(2)]
     path.write_text("\n".join([header, *rows[:4]]))
-    with pytest.raises(ValueError, match="three equal blocks"):
+    assert {q.kind for q in read_bank(path)} == {"unspecified"}
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 7, 12])
+def test_a_bank_of_one_s_own_has_any_number_of_rows_and_kinds(tmp_path, n_rows):
+    questions = [
+        kb.Question(f"Is it {i}?", ("yes", "no")[i % 2], f"d{i % 2}", f"kind {i % 3}", "c", str(i))
+        for i in range(n_rows)
+    ]
+    path = write_bank(tmp_path / "bank.csv", questions)
+    assert set(kb.load_questions(path=path)) == set(questions)
+    assert {q.kind for q in kb.load_questions(path=path, kind="kind 0")} == {"kind 0"}
+    assert {q.dimension for q in kb.load_questions(path=path, dimension="d0")} == {"d0"}
+
+
+BANK_ROWS = (
+    HEADER + 'a,g,own kind,c,"Is it, or not?",yes\nb,g,own kind,c,Is caf\u00e9 a drink?,no\n'
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BANK_ROWS.encode(),
+        BANK_ROWS.encode("utf-8-sig"),
+        BANK_ROWS.replace("\n", "\r\n").encode(),
+        re.sub(r",(?! )", ";", BANK_ROWS).encode(),
+        re.sub(r",(?! )", "\t", BANK_ROWS).encode(),
+        (BANK_ROWS + "\n\n,,,,,\n").encode(),
+    ],
+    ids=["plain", "byte order mark", "windows", "semicolons", "tabs", "blank rows"],
+)
+def test_files_of_spreadsheets_are_read(tmp_path, content):
+    path = tmp_path / "bank.csv"
+    path.write_bytes(content)
+    assert [q.text for q in read_bank(path)] == ["Is it, or not?", "Is caf\u00e9 a drink?"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_another_encoding_is_refused_with_what_to_do(tmp_path, encoding):
+    path = tmp_path / "bank.csv"
+    path.write_bytes(BANK_ROWS.encode(encoding))
+    with pytest.raises(ValueError, match=r"bank.csv' is not UTF-8 text .*Save it as UTF-8"):
+        read_bank(path)
+
+
+def test_a_column_of_two_meanings_is_refused(tmp_path):
+    path = tmp_path / "bank.csv"
+    path.write_text(HEADER.replace("concept", "text"))
+    with pytest.raises(ValueError, match="has a column twice"):
         read_bank(path)
 
 

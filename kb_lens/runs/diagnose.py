@@ -27,6 +27,7 @@ from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import (
     Asking,
     AttributeExecution,
+    ControlBank,
     ModelChoice,
     Reading,
     Seeded,
@@ -38,10 +39,10 @@ Results = Sequence[EvaluationResult]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorSettings(Seeded, Reading, Thresholds, Asking, ModelChoice):
+class DoctorSettings(Seeded, Reading, Thresholds, ControlBank, Asking, ModelChoice):
     """What the verdicts of ``doctor`` depend on."""
 
-    questions: int = 0
+    questions: int | None = 0
     """How many, the same number of each dimension and kind; 0 for all."""
     with_specificity: Annotated[bool, Parameter("--specificity")] = False
     """Also attribute the controls: minutes, not seconds."""
@@ -198,7 +199,8 @@ def diagnose(
     selectivity = None
     if settings.with_specificity:
         options |= {"knowledge": knowledge, "cache_dir": Path(out) / "store"}
-        evidence = gather(model, questions, bias=attributions, **options)
+        control = settings.load_control()
+        evidence = gather(model, questions, control, bias=attributions, **options)
         taus = sorted({*TAUS, settings.tau})
         selectivity = specificity(evidence, taus=taus, beta=settings.beta, seed=settings.seed)
         selectivity.save(out)

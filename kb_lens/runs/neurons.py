@@ -19,24 +19,18 @@ from kb_lens.interventions.positions import Positions
 from kb_lens.knowledge import check_knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
-from kb_lens.questions import Question, load_questions
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Execution, ModelChoice
-
-DEFAULT_QUESTIONS = 45
-"""As many as neurons are found on by default."""
+from kb_lens.runs.settings import Asking, Execution, ModelChoice, values_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronsSettings(ModelChoice):
+class NeuronsSettings(Asking, ModelChoice):
     """What the effects of neurons depend on."""
 
     neurons: Path
     """A neurons.json."""
     lam: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
     """Factor; several with commas or repeated."""
-    questions: int | None = None
-    """How many of the bank, 0 for all; default 45, or those attributed."""
     positions: Positions = "last"
     """Of the prompt, where a neuron is scaled."""
     attributions: Path | None = None
@@ -51,10 +45,9 @@ class NeuronsSettings(ModelChoice):
         if self.top < 1:
             raise ValueError(f"--top is {self.top}: at least 1 is needed.")
 
-    def load_questions(self) -> list[Question]:
-        """So many of the bank."""
-        count = DEFAULT_QUESTIONS if self.questions is None else self.questions
-        return load_questions(count or None)
+    def chooses_questions(self) -> bool:
+        """Whether any option says which questions are asked."""
+        return values_of(Asking, self) != vars(Asking())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +146,8 @@ def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: Neuron
             "--attributions are of another model, site or objective than the neurons: "
             f"{of_scores.model}, {of_scores.site}, {of_scores.objective}."
         )
-    if 0.0 not in settings.lam or settings.positions != "last" or settings.questions is not None:
+    if 0.0 not in settings.lam or settings.positions != "last" or settings.chooses_questions():
         raise ValueError(
             "--attributions are compared with ablation at the last position for their own "
-            "questions: --lam 0 belongs to it, --positions all and --questions do not."
+            "questions: --lam 0 belongs to it, --positions all and a choice of questions do not."
         )

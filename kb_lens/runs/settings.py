@@ -24,7 +24,7 @@ from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import check_thresholds
-from kb_lens.questions import DIMENSIONS, Question, load_questions
+from kb_lens.questions import Question, load_questions
 
 DType = Literal["float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
@@ -72,21 +72,45 @@ class Seeded:
 class Asking:
     """Which questions."""
 
-    questions: int = 45
-    """How many, the same number of each dimension and kind; 0 for all."""
-    dimensions: tuple[str, ...] = DIMENSIONS
-    """Parts of the question bank: gender,race,religion ..."""
+    questions: int | None = None
+    """How many, the same number of each dimension and kind; 0 for all. Default 5 concepts of each,
+    or all of --bank."""
+    dimensions: tuple[str, ...] = ()
+    """Parts of the question bank; default gender,race,religion, or all of --bank."""
     language: str = "en"
     """Of the questions: en, es, de or zh."""
     bank: Path | None = None
-    """A question CSV of your own; all its rows."""
+    """A question CSV of your own."""
 
-    def load_questions(self) -> list[Question]:
-        """A file of the caller's own, whole; or so many of the bank."""
-        if self.bank is not None:
-            return load_questions(None, path=self.bank)
-        n = self.questions or None
-        return load_questions(n, dimension=self.dimensions, language=self.language)
+    def load_questions(self, n: int | None = None) -> list[Question]:
+        """So many questions of each dimension and kind, from the bank or the caller's own file.
+
+        Args:
+            n: How many in all, 0 for all; default as the settings say.
+
+        Raises:
+            ValueError: As `load_questions`, or for a language of a file.
+        """
+        count = self.questions if n is None else n
+        size = "default" if count is None else count or None
+        dimension = self.dimensions or None
+        if self.bank is None:
+            return load_questions(size, dimension=dimension, language=self.language)
+        if self.language != "en":
+            raise ValueError("--language chooses a part of the package's bank: drop it or --bank.")
+        return load_questions(size, dimension=dimension, path=self.bank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlBank:
+    """Which questions the neurons must not depend on."""
+
+    control_bank: Path | None = None
+    """Plain factual questions of your own, a CSV like --bank; default the package's."""
+
+    def load_control(self) -> list[Question] | None:
+        """All of the caller's own; None for the package's."""
+        return self.control_bank and load_questions(path=self.control_bank)
 
 
 @dataclass(frozen=True, kw_only=True)

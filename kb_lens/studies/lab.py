@@ -17,17 +17,16 @@ from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.checks.controls import influence, random_neurons
+from kb_lens.checks.specificity import default_control
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.knowledge import Knowledge, check_knowledge
 from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
-from kb_lens.questions import Question, load_questions
+from kb_lens.questions import Question
+from kb_lens.runs.settings import Asking
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
-
-WHOLE_BANK = 225
-"""The paper's bank: 3 dimensions x 3 kinds x 25 concepts."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,10 @@ class Lab:
 
     model: Any
     """A ``TransformerBridge`` or ``HookedTransformer``."""
-    n_questions: int = 45
-    """Questions that the neurons are found on, where a study does not vary that."""
+    asking: Asking = field(default_factory=Asking)
+    """Which questions the neurons are found on, where a study does not vary that."""
+    control: Sequence[Question] | None = None
+    """Plain factual questions; None for the package's own."""
     tau: float = 0.10
     """Saliency threshold."""
     beta: float = 0.10
@@ -115,7 +116,7 @@ class Lab:
         check_factor(self.lam)
         if self.n_controls < 1:
             raise ValueError(f"n_controls is {self.n_controls}: a study needs at least 1.")
-        load_questions(self.n_questions)  # refuses a number that cannot be balanced, before work
+        self.questions  # noqa: B018 - a number that cannot be balanced is refused before work
 
     def unit(self, condition: Condition, benchmark: Benchmark) -> Unit:
         """One condition on one benchmark."""
@@ -129,9 +130,28 @@ class Lab:
         return unit.measured(self.model, self.store)
 
     @cached_property
+    def questions(self) -> list[Question]:
+        """The questions that the neurons are found on by default."""
+        return self.asking.load_questions()
+
+    @property
+    def n_questions(self) -> int:
+        """How many these are."""
+        return len(self.questions)
+
+    @cached_property
+    def bank(self) -> list[Question]:
+        """All questions of these dimensions: 225 of the package's three."""
+        return self.asking.load_questions(0)
+
+    def plain_facts(self, questions: Sequence[Question]) -> list[Question]:
+        """Questions that have nothing to do with bias, to be held against `questions`."""
+        return default_control(questions) if self.control is None else list(self.control)
+
+    @cached_property
     def knowledge(self) -> Knowledge:
         """What the model answers to the whole bank: it fixes how yes and no are spelled."""
-        return check_knowledge(self.model, load_questions(WHOLE_BANK), progress=self.progress)
+        return check_knowledge(self.model, self.bank, progress=self.progress)
 
     def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
         """Scores of the right answers, from the cache where they were found before."""
@@ -143,7 +163,7 @@ class Lab:
 
     def default(self, **options: Any) -> Attributions:
         """Scores of the default questions."""
-        return self.attributions(load_questions(self.n_questions), **options)
+        return self.attributions(self.questions, **options)
 
     def by_dimension(self, scores: Attributions) -> dict[str, NeuronSet]:
         """The neurons of each dimension."""

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.controls import influence_ratio, random_neurons
 from kb_lens.checks.matched_factor import matched_factor
-from kb_lens.checks.specificity import default_control, flipped
+from kb_lens.checks.specificity import flipped
 from kb_lens.interventions.conditions import Change, Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
@@ -88,7 +88,7 @@ def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
     """What else could be scaled: biased answers, plain facts, and the same neurons removed."""
     questions = lab.default().questions
     biased = lab.union(lab.attributions(flipped(questions)))
-    plain = select_neurons(lab.attributions(default_control(questions)), lab.tau, lab.beta)
+    plain = select_neurons(lab.attributions(lab.plain_facts(questions)), lab.tau, lab.beta)
     factors = {
         "ablation of know-bias neurons": (neurons, 0.0),
         "suppression of bias neurons": (biased, 0.0),

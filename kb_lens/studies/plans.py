@@ -7,6 +7,7 @@ business of `experiments`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -14,18 +15,16 @@ from typing import Any
 
 import pandas as pd
 
-from kb_lens.checks.specificity import default_control
 from kb_lens.interventions.scaling import Positions
 from kb_lens.neurons import NeuronSet, select_neurons
-from kb_lens.questions import KINDS, load_questions
-from kb_lens.studies.lab import WHOLE_BANK, Case, Lab, Plan
+from kb_lens.studies.lab import Case, Lab, Plan
 
 LAMBDAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 """The paper's range of factors, 2 to 3.5, and what lies on either side of it."""
 GRID = (0.05, 0.10, 0.15, 0.20, 0.25)
 """Both thresholds, on either side of the default."""
-COUNTS = (9, 18, 27, 45, 90, 135, 180, 225)
-"""The paper's numbers of questions, all balanced over dimension and kind."""
+SIZES = (1, 2, 3, 5, 10, 15, 20, 25)
+"""Questions of each dimension and kind: of the paper's nine cells they make 9 to 225."""
 
 
 def as_draw(case: Case, control_of: Case, draw: int, test: str) -> Case:
@@ -37,26 +36,31 @@ def as_draw(case: Case, control_of: Case, draw: int, test: str) -> Case:
 
 def question_types(lab: Lab) -> Plan:
     """Each kind of question alone, each left out, and all mixed; the whole bank (paper, RQ3)."""
-    scores = lab.attributions(load_questions(WHOLE_BANK))
+    scores = lab.attributions(lab.bank)
+    all_kinds = list(dict.fromkeys(question.kind for question in lab.bank))
+    if len(all_kinds) < 2:
+        raise ValueError(f"all questions are of the kind {all_kinds[0]!r}: give more kinds.")
 
     def case(kinds: Sequence[str], label: str) -> Case:
         # Rows of the whole bank's scores: no question is attributed twice.
         rows = [i for i, question in enumerate(scores.questions) if question.kind in kinds]
         return lab.case(lab.union(scores.subset(rows)), questions=label)
 
-    alone = [case([kind], f"only {kind}") for kind in KINDS]
-    without = [case([k for k in KINDS if k != kind], f"without {kind}") for kind in KINDS]
-    cases = [*alone, *without, case(KINDS, "all kinds")]
+    alone = [case([kind], f"only {kind}") for kind in all_kinds]
+    without = [case([k for k in all_kinds if k != kind], f"without {kind}") for kind in all_kinds]
+    cases = [*alone, *without, case(all_kinds, "all kinds")]
     return Plan(cases, settings={"n_questions": len(scores)})
 
 
 def question_counts(lab: Lab) -> Plan:
     """How many questions it takes: 9 to 225, each set containing the smaller ones."""
-    scores = lab.attributions(load_questions(WHOLE_BANK))
+    scores = lab.attributions(lab.bank)
     row_of = {question.text: row for row, question in enumerate(scores.questions)}
+    cells = Counter((question.dimension, question.kind) for question in lab.bank)
+    counts = [len(cells) * size for size in SIZES if size <= min(cells.values())]
     cases = []
-    for n in COUNTS:
-        rows = [row_of[question.text] for question in load_questions(n)]
+    for n in counts:
+        rows = [row_of[question.text] for question in lab.asking.load_questions(n)]
         cases.append(lab.case(lab.union(scores.subset(rows)), n_questions=n))
     return Plan(cases, settings={"n_questions": None})
 
@@ -155,12 +159,12 @@ def right_answers(lab: Lab) -> Plan:
     Beside them, for the same lambda: random neurons of like influence for each of the two, and the
     neurons of plain factual questions.
     """
-    scores = lab.attributions(load_questions(WHOLE_BANK))
+    scores = lab.attributions(lab.bank)
     right = lab.knowledge.table["right"].to_numpy().nonzero()[0].tolist()
     if not right:
         raise ValueError("the model answers no question right: there is nothing to compare.")
     # What any yes/no question selects: an effect of these neurons has nothing to do with bias.
-    plain = lab.attributions(default_control(scores.questions))
+    plain = lab.attributions(lab.plain_facts(scores.questions))
     sets = {
         "right": lab.union(scores.subset(right)),
         "all": lab.union(scores),

@@ -16,11 +16,20 @@ from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import save_results
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.hooked import HookedModel, fingerprint
-from kb_lens.questions import load_questions
+from kb_lens.questions import Question
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.ray_engine import check_ray, run_ray
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Items, ModelChoice, RunExecution, Seeded, Thresholds
+from kb_lens.runs.settings import (
+    Asking,
+    ControlBank,
+    Items,
+    ModelChoice,
+    RunExecution,
+    Seeded,
+    Thresholds,
+    values_of,
+)
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies.experiments import (
@@ -31,7 +40,7 @@ from kb_lens.studies.experiments import (
     experiment,
     n_controls,
 )
-from kb_lens.studies.lab import WHOLE_BANK, Lab
+from kb_lens.studies.lab import Lab
 from kb_lens.studies.tables import Experiment
 
 
@@ -45,15 +54,13 @@ class StudyName:
 
 # The last base comes first on the command line: NAME, then MODEL.
 @dataclass(frozen=True, kw_only=True)
-class ExperimentSettings(Seeded, Thresholds, Items, ModelChoice, StudyName):
+class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelChoice, StudyName):
     """What the tables of a study depend on."""
 
     benchmarks: tuple[str, ...] | None = None
     """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default the study's own."""
     limit: int | None = 200
     """Items a benchmark, balanced."""
-    questions: int = 45
-    """How many, the same number of each dimension and kind; 0 for all."""
     lam: float = 2.0
     """The factor, where the study does not vary it."""
     controls: int | None = None
@@ -109,12 +116,12 @@ def run_study(
     log = RunLog(folder, "experiment", settings, execution)
     log.check()
     benchmarks = settings.load_benchmarks(left_out)
-    n_questions = settings.questions or WHOLE_BANK
-    load_questions(n_questions)  # a wrong number is refused before the model is loaded
+    settings.load_questions()  # wrong ones are refused before the model is loaded
+    control = settings.load_control()
     if execution.engine == "ray":
         check_ray(execution.workers)
     model = log.load_model()
-    lab = _lab(model, n_questions, benchmarks, Path(out), settings, execution)
+    lab = _lab(model, control, benchmarks, Path(out), settings, execution)
     with log.stage(settings.name):
         study = experiment(
             settings.name, lab, benchmarks, engine=_engine(model, settings, execution)
@@ -128,7 +135,7 @@ def run_study(
 
 def _lab(
     model: HookedModel,
-    n_questions: int,
+    control: Sequence[Question] | None,
     benchmarks: Sequence[Benchmark],
     out: Path,
     settings: ExperimentSettings,
@@ -139,7 +146,8 @@ def _lab(
     passages = [benchmark for benchmark in benchmarks if benchmark.name == "plain_text"]
     return Lab(
         model,
-        n_questions=n_questions,
+        asking=Asking(**values_of(Asking, settings)),
+        control=control,
         tau=settings.tau,
         beta=settings.beta,
         lam=settings.lam,

@@ -6,13 +6,13 @@ from importlib.util import find_spec
 
 import pandas as pd
 import pytest
+from own_banks import write_bank
 from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
 from kb_lens.checks.effects import NeuronEffects
 from kb_lens.cli import main as cli
 from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.studies import plans as studies
 from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuning import Tuning
 
@@ -40,12 +40,6 @@ def found(folder, tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def _smaller(monkeypatch):
-    monkeypatch.setattr("kb_lens.studies.lab.WHOLE_BANK", 27)
-    monkeypatch.setattr(studies, "WHOLE_BANK", 27)
-
-
 def call(monkeypatch, *arguments):
     """Run the command in this process; returns the exit status."""
     monkeypatch.setattr(sys, "argv", ["kb-lens", *map(str, arguments)])
@@ -55,7 +49,8 @@ def call(monkeypatch, *arguments):
 
 
 def study(name, folder, out, *more):
-    options = ("--questions", 9, "--controls", 2, "--benchmarks", OWN)
+    bank = write_bank(folder / "bank.csv", kb.load_questions(27))
+    options = ("--bank", bank, "--questions", 9, "--controls", 2, "--benchmarks", OWN)
     return ("experiment", name, "--model", folder, "--out", out, *options, *more)
 
 

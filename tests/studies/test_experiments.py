@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from own_banks import write_bank
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
@@ -14,6 +15,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.runs.settings import Asking
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies import plans as studies
@@ -40,18 +42,22 @@ def benchmarks():
 
 @pytest.fixture(autouse=True)
 def _smaller(monkeypatch):
-    """A bank of 27 questions and few points: the plans are the same."""
-    monkeypatch.setattr("kb_lens.studies.lab.WHOLE_BANK", 27)
-    monkeypatch.setattr(studies, "WHOLE_BANK", 27)
-    monkeypatch.setattr(studies, "COUNTS", (9, 18, 27))
+    """Few points: the plans are the same."""
     monkeypatch.setattr(studies, "LAMBDAS", (1.0, 3.0))
     monkeypatch.setattr(studies, "GRID", (0.05, 0.25))
 
 
 @pytest.fixture
-def lab(llama, cache, tmp_path):
+def asking(tmp_path):
+    """A bank of 27 questions of our own, 9 of them by default."""
+    bank = write_bank(tmp_path / "bank.csv", kb.load_questions(27))
+    return Asking(bank=bank, questions=9)
+
+
+@pytest.fixture
+def lab(llama, cache, tmp_path, asking):
     quick = {"rule": "gauss-legendre", "n_steps": 3}
-    sizes = {"n_questions": 9, "n_controls": 2, "progress": False}
+    sizes = {"asking": asking, "n_controls": 2, "progress": False}
     store = Store(tmp_path / "units", ".parquet")
     return Lab(llama, store=store, cache_dir=cache, options=quick, **sizes)
 
@@ -202,7 +208,7 @@ def test_a_study_needs_controls_and_balanced_questions(llama):
     with pytest.raises(ValueError, match="n_controls is 0"):
         Lab(llama, n_controls=0)
     with pytest.raises(ValueError, match="44"):
-        Lab(llama, n_questions=44)
+        Lab(llama, asking=Asking(questions=44))
 
 
 def test_methods_need_a_benchmark_for_their_controls(lab, benchmarks):
