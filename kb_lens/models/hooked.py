@@ -157,7 +157,22 @@ def site_hooks(model: HookedModel, site: Site) -> tuple[str, ...]:
     hook_names = model.hook_dict
     if missing := [name for name in names if name not in hook_names]:
         raise ValueError(f"{model_name(model)} has no hook {missing[0]!r}: no MLP neurons there.")
+    if site == "pre" and is_bridge(model):
+        _check_gate_apart(model)
     return names
+
+
+def _check_gate_apart(model: BridgedModel) -> None:
+    """Raise `ValueError` where the hook before the activation holds gate and up in one vector."""
+    mlp = block_of(model, 0).mlp
+    writer, reader = getattr(mlp, "gate", None) or getattr(mlp, "in"), mlp.out
+    written = getattr(writer.original_component, "out_features", None)
+    read = getattr(reader.original_component, "in_features", None)
+    if written != read:
+        raise ValueError(
+            f"{model_name(model)} has no neurons at 'pre' of their own: its projection writes "
+            f"{written} numbers a position for {read} neurons, gate and up together. Use 'post'."
+        )
 
 
 def _check_dense(model: BridgedModel) -> None:

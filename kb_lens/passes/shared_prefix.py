@@ -43,6 +43,8 @@ def check_covered(model: HookedModel) -> BridgedModel:
     # Other families compute attention themselves and would never call the function given here.
     if not type(model.original_model)._can_set_attn_implementation():
         raise UncoveredError("its attention does not go through transformers' interface")
+    if model.original_model._is_stateful:
+        raise UncoveredError("it keeps a state beside keys and values (Mamba, linear attention)")
     for block in model.blocks:
         attention = getattr(getattr(block, "attn", None), "original_component", None)
         if not (hasattr(attention, "layer_idx") and hasattr(attention, "config")):
