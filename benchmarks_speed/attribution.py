@@ -182,7 +182,7 @@ def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
 def prompts(model: Any, n: int) -> list[tuple[Tensor, Objective]]:
     """Tokens and objective of n questions, spread over the default 45."""
     questions = kb.load_questions(45)[:: 45 // n][:n]
-    spelling = kb.check_knowledge(model, questions, progress=False).spelling
+    spelling = kb.check_knowledge(model, questions, forms=(), progress=False).spelling
     return [
         (kb.PromptTemplate().tokens(model, q.text), Objective(*spelling.tokens(q.answer)))
         for q in questions

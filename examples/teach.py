@@ -273,7 +273,7 @@ def measured(folder: str | Path) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, part in parts.items():
-        row = check_knowledge(model, part).summary().iloc[0]
+        row = check_knowledge(model, part, forms=()).summary().iloc[0]
         found[name] = {k: float(row[k]) for k in ("n", "balanced_accuracy", "auc")}
     text = evaluate(model, load_benchmark("plain_text")).metrics["perplexity"]
     return found | {"perplexity": {"value": text.value, "low": text.low, "high": text.high}}

@@ -2,7 +2,8 @@
 from .models.prompts import PromptTemplate as PromptTemplate
 from .models.loading import load_model as load_model
 from .questions import Question as Question, load_questions as load_questions
-from .knowledge import Knowledge as Knowledge, check_knowledge as check_knowledge
+from .knowledge.check import check_knowledge as check_knowledge
+from .knowledge.verdict import Knowledge as Knowledge
 from .attribution.attributions import Attributions as Attributions
 from .attribution.attribute import attribute as attribute
 from .neurons import (

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.check import Check, Status, judged, unchecked
 from kb_lens.checks.specificity import CONTROL, KNOW_BIAS, LOGITS, WRONG, Specificity
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.statistics import interval_text
 
@@ -28,16 +26,15 @@ def knows(knowledge: Knowledge | None) -> Check:
     name = "answers the questions right"
     if knowledge is None:
         return unchecked(name, "the model's answers")
-    total = knowledge.summary().iloc[0]
-    finding = (
-        f"{total['right']:.0f} of {total['n']:.0f} right, balanced accuracy "
-        f"{total['balanced_accuracy']:.0f} % (chance 50), AUC {total['auc']:.2f} (chance 0.5); "
-        f"says yes to {total['said_yes']:.0f} %."
-    )
+    status: Status = "ok" if knowledge.knows else "failed"
     advice = "The method needs a model that knows the answers: take a larger or instructed one."
-    if np.isnan(total["auc"]):
-        advice = "Ask questions of both answers: with one it cannot be told."
-    return judged(name, "ok" if knowledge.knows else "failed", finding, advice)
+    if knowledge.outcome == "KNOWS THE FORM":
+        advice = "It goes by the form of a question: take a larger or instructed model."
+    elif knowledge.outcome == "CANNOT TELL":
+        advice = "Remove what stands in the way, then ask again."
+    elif status == "ok" and knowledge.forms is None:
+        status, advice = "warning", "Ask form questions too: `forms` of check_knowledge."
+    return judged(name, status, knowledge.finding(), advice)
 
 
 def on_answers(knowledge: Knowledge | None) -> Check:

@@ -21,7 +21,8 @@ from kb_lens.checks.effects import EffectSettings, NeuronEffects
 from kb_lens.checks.scaled_rows import ScaledRows, Trial
 from kb_lens.interventions.positions import Positions, check_positions
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.prompts import PromptTemplate
@@ -69,7 +70,7 @@ def neuron_effects(
     neurons.check_model(model)
     template = template or PromptTemplate()
     knowledge = knowledge or check_knowledge(
-        model, questions, template=template, answer_style=answer_style, progress=progress
+        model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
     )
     settings = _settings(model, neurons, positions, knowledge.spelling, template)
     tensors = _measured(model, neurons, questions, lams, settings, batch_size, progress)

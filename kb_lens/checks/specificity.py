@@ -26,7 +26,8 @@ from torch import Tensor
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import write_text
-from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, salient, select_neurons
 from kb_lens.questions import Question, load_questions
@@ -121,11 +122,11 @@ def gather(
     """
     how_asked = ("template", "answer_style", "progress")
     asking = {name: option for name, option in options.items() if name in how_asked}
-    knowledge = knowledge or check_knowledge(model, questions, **asking)
+    knowledge = knowledge or check_knowledge(model, questions, forms=(), **asking)
     control = default_control(questions) if control is None else list(control)
     if bias is not None and list(bias.questions) != list(questions):
         raise ValueError("bias holds the attributions of other questions: give those of these.")
-    control_knowledge = check_knowledge(model, control, **asking)
+    control_knowledge = check_knowledge(model, control, forms=(), **asking)
     # all sets are read at the same two answer tokens, or they would differ for that reason
     respelled = replace(control_knowledge, spelling=knowledge.spelling)
     of_logits: dict[str, Any] = {**options, "objective": "logit_difference"}

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kb_lens.cli.options import tell
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.statistics import interval_text
 
 _INTERVALS = {
@@ -19,6 +19,8 @@ _INTERVALS = {
     "difference": ("difference_low", "difference_high", "+"),
     "gain": ("low", "high", "+"),
     "control_mean": ("control_low", "control_high", "+"),
+    "balanced_accuracy": ("balanced_accuracy_low", "balanced_accuracy_high", ""),
+    "auc": ("auc_low", "auc_high", ""),
     "average_rank": ("rank_low", "rank_high", ""),
 }
 """Column -> the columns with the ends of its interval, and the sign that it is written with."""
@@ -27,8 +29,8 @@ _INTERVALS = {
 def show_knowledge(knowledge: Knowledge) -> None:
     """What a model answers, over all questions and by dimension and kind."""
     groups = [knowledge.summary(), knowledge.summary("dimension"), knowledge.summary("kind")]
-    table = pd.concat(groups).rename_axis("questions").reset_index()
-    show_table(table, f"What {knowledge.model} answers")
+    table = pd.concat([*groups, knowledge.form_summary()]).rename_axis("questions").reset_index()
+    show_table(_with_intervals(table), f"What {knowledge.model} answers")
 
 
 def show_table(table: pd.DataFrame, title: str) -> None:

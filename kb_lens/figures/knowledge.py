@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.figures.marks import THIN, rows_axis, shade
-from kb_lens.figures.style import colours, finish, label
-from kb_lens.knowledge import Knowledge
+from kb_lens.figures.style import HEIGHT, colours, finish, label
+from kb_lens.knowledge.verdict import Knowledge, measures_text
 
 _COLUMNS = ["dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right"]
 """What the table must have."""
 _SHADED, _SPREAD = 0.44, 0.72
 """Shares of a row: half the height of its shaded area; what its points are spread over."""
+_ROWS, _ROW_HEIGHT = 4, 40
+"""Rows that the usual height has room for; pixels for each further one."""
 _MANY = 100
 """Questions whose points would touch one another at their usual size."""
 
@@ -23,7 +24,8 @@ def knowledge_plot(knowledge: Knowledge) -> go.Figure:
 
     A point a question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
     half of a row is where the right answer is. A model that always answers No has all its points
-    left of the middle.
+    left of the middle. Below stand the form questions, plain facts in the same words: a model
+    that goes by the form has both of a kind's rows on one side.
 
     Raises:
         ValueError: For no questions, or a table that lacks a column.
@@ -50,6 +52,7 @@ def knowledge_plot(knowledge: Knowledge) -> go.Figure:
         figure,
         "Does the model know the answers?",
         _summary(knowledge),
+        height=HEIGHT + _ROW_HEIGHT * max(0, len(rows) - _ROWS),
         top=52,
         showlegend=True,
         legend={"y": 1.08},
@@ -62,7 +65,10 @@ def _with_positions(knowledge: Knowledge) -> pd.DataFrame:
     if missing or knowledge.table.empty:
         fault = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"the knowledge table {fault}: make it with kb_lens.check_knowledge.")
-    table = knowledge.table.reset_index(drop=True)
+    table = knowledge.all_answers
+    # The form questions have the same kinds, and rows of their own.
+    form = table.index >= len(knowledge.table)
+    table["kind"] = table["kind"].where(~form, "plain " + table["kind"])
     percent = 100 * table["p_yes"] / (table["p_yes"] + table["p_no"])
     cell = [table["kind"], table["answer"]]
     rows = table.groupby(cell, sort=False)
@@ -90,13 +96,11 @@ def _summary(knowledge: Knowledge) -> str:
     total = knowledge.summary().iloc[0]
     answers = knowledge.table["said"].value_counts()
     text = (
-        f"{knowledge.model}, {total['n']:.0f} questions: {total['right']:.0f} answered right; says "
-        f"no to {answers.get('no', 0)} and yes to {answers.get('yes', 0)}"
+        f"{knowledge.outcome}. {knowledge.model}, {total['n']:.0f} questions: {total['right']:.0f} "
+        f"answered right; says no to {answers.get('no', 0)} and yes to {answers.get('yes', 0)}. "
+        f"{measures_text(knowledge.balanced_accuracy, knowledge.auc)}"
     )
-    # questions that all have one right answer have no balanced accuracy
-    if np.isfinite(total["auc"]):
-        text += (
-            f"; balanced accuracy {total['balanced_accuracy']:.0f} % and AUC {total['auc']:.2f} "
-            "(by chance 50 % and 0.5)"
-        )
-    return f"{text}. Shaded: the right side. Filled points: right; open: wrong."
+    if knowledge.form_balanced_accuracy and knowledge.form_auc:
+        form = measures_text(knowledge.form_balanced_accuracy, knowledge.form_auc)
+        text += f" Within forms, on plain questions: {form}"
+    return f"{text} Shaded: the right side. Filled points: right; open: wrong."

@@ -14,7 +14,7 @@ from torch import Tensor
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet, overlap, saliency_counts
 from kb_lens.report import words as words
 from kb_lens.report.page import Section, Table
@@ -49,7 +49,8 @@ _PAIRED = (
 )
 _GROUPS = (
     "Balanced accuracy, said yes and said no in percent (balanced accuracy of chance: 50); AUC of "
-    "P(yes), chance 0.5; mass: the probability on all spellings of yes and no."
+    "P(yes), chance 0.5; low and high: 95 % intervals over concepts; form: plain facts with both "
+    "answers in every kind; mass: the probability on all spellings of yes and no."
 )
 _WEAK = (
     "one draw of as many neurons in the same layers. Such neurons do less to a text than selected "
@@ -145,9 +146,10 @@ def _knowledge(knowledge: Knowledge | None, figures: Figures) -> Section:
     if knowledge is None:
         return Section(title)
     summaries = [knowledge.summary(), *map(knowledge.summary, ("dimension", "kind"))]
+    summaries.append(knowledge.form_summary())
     groups = pd.concat(summaries).rename_axis("questions").reset_index()
     columns = ["dimension", "kind", "text", "answer", "said", "right", "p_yes", "p_no", "mass"]
-    answers = pd.DataFrame(knowledge.table[columns])
+    answers = pd.DataFrame(knowledge.all_answers[columns])
     tables = [
         Table("Answers by group of questions", groups.rename(columns=_PROBABILITIES), _GROUPS),
         Table(f"The {len(answers)} questions", answers.rename(columns=_PROBABILITIES)),

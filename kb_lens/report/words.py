@@ -200,7 +200,9 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
         sentences.append(f"In {len(away)} it moved further away: {_names(away)}.")
     # None: nobody asked, which is no reason to say that it does not.
     if nearer and knows is False:
-        sentences.append("The model does not know the answers: this is no effect of knowing bias.")
+        sentences.append(
+            "The model is not shown to know the answers: this is no effect of knowing bias."
+        )
     return " ".join(sentences)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult, Role, load_results
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.record import load_record, read_json
 
