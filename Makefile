@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages ci clean
+.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages families ci clean
 
 setup: $(VENV)/ready
 
@@ -61,6 +61,10 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 
 notebooks: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 notebooks
+
+# The table in docs/models.md, after every family's checks.
+families: setup
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python tests/models/write_families.py
 
 # The executed notebooks as pages of HTML with their figures in them, for docs/.
 pages: setup
