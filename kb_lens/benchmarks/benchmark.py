@@ -14,6 +14,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas
 
 DataDir = str | os.PathLike[str] | None
@@ -81,10 +82,17 @@ class Benchmark:
         """Its name among results, see `result_key`."""
         return result_key(self.name, self.protocol)
 
+    @property
+    def chat_format(self) -> ChatFormat | None:
+        """How its chats are rendered; None if it has none."""
+        return next((request.chat_format for request in self.requests if request.chat), None)
+
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits of what is asked: other texts or options, other digits."""
         texts = "\n".join(map(repr, self.requests))
+        if (chat_format := self.chat_format) not in (None, ChatFormat()):
+            texts += repr(chat_format)  # the default has no trace: older results have none
         # 16 digits: 64 bits are enough to tell a few thousand benchmarks apart.
         return hashlib.sha256(texts.encode()).hexdigest()[:16]
 

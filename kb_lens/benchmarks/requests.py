@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from kb_lens.models.chat import ChatFormat
 
 SYSTEM = "You are a useful assistant."
 """The system text of chat prompts: the paper's."""
@@ -31,6 +33,9 @@ class Request:
 
     write: int = 0
     """How many tokens the model writes after the prompt at most, greedily; 0 for none."""
+
+    chat_format: ChatFormat = field(default=ChatFormat(), repr=False)
+    """How a chat template is rendered; the digest of a benchmark has it where it is not this."""
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or not (self.options or self.write):

@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks import plain_text
+from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
-from kb_lens.models.prompts import request_tokens
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import load_questions
@@ -178,7 +178,7 @@ def top_prompts(
     texts = _default_texts() if texts is None else texts
     by_source = texts if isinstance(texts, Mapping) else {"": texts}
     encoded = [
-        _Text(source, text, request_tokens(model.tokenizer, text, "", chat=False))
+        _Text(source, text, token_ids(model.tokenizer, text))
         for source, group in by_source.items()
         for text in group
     ]

@@ -10,14 +10,19 @@ prompt is what the model's template makes of it, and its option begins where the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from kb_lens.benchmarks.requests import Request
+from kb_lens.models.chat import chat_text, has_template, leading_ids, token_ids
 from kb_lens.models.hooked import HookedModel
-from kb_lens.models.prompts import chat_text, has_template, request_tokens
 from kb_lens.passes.plain_scores import Text
+
+SAMPLE_SIZE = 32
+"""Requests that tell two tokenizers apart. All of a large benchmark take half a minute, and a study
+would take it for every condition."""
 
 
 def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
@@ -33,21 +38,32 @@ def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
         for prompt, option in row:
             strings |= {prompt, prompt + option}
     ids = _encode_strings(tokenizer, strings)
-    bos = _leading(tokenizer)
+    leading = leading_ids(tokenizer)
     texts: list[list[Text]] = []
     for index, (request, row) in enumerate(zip(requests, pairs, strict=True)):
         templated = request.chat and has_template(tokenizer)  # the template has written BOS itself
-        before = [] if templated else bos
+        before = [] if templated else leading
         texts.append([_text(tokenizer, ids, before, prompt, option) for prompt, option in row])
         _check_row(index, row, texts[-1], getattr(model.cfg, "n_ctx", None))
     return texts
 
 
-def first_tokens(model: HookedModel, requests: Sequence[Request]) -> list[int]:
-    """The first request with its first option as tokens: what the tokenizer and template do."""
-    request = requests[0]
-    text = request.prompt + "".join(request.options[:1])
-    return request_tokens(model.tokenizer, text, request.system, request.chat)
+def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:
+    """A request's prompt as tokens, to be written on from."""
+    if not request.chat:
+        return token_ids(tokenizer, request.prompt)
+    text = _chat_text(tokenizer, request)
+    return token_ids(tokenizer, text, templated=has_template(tokenizer))
+
+
+def sample_tokens(model: HookedModel, requests: Sequence[Request]) -> list[list[int]]:
+    """Some requests, evenly spaced, as tokens: what the tokenizer and its template do to texts.
+
+    In a chat each request's first option stands behind what the user says.
+    """
+    spaced = requests[:: -(-len(requests) // SAMPLE_SIZE)]
+    texts = [replace(r, prompt=r.prompt + "".join(r.options[:1])) for r in spaced]
+    return [prompt_tokens(model.tokenizer, text) for text in texts]
 
 
 def batch_limit(model: HookedModel, batch_tokens: int | None, *, cpu: int, other: int) -> int:
@@ -65,9 +81,13 @@ def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
         bare = request.prompt.rstrip()
         spaces = request.prompt[len(bare) :]
         return [(bare, spaces + option) for option in request.options]
-    before = chat_text(tokenizer, request.system, request.prompt)
+    before = _chat_text(tokenizer, request)
     space = "" if has_template(tokenizer) else " "
     return [(before, option and space + option) for option in request.options]
+
+
+def _chat_text(tokenizer: Any, request: Request) -> str:
+    return chat_text(tokenizer, request.system, request.prompt, request.chat_format)
 
 
 def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
@@ -78,24 +98,15 @@ def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
 
 
 def _text(
-    tokenizer: Any, ids: dict[str, list[int]], bos: list[int], prompt: str, option: str
+    tokenizer: Any, ids: dict[str, list[int]], leading: list[int], prompt: str, option: str
 ) -> Text:
     joined = ids[prompt + option]
     if not prompt:
         return Text((*_stand_in(tokenizer, joined), *joined), start=1)
-    has_bos = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    before = [] if has_bos else bos
-    length = len(ids[prompt])
+    alone = ids[prompt]
+    before = [] if alone[: len(leading)] == leading else leading
     # The prompt's own tokens, even where prompt and option are cut otherwise when joined.
-    return Text((*before, *ids[prompt], *joined[length:]), start=len(before) + length)
-
-
-def _leading(tokenizer: Any) -> list[int]:
-    """BOS, if this tokenizer begins every text with it."""
-    bos = [tokenizer.bos_token_id]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    begins = tokenizer("a")["input_ids"][:1]
-    return bos if begins == bos and bare[:1] != bos else []
+    return Text((*before, *alone, *joined[len(alone) :]), start=len(before) + len(alone))
 
 
 def _stand_in(tokenizer: Any, ids: list[int]) -> list[int]:

@@ -11,9 +11,8 @@ import torch
 from transformers import GenerationConfig
 
 from kb_lens.benchmarks.requests import Request
-from kb_lens.evaluation.encoding import batch_limit
+from kb_lens.evaluation.encoding import batch_limit, prompt_tokens
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
-from kb_lens.models.prompts import request_tokens
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
 """Prompt tokens (padding included) that are written on from at once. More than in scoring: each
@@ -63,7 +62,7 @@ def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Requ
     n_ctx = getattr(model.cfg, "n_ctx", None)
     prompts: dict[Request, list[int]] = {}
     for request in dict.fromkeys(requests):
-        ids = request_tokens(model.tokenizer, request.prompt, request.system, request.chat)
+        ids = prompt_tokens(model.tokenizer, request)
         prompts[request] = ids
         if n_ctx is not None and len(ids) + request.write > n_ctx:
             raise ValueError(

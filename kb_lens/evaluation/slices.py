@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import OptionScores
-from kb_lens.evaluation.encoding import encode, first_tokens
+from kb_lens.evaluation.encoding import encode, prompt_tokens
 from kb_lens.evaluation.entries import scores_from_bytes, scores_to_bytes
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import text_logprobs
@@ -112,12 +112,14 @@ class _Slice:
 
     def key(self, model: HookedModel) -> str:
         """Its name in the store, by all that it depends on but an intervention."""
+        written = [request for request in self.benchmark.requests if request.write]
         content = {
             "format": _FORMAT,
             "weights": fingerprint(model),
             "dtype": str(model.cfg.dtype),
             "requests": self.benchmark.digest,
-            "tokens": first_tokens(model, self.benchmark.requests),
+            "tokens": [[text.start, *text.ids] for row in self.texts for text in row],
+            "written_on": [prompt_tokens(model.tokenizer, request) for request in written],
         }
         return entry_key(content)
 

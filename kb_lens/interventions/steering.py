@@ -31,8 +31,8 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder, moved_whole
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
-from kb_lens.models.prompts import request_tokens
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -272,7 +272,7 @@ def _last_residual(model: HookedModel, name: str, statement: str) -> Float[Tenso
     def catch(residual: Float[Tensor, "1 pos d_model"], hook: Any) -> None:
         caught.append(residual[0, -1].float().cpu())
 
-    ids = request_tokens(model.tokenizer, statement, "", chat=False)
+    ids = token_ids(model.tokenizer, statement)
     tokens = torch.tensor([ids], device=model.cfg.device)
     with torch.no_grad():
         model.run_with_hooks(tokens, fwd_hooks=[(name, catch)])

@@ -33,37 +33,64 @@ class Spelling:
         return self.no_token, self.yes_token
 
 
-def spellings(tokenizer: Any) -> list[Spelling]:
-    """The ways to write yes and no that are one token each for this tokenizer.
+def spellings(tokenizer: Any, prompts: Sequence[str]) -> list[Spelling]:
+    """The ways to write yes and no that are one token each behind the prompts.
+
+    A tokenizer may cut a word otherwise behind a newline than alone, so it is spelled where it is
+    read: prompt and answer are cut together, and the answer's token is the one that comes behind
+    the prompt's own.
+
+    Args:
+        tokenizer: The model's.
+        prompts: Whole prompts as text (`PromptTemplate.text`): at least one.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it differs between the prompts.
     """
-    by_tokens: dict[tuple[int, int], Spelling] = {}
-    for yes, no in SPELLINGS:
-        yes_ids = tokenizer(yes, add_special_tokens=False)["input_ids"]
-        no_ids = tokenizer(no, add_special_tokens=False)["input_ids"]
-        if len(yes_ids) == len(no_ids) == 1 and yes_ids != no_ids:
-            # Some tokenizers drop the space: the same tokens would be counted twice.
-            by_tokens.setdefault((*yes_ids, *no_ids), Spelling(yes, no, *yes_ids, *no_ids))
-    if not by_tokens:
+    by_prompt = [_spellings_behind(tokenizer, prompt) for prompt in dict.fromkeys(prompts)]
+    if any(options != by_prompt[0] for options in by_prompt):
+        raise ValueError(
+            "this tokenizer spells yes and no otherwise behind some prompts than behind others: "
+            "give all of them the same ending."
+        )
+    if not by_prompt[0]:
         raise ValueError(
             "this tokenizer writes no spelling of yes and no as one token each (tried "
-            f"{', '.join(map(repr, SPELLINGS))}): attribution needs single-token answers."
+            f"{', '.join(map(repr, SPELLINGS))}) behind a prompt that ends in "
+            f"{prompts[0][-20:]!r}: attribution needs single-token answers."
         )
+    return by_prompt[0]
+
+
+def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
+    by_tokens: dict[tuple[int, int], Spelling] = {}
+    for yes, no in SPELLINGS:
+        yes_token = _token_behind(tokenizer, prompt, yes)
+        no_token = _token_behind(tokenizer, prompt, no)
+        if yes_token is not None and no_token is not None and yes_token != no_token:
+            # Some tokenizers drop the space: the same tokens would be counted twice.
+            spelling = Spelling(yes, no, yes_token, no_token)
+            by_tokens.setdefault((yes_token, no_token), spelling)
     return list(by_tokens.values())
+
+
+def _token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
+    """The answer's only token; None if it has several or changes how the prompt is cut."""
+    texts = [prompt, prompt + answer]
+    before, joined = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return joined[-1] if joined[:-1] == before else None
 
 
 def release_spelling(options: Sequence[Spelling]) -> Spelling:
     """The spelling of the authors' release.
 
     Raises:
-        ValueError: If it is not one token each for this tokenizer.
+        ValueError: If it is not one token each behind the prompt.
     """
     for spelling in options:
         if (spelling.yes, spelling.no) == SPELLINGS[0]:
             return spelling
     raise ValueError(
-        "answer_style is 'release', but 'yes' and 'no' are not one token each for this tokenizer. "
+        "answer_style is 'release', but 'yes' and 'no' are not one token each behind the prompt. "
         "Use answer_style='model'."
     )

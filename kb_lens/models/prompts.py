@@ -1,15 +1,20 @@
-"""How a question becomes a prompt: the words around it, chat templates, tokens."""
+"""How a question becomes a prompt: the words around it, worked examples, tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kb_lens.files import read_csv
+from kb_lens.models.chat import DATE, ChatFormat, chat_text, has_template, token_ids
 from kb_lens.models.hooked import HookedModel
 
 
@@ -21,48 +26,101 @@ class PromptTemplate:
     """The system text; folded into the user's text where a chat template has no system role."""
     instruction: str = "Answer the question with yes or no only."
     """What is asked of the model, a line above the question."""
+    examples: Sequence[Sequence[str]] = ()
+    """(question, answer) of each example that is shown before the question, as turns of a chat
+    where the template has them; answers are written as they are given. A base model needs some."""
+    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
+    """Variables of the chat template, see `ChatFormat`."""
+    date: str = DATE
+    """The day that the chat template takes for today, as YYYY-MM-DD."""
+
+    def __post_init__(self) -> None:
+        for example in self.examples:
+            if isinstance(example, str) or len(example) != 2 or not all(map(_is_text, example)):
+                raise ValueError(
+                    f"an example is {example!r}: give a question and its answer, two texts that "
+                    "are not empty."
+                )
+        # JSON has lists where these were tuples; the options with their default.
+        object.__setattr__(self, "examples", tuple(map(tuple, self.examples)))
+        object.__setattr__(self, "options", dict(self.chat_format.options))
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How the chat template is rendered."""
+        return ChatFormat(tuple(self.options.items()), self.date)
 
     def text(self, tokenizer: Any, question: str) -> str:
         """The whole prompt as text, special tokens included."""
-        return chat_text(tokenizer, self.system, self._request(question))
+        turns: list[tuple[str, str]] = []
+        lines: list[str] = []
+        for example, answer in self.examples:
+            turns += [("user", self._request(f"Question: {example}")), ("assistant", answer)]
+            lines.append(f"Question: {example}\nAnswer: {answer}\n")
+        lines.append(f"Question: {question}")
+        turns.append(("user", self._request(lines[-1])))
+        user = self._request("\n".join(lines))
+        return chat_text(tokenizer, self.system, user, self.chat_format, turns)
 
     def tokens(self, model: HookedModel, question: str) -> Int[Tensor, "1 pos"]:
-        """The prompt's tokens; a chat template brings its own BOS, plain text gets one."""
-        ids = request_tokens(model.tokenizer, self._request(question), self.system, chat=True)
+        """The prompt's tokens; a chat template brings its own BOS, plain text gets one.
+
+        Raises:
+            ValueError: If the chat template does not write the question, or the prompt is longer
+                than the model's context.
+        """
+        tokenizer = model.tokenizer
+        text = self.text(tokenizer, question)
+        ids = token_ids(tokenizer, text, templated=has_template(tokenizer))
+        n_ctx = getattr(model.cfg, "n_ctx", None)
+        if n_ctx is not None and len(ids) > n_ctx:
+            raise ValueError(
+                f"the prompt of {question[:60]!r} has {len(ids)} tokens, but the model's context "
+                f"is {n_ctx}. Take fewer or shorter examples, or a model with a longer context."
+            )
         return torch.tensor([ids], device=model.cfg.device)
 
-    def _request(self, question: str) -> str:
-        return f"{self.instruction}\nQuestion: {question}"
+    def _request(self, questions: str) -> str:
+        return f"{self.instruction}\n{questions}" if self.instruction.strip() else questions
 
 
-def has_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer knows how a chat with its model is written."""
-    return bool(getattr(tokenizer, "chat_template", None))
+def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
+    """Read examples for a `PromptTemplate`.
 
+    Args:
+        path: A CSV file with the columns ``question`` and ``answer``, or JSON lines with these
+            keys (``.jsonl``).
 
-def chat_text(tokenizer: Any, system: str, user: str) -> str:
-    """A chat up to where the model's answer begins, special tokens included.
-
-    Without a chat template it is plain text that ends in ``Answer:``; without a system role the
-    system text begins the user's.
+    Raises:
+        ValueError: If the file is missing, empty or something else; the row is named.
     """
-    if not has_template(tokenizer):
-        return f"{system}\n\n{user}\nAnswer:"
-    try:
-        return _render(tokenizer, [("system", system), ("user", user)])
-    except Exception as error:  # jinja's, raised by templates without a system role (Gemma)
-        if type(error).__name__ not in ("TemplateError", "UndefinedError"):
-            raise
-        return _render(tokenizer, [("user", f"{system}\n\n{user}")])
+    if not Path(path).is_file():
+        raise ValueError(f"no such file of examples: '{path}'.")
+    rows = _json_rows(path) if str(path).endswith(".jsonl") else read_csv(path).rows
+    examples: list[tuple[str, str]] = []
+    for number, row in rows:
+        question, answer = row.get("question"), row.get("answer")
+        if not (_is_text(question) and _is_text(answer)):
+            raise ValueError(
+                f"'{path}', row {number}: needed are a question and its answer in columns or keys "
+                f"of these names, texts that are not empty; got {dict(row)!r}."
+            )
+        examples.append((question, answer))
+    if not examples:
+        raise ValueError(f"'{path}' has no examples.")
+    return tuple(examples)
 
 
-def request_tokens(tokenizer: Any, prompt: str, system: str, chat: bool) -> list[int]:
-    """A prompt's token ids; a chat template brings its own BOS, plain text gets the tokenizer's."""
-    text = chat_text(tokenizer, system, prompt) if chat else prompt
-    templated = chat and has_template(tokenizer)
-    return tokenizer(text, add_special_tokens=not templated)["input_ids"]
+def _json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))  # some editors write a byte order mark
+        except ValueError as error:  # of the encoding, or of JSON
+            raise ValueError(f"'{path}', row {number} is no JSON in UTF-8: {error}.") from error
+        yield number, row if isinstance(row, dict) else {"": row}
 
 
-def _render(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> str:
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.evaluation.encoding import first_tokens
+from kb_lens.evaluation.encoding import sample_tokens
 from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
@@ -37,7 +37,7 @@ class Unit:
     def key(self, model: HookedModel) -> str:
         """Its name by content: the same change of the same weights asked the same texts.
 
-        Every column of the items counts, and the tokens of the first request stand for the
+        Every column of the items counts, and the tokens of some requests stand for the
         tokenizer and its chat template.
         """
         change = self.condition.describe() or {}
@@ -51,7 +51,7 @@ class Unit:
             "benchmark": benchmark.key,
             "digest": benchmark.digest,
             "items": benchmark.items_digest,
-            "tokens": first_tokens(model, benchmark.requests),
+            "tokens": sample_tokens(model, benchmark.requests),
             "seed": self.seed,  # of the intervals
         }
         return entry_key(content)

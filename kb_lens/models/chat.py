@@ -1,0 +1,271 @@
+"""A chat as text and as tokens: what the checkpoint's own template makes of it, every day alike.
+
+A template is a program that comes with the checkpoint. It may lose what it is given, think before
+it answers, or write today's date: none of these goes unseen here.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, lru_cache
+from typing import Any
+
+from jinja2 import Environment, meta
+
+DATE = "2024-07-26"
+"""Today, for templates that write it: the day that Llama 3.1's writes where it knows no clock."""
+
+_SWITCHES = {"enable_thinking": False, "thinking": False, "reasoning": False, "thinking_budget": 0}
+"""What templates call the switch of thinking, and how it is off: Qwen's and most; Granite's and
+DeepSeek's; Cohere's; Seed's."""
+
+_DATED = (
+    "{% macro strftime_now(format) %}{% set date = namespace(text=format) %}"
+    "{% for code, text in date_codes.items() %}"
+    "{% set date.text = date.text.replace(code, text) %}"
+    "{% endfor %}{{ date.text }}{% endmacro %}\n"  # the newline is trimmed, the template's is not
+)
+"""Put before a template it hides the clock that transformers lends to it. A function of Python's
+cannot be handed on: transformers lets nothing but plain data in."""
+
+_DATE_CODES = "aAbBcCdDeFgGhHIjmMprRSTuUVwWxXyY"
+"""The letters that C99 allows behind ``%``."""
+
+_THOUGHT = re.compile(
+    r"(?P<left><\|?|\[|◁)(?P<name>(?:[a-z]+[:_])*(?:think|thinking|thoughts?|reasoning))"
+    r"(?P<right>\|?>|\]|▷)[^<\[◁]*\Z",
+    re.IGNORECASE,
+)
+"""The tag that opens a block of thoughts, with no other tag between it and the end."""
+
+_CHANNELS = {
+    "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+    "<|channel>thought": "<channel|>",
+}
+"""Openings that are no tag (gpt-oss, Gemma 4), and what follows when the answer begins."""
+
+Turns = Sequence[tuple[str, str]]
+"""(role, text) of each turn of a chat."""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a chat template is rendered, beside what is said in the chat. It can be hashed."""
+
+    options: tuple[tuple[str, Any], ...] = ()
+    """Variables of the template and their values. ``enable_thinking`` is False unless given,
+    whatever the template calls it: the answer is read where the prompt ends."""
+    date: str = DATE
+    """The day that the template takes for today, as YYYY-MM-DD."""
+
+    def __post_init__(self) -> None:
+        options = {"enable_thinking": False, **dict(self.options)}
+        for name, value in options.items():
+            if not isinstance(value, bool | int | float | str | None):
+                raise ValueError(
+                    f"the template option {name!r} is {value!r}: allowed are true, false, null, "
+                    "numbers and texts."
+                )
+            if name in ("messages", "add_generation_prompt"):
+                raise ValueError(f"the template option {name!r} is set by kb_lens: leave it out.")
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
+        try:
+            datetime.strptime(self.date, "%Y-%m-%d")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"date is {self.date!r}: write the day as YYYY-MM-DD, for example {DATE}."
+            ) from error
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model shall think before it answers."""
+        return any(value for name, value in self.options if name in _SWITCHES)
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """Everything that is offered to a template."""
+        today = datetime.strptime(self.date, "%Y-%m-%d")  # at midnight, for templates with hours
+        codes = {f"%{letter}": today.strftime(f"%{letter}") for letter in _DATE_CODES}
+        # ``%-d`` is ``%d`` without its zero; not every platform's strftime knows it.
+        short = {code.replace("%", "%-"): text.lstrip("0") or "0" for code, text in codes.items()}
+        # A budget is a number: the template's own, unless the caller gives one.
+        on = {name: True for name, off in _SWITCHES.items() if off is False}
+        return {
+            "date_codes": {**codes, **short},
+            "date_string": today.strftime("%d %b %Y"),  # as Llama 3.1's template reads it
+            **(on if self.thinks else _SWITCHES),
+            **{name: value for name, value in self.options if value or name != "enable_thinking"},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``results.json`` records it."""
+        return {"options": dict(self.options), "date": self.date}
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer knows how a chat with its model is written."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def chat_text(
+    tokenizer: Any,
+    system: str,
+    user: str,
+    chat_format: ChatFormat | None = None,
+    turns: Turns = (),
+) -> str:
+    """A chat up to where the model's answer begins, special tokens included.
+
+    Without a chat template it is plain text that ends in ``Answer:``. What a template refuses or
+    loses is folded into the user's text. A block of thoughts that a template opens is closed,
+    unless thinking is asked for.
+
+    Args:
+        tokenizer: The model's.
+        system: The system text; none if empty.
+        user: Everything that the user says, in one text.
+        chat_format: How the template is rendered.
+        turns: The same as `user` in several turns, for templates that take them.
+
+    Raises:
+        ValueError: If the template does not render, or the user's text is not in what it writes,
+            or it reads none of an option's name.
+    """
+    chat_format = chat_format or ChatFormat()
+    if not has_template(tokenizer):
+        _check_options(chat_format, frozenset(), "")
+        return f"{_below(system, user)}\nAnswer:"
+    fault = ""
+    for form in _forms(system, user, turns):
+        try:
+            read = _variables_read(tokenizer.get_chat_template())
+            text = _render(tokenizer, form, chat_format, read)
+        except Exception as error:  # somebody else's program: whatever it raises is its failure
+            fault = f"fails with {type(error).__name__}: {error}"
+            continue
+        if role := _lost(text, form):
+            fault = f"does not write the {role}'s text into the prompt"
+            continue
+        _check_options(chat_format, read, text)
+        return text if chat_format.thinks else text + _closing(text)
+    raise ValueError(
+        f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r} "
+        f"{' '.join(fault.split())}. Correct the template, or remove it: the prompt is plain "
+        "text then."
+    )
+
+
+def token_ids(tokenizer: Any, text: str, *, templated: bool = False) -> list[int]:
+    """The tokens of a text that is to be gone on from: nothing stands behind it.
+
+    Args:
+        tokenizer: The model's.
+        text: A prompt.
+        templated: Whether a chat template wrote it, which brings its own BOS. Other texts get
+            what the tokenizer puts in front (`leading_ids`), once.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    leading = [] if templated else leading_ids(tokenizer)
+    return ids if ids[: len(leading)] == leading else leading + ids
+
+
+def leading_ids(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before every text: mostly BOS or nothing.
+
+    What it puts behind, EOS or SEP, belongs to finished texts.
+    """
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("a")["input_ids"]
+    starts = range(len(ids) - len(bare) + 1)
+    return ids[: next((k for k in starts if ids[k : k + len(bare)] == bare), 0)]
+
+
+def _forms(system: str, user: str, turns: Turns) -> Iterator[Turns]:
+    """The ways to say the same, the best first."""
+    alone = (("user", user),)
+    for chat in (turns, alone) if turns else (alone,):
+        if system.strip():
+            yield ("system", system), *chat
+        yield ("user", _below(system, chat[0][1])), *chat[1:]
+
+
+def _below(system: str, user: str) -> str:
+    return f"{system}\n\n{user}" if system.strip() else user
+
+
+def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat, read: frozenset[str]) -> str:
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in read:
+        template, read = _DATED + template, read | {"date_codes"}
+    variables = {name: value for name, value in chat_format.variables.items() if name in read}
+    return tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns],
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+        **variables,
+    )
+
+
+@lru_cache(maxsize=64)  # few templates are in use at once, and parsing one takes longer than using
+def _variables_read(template: str) -> frozenset[str]:
+    """The names that a template reads and does not make itself."""
+    # Tags of transformers, which jinja does not know; they mark text and read nothing.
+    template = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)
+    syntax = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    return frozenset(meta.find_undeclared_variables(syntax))
+
+
+def _check_options(chat_format: ChatFormat, read: frozenset[str], text: str) -> None:
+    if not read.isdisjoint(_SWITCHES) or _closing(text):
+        read |= {"enable_thinking"}  # its meaning is known, whatever the template calls it
+    for name, value in chat_format.options:
+        if name not in read and (name, value) != ("enable_thinking", False):
+            raise ValueError(
+                f"the chat template reads no option {name!r}: it would change nothing. Its "
+                f"variables are {', '.join(sorted(read)) or 'none'}."
+            )
+
+
+def _lost(text: str, turns: Turns) -> str | None:
+    """The role whose text is not in the rendered one, or None.
+
+    Turns stand in order. The system text may stand anywhere, but in none of them.
+    """
+    rest = _comparable(text)
+    start = 0
+    for role, content in sorted(turns, key=lambda turn: turn[0] == "system"):
+        content = _comparable(content)
+        position = rest.find(content, 0 if role == "system" else start)
+        if position < 0:
+            return role
+        start = position + 1
+        rest = f"{rest[:position]}\0{rest[position + len(content) :]}"
+    return None
+
+
+def _comparable(text: str) -> str:
+    """Without what templates do to a text that they keep: spaces, case, HTML and JSON escapes."""
+    return re.sub(r"\\[nrt]|[\s\\]", "", html.unescape(text)).casefold()
+
+
+def _closing(text: str) -> str:
+    """What closes the block of thoughts that the text ends in; nothing if it ends in none."""
+    for opening, closing in _CHANNELS.items():
+        if text.rstrip().endswith(opening):
+            return closing
+    match = _THOUGHT.search(text)
+    if match is None or match["name"].lower().startswith(("end", "no_")):
+        return ""
+    name = re.sub(r"^start|^begin", "end", match["name"], flags=re.IGNORECASE)
+    if name == match["name"]:
+        name = f"/{name}"
+    elif match["name"].isupper():
+        name = name.upper()
+    # As in the empty block that templates with a switch write: a line of its own, one left free.
+    before = "\n" if text.endswith("\n") else "\n\n"
+    return f"{before}{match['left']}{name}{match['right']}\n\n"
