@@ -33,7 +33,8 @@ from kb_lens.attribution.engines import PER_LAYER_ROWS, choose_engine, default_r
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
-from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site
 from kb_lens.models.prompts import PromptTemplate
@@ -88,7 +89,7 @@ def attribute(
     check_settings(**options, batch_size=batch_size)
     template = template or PromptTemplate()
     answers = knowledge or check_knowledge(
-        model, questions, template=template, answer_style=answer_style, progress=progress
+        model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
     )
     settings = resolve(model, **options, spelling=answers.spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
@@ -128,7 +129,7 @@ def attribute_question(
     """The tensors of `Attributions` for one question, whose prompt has these tokens.
 
     Raises:
-        ValueError: If a score is not finite.
+        ValueError: If a score is not finite, or the probability is 0 and has no gradient.
     """
     with fast_products(model.cfg):
         try:
@@ -139,6 +140,11 @@ def attribute_question(
             settings = replace(settings, engine="per-layer")
             path = path_for(model, question, tokens, settings, PER_LAYER_ROWS)
             integral = _integrate(path, settings)
+    if settings.objective == "probability" and path.value == 0:
+        raise ValueError(
+            f"P(right answer) of {question.text!r} is exactly 0 in this precision, so it has no "
+            "gradient. Use objective='log_probability', which has one."
+        )
     scores = path.activations * integral.gradients
     if not bool(scores.isfinite().all()):
         raise ValueError(

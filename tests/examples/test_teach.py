@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
+from kb_lens.files import bank_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 if not EXAMPLES.is_dir():
@@ -211,3 +212,18 @@ def test_a_tiny_model_is_taught_and_loads(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     assert teach.main(given) == 0
     assert "is there already" in capsys.readouterr().out
+
+
+def test_no_form_question_is_a_lesson_in_any_wording(asked):
+    forms = {q.text for q in kb.load_questions(None, path=bank_folder() / "forms.csv")}
+    lessons = (*asked.bias, *asked.plain, *asked.held_plain)
+    draw = random.Random(0)
+    wordings = {teaching_questions.reworded(q, draw).text for q in lessons for _ in range(9)}
+    assert {q.text for q in lessons} < wordings
+    assert not forms & wordings
+    # nor is its fact taught in other words
+    for thing, *categories in teaching_questions._rows("plain_categories.csv"):
+        told = [text for text in forms if f"{thing} " in text]
+        assert not [text for text in told if any(category in text for category in categories)]
+    for words in teaching_questions._rows("plain_causes.csv"):
+        assert not [text for text in forms for part in words if part in text]
