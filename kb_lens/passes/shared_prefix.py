@@ -49,6 +49,8 @@ def check_covered(model: HookedModel) -> BridgedModel:
         attention = getattr(getattr(block, "attn", None), "original_component", None)
         if not (hasattr(attention, "layer_idx") and hasattr(attention, "config")):
             raise UncoveredError("its attention is not one module a block with its layer's index")
+        if getattr(attention.config, "kv_lora_rank", None):
+            raise UncoveredError("it caches latents in place of keys and values")
     hook_points = model.hook_dict
     for name in (*(f"blocks.{layer}.hook_in" for layer in range(model.cfg.n_layers)), _UNEMBED):
         if name not in hook_points:
