@@ -46,7 +46,7 @@ def check_covered(model: HookedModel) -> BridgedModel:
     if model.original_model._is_stateful:
         raise UncoveredError("it keeps a state beside keys and values (Mamba, linear attention)")
     for block in model.blocks:
-        attention = getattr(getattr(block, "attn", None), "original_component", None)
+        attention: Any = getattr(getattr(block, "attn", None), "original_component", None)
         if not (hasattr(attention, "layer_idx") and hasattr(attention, "config")):
             raise UncoveredError("its attention is not one module a block with its layer's index")
         if getattr(attention.config, "kv_lora_rank", None):
