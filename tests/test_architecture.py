@@ -15,20 +15,21 @@ ROOMS = {
         column marks style layout""",
     "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
     "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
-        settings measure units ray_engine engines""",
+        settings asking measure units ray_engine engines""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity""",
     "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
     "neurons": "",
     "attribution": "attribute engines attributions settings quadrature path_gradients objective",
     "evaluation": "comparison evaluate slices entries results generation scoring encoding",
-    "knowledge": "",
+    "knowledge": "check verdict measures",
     "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
-    "models": "loading gguf answers prompts hooked",
+    "models": """loading adapters pretrained gguf completeness bridge_check evaluation_mode
+        answers prompts chat hooked""",
     "statistics": "",
     "resampling": "",
     "store": "",

@@ -51,6 +51,7 @@ def load_named(names: Sequence[str], items: Items, seed: int) -> list[Benchmark]
             protocol=choice.protocol,
             data_dir=items.data_dir,
             seed=seed,
+            chat_format=items.chat_format(),
         )
         for choice in parsed
     ]

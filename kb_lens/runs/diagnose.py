@@ -17,17 +17,16 @@ from kb_lens.checks.doctor import Check, as_table, examine
 from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.files import write_text
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
+from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import answered, select_by_dimension
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import (
-    Asking,
     AttributeExecution,
-    ControlBank,
     ModelChoice,
     Reading,
     Seeded,
@@ -97,16 +96,18 @@ def diagnose_model(
     log = RunLog(Path(out), "doctor", settings, execution)
     log.check()
     questions = settings.load_questions()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"template": settings.template()}
     if settings.results is not None:
         folder = RunFolder.load(settings.results)
         settings = _as_found(folder, settings)
-        options = {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
+        options |= {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
         if folder.attributions is not None:
             questions = folder.attributions.questions
             options["attributions"] = folder.attributions
             quadrature = folder.attributions.settings
-            options |= {name: getattr(quadrature, name) for name in ("rule", "n_steps", "tol")}
+            options |= {
+                name: getattr(quadrature, name) for name in ("rule", "n_steps", "tol", "template")
+            }
     options |= {"batch_size": execution.batch_size, "progress": execution.progress}
     model = log.load_model()
     with log.stage("examine"):

@@ -10,7 +10,8 @@ from typing import Any
 
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.questions import Question
@@ -59,6 +60,7 @@ def find_neurons(
     log = RunLog(Path(out), "identify", settings, execution)
     log.check()
     questions = settings.load_questions()
+    template = settings.template()
     model = log.load_model()
     with log.stage("identify"):
         identified = identify(
@@ -67,6 +69,7 @@ def find_neurons(
             out,
             settings,
             tell=tell,
+            template=template,
             batch_size=execution.batch_size,
             progress=execution.progress,
         )

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,11 +15,13 @@ from kb_lens.checks.neuron_effects import check_effects, neuron_effects
 from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
 from kb_lens.files import write_text
 from kb_lens.interventions.positions import Positions
-from kb_lens.knowledge import check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
+from kb_lens.runs.asking import Asking
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Asking, Execution, ModelChoice, values_of
+from kb_lens.runs.settings import Execution, ModelChoice, values_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ def read_neurons(
         scores = Attributions.load(settings.attributions)
         _check_comparable(neurons, scores, settings)
     questions = settings.load_questions() if scores is None else scores.questions
+    template = settings.template() if scores is None else scores.settings.template
     model = log.load_model(neurons=neurons)
     with log.stage("scale neurons"):
         effects = neuron_effects(
@@ -112,7 +114,8 @@ def read_neurons(
             positions=settings.positions,
             batch_size=execution.batch_size,
             progress=execution.progress,
-            **_asked_like(model, scores, execution.progress),
+            template=template,
+            knowledge=_spelled_like(model, scores, execution.progress),
         )
     effects.save(log.folder / "effects.safetensors")
     with log.stage("read neurons"):
@@ -127,14 +130,17 @@ def read_neurons(
     return NeuronReading(effects, scores, tables)
 
 
-def _asked_like(model: HookedModel, scores: Attributions | None, progress: bool) -> dict[str, Any]:
-    """The words and the spelling that scores are of: in others they could not be compared."""
+def _spelled_like(
+    model: HookedModel, scores: Attributions | None, progress: bool
+) -> Knowledge | None:
+    """What the model answers in the spelling that scores are of: else they are not comparable."""
     if scores is None:
-        return {}
+        return None
     template = scores.settings.template
-    knowledge = check_knowledge(model, scores.questions, template=template, progress=progress)
-    spelling = scores.settings.spelling
-    return {"template": template, "knowledge": replace(knowledge, spelling=spelling)}
+    knowledge = check_knowledge(
+        model, scores.questions, template=template, forms=(), progress=progress
+    )
+    return replace(knowledge, spelling=scores.settings.spelling)
 
 
 def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:

@@ -54,7 +54,7 @@ class RunLog:
         former |= {"command": before["command"]}
         former |= {key: before["model"].get(key) for key in self._weights()}
         for key, value in present.items():
-            if _listed_like(value, former.get(key)) != value:
+            if value != former.get(key):
                 raise ValueError(
                     f"'{self.folder}' holds a run with {key} {former.get(key)!r}, now {value!r}. "
                     "Choose another --out, or --overwrite to replace it."
@@ -209,11 +209,6 @@ def _write(folder: str | os.PathLike[str], content: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _listed_like(value: Any, former: Any) -> Any:
-    """A former value, as a list where it is one today: a list was written as ``a,b`` once."""
-    return former.split(",") if isinstance(value, list) and isinstance(former, str) else former
 
 
 def _version(package: str) -> str | None:

@@ -74,13 +74,15 @@ def run(
     # Everything that can be refused is refused before the model is loaded, which takes long.
     log.check()
     questions = settings.load_questions()
+    template = settings.template()
     benchmarks = load_available(
         settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
     )
     loaded = log.load_model(model)
-    rows = {"batch_size": execution.batch_size, "progress": execution.progress}
+    options = {"template": template, "batch_size": execution.batch_size}
+    options |= {"progress": execution.progress}
     with log.stage("identify"):
-        identified = identify(loaded, questions, out, settings, tell=tell, **rows)
+        identified = identify(loaded, questions, out, settings, tell=tell, **options)
     results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)
     summarize(results, seed=settings.seed).to_csv(log.folder / "summary.csv", index=False)
     with log.stage("checks and tokens"):

@@ -24,7 +24,7 @@ from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import check_thresholds
-from kb_lens.questions import Question, load_questions
+from kb_lens.runs.asking import Asking, Rendering
 
 DType = Literal["float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
@@ -39,13 +39,15 @@ class ModelChoice:
 
     model: str = field(default=EMBEDDED_MODEL, kw_only=False)
     """Hub name, checkpoint folder, .gguf file, or smollm2-135m-instruct."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model: one of its training checkpoints."""
     dtype: DType | None = "float32"
     """Type of the weights."""
 
     def load(self, device: str | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
         dtype = getattr(torch, self.dtype) if self.dtype else stored_dtype(self.model)
-        return load_model(self.model, device=device, dtype=dtype)
+        return load_model(self.model, device=device, dtype=dtype, revision=self.revision)
 
     def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
         """These settings for a model, by its name or as it is loaded."""
@@ -66,51 +68,6 @@ class Seeded:
 
     seed: int = 0
     """Seed of samples, bootstraps and random controls."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """Which questions."""
-
-    questions: int | None = None
-    """How many, the same number of each dimension and kind; 0 for all. Default 5 concepts of each,
-    or all of --bank."""
-    dimensions: tuple[str, ...] = ()
-    """Parts of the question bank; default gender,race,religion, or all of --bank."""
-    language: str = "en"
-    """Of the questions: en, es, de or zh."""
-    bank: Path | None = None
-    """A question CSV of your own."""
-
-    def load_questions(self, n: int | None = None) -> list[Question]:
-        """So many questions of each dimension and kind, from the bank or the caller's own file.
-
-        Args:
-            n: How many in all, 0 for all; default as the settings say.
-
-        Raises:
-            ValueError: As `load_questions`, or for a language of a file.
-        """
-        count = self.questions if n is None else n
-        size = "default" if count is None else count or None
-        dimension = self.dimensions or None
-        if self.bank is None:
-            return load_questions(size, dimension=dimension, language=self.language)
-        if self.language != "en":
-            raise ValueError("--language chooses a part of the package's bank: drop it or --bank.")
-        return load_questions(size, dimension=dimension, path=self.bank)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlBank:
-    """Which questions the neurons must not depend on."""
-
-    control_bank: Path | None = None
-    """Plain factual questions of your own, a CSV like --bank; default the package's."""
-
-    def load_control(self) -> list[Question] | None:
-        """All of the caller's own; None for the package's."""
-        return self.control_bank and load_questions(path=self.control_bank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +121,7 @@ class Finding(Attributing, Thresholds):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Items:
+class Items(Rendering):
     """Which items of a benchmark, scored how."""
 
     limit: int | None = None

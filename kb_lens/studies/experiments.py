@@ -8,7 +8,7 @@ alone, so they do not depend on how often the study was interrupted or who did w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,7 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         "fingerprint": fingerprint(lab.model),
         "dtype": str(lab.model.cfg.dtype).removeprefix("torch."),
         **{name: getattr(lab, name) for name in names},
+        "template": asdict(lab.template),
         **plan.settings,
         # How many rows a pass has is no setting of the results.
         "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},

@@ -21,10 +21,12 @@ from kb_lens.checks.specificity import default_control
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
-from kb_lens.knowledge import Knowledge, check_knowledge
+from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.verdict import Knowledge
+from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
 from kb_lens.questions import Question
-from kb_lens.runs.settings import Asking
+from kb_lens.runs.asking import Asking
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 
@@ -134,6 +136,11 @@ class Lab:
         """The questions that the neurons are found on by default."""
         return self.asking.load_questions()
 
+    @cached_property
+    def template(self) -> PromptTemplate:
+        """The words around a question."""
+        return self.asking.template()
+
     @property
     def n_questions(self) -> int:
         """How many these are."""
@@ -151,11 +158,14 @@ class Lab:
     @cached_property
     def knowledge(self) -> Knowledge:
         """What the model answers to the whole bank: it fixes how yes and no are spelled."""
-        return check_knowledge(self.model, self.bank, progress=self.progress)
+        return check_knowledge(
+            self.model, self.bank, template=self.template, forms=(), progress=self.progress
+        )
 
     def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
         """Scores of the right answers, from the cache where they were found before."""
         given: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": self.progress}
+        given["template"] = self.template
         # Another answer style has another spelling, which `attribute` finds out for itself.
         if options.get("answer_style", "model") == "model":
             given["knowledge"] = self.knowledge

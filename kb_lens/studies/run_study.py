@@ -17,12 +17,11 @@ from kb_lens.evaluation.results import save_results
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.hooked import HookedModel, fingerprint
 from kb_lens.questions import Question
+from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.ray_engine import check_ray, run_ray
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import (
-    Asking,
-    ControlBank,
     Items,
     ModelChoice,
     RunExecution,
@@ -116,7 +115,9 @@ def run_study(
     log = RunLog(folder, "experiment", settings, execution)
     log.check()
     benchmarks = settings.load_benchmarks(left_out)
-    settings.load_questions()  # wrong ones are refused before the model is loaded
+    # What is wrong with them is refused before the model is loaded.
+    settings.load_questions()
+    settings.template()
     control = settings.load_control()
     if execution.engine == "ray":
         check_ray(execution.workers)
@@ -168,7 +169,7 @@ def _engine(
     """Ray's workers; None for this process."""
     if execution.engine == "serial":
         return None
-    choice = ModelChoice(settings.model, dtype=settings.dtype)
+    choice = ModelChoice(**values_of(ModelChoice, settings))
     return partial(
         run_ray,
         make_work=partial(_worker, choice, execution.device, fingerprint(model)),

@@ -97,7 +97,7 @@ def test_identify_then_evaluate(monkeypatch, tmp_path, folder, bank, data, capsy
     assert neurons == kb.NeuronSet.union(sets.values())
     for dimension, one in sets.items():
         assert kb.NeuronSet.load(found / "neurons" / f"{dimension}.json") == one
-    assert "DOES NOT KNOW" in capsys.readouterr().out
+    assert "CANNOT TELL" in capsys.readouterr().out
 
     log = json.loads((found / "run.json").read_text())
     assert log["arguments"]["tau"] == 0.1
@@ -291,7 +291,7 @@ def test_the_whole_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     assert call(monkeypatch, *arguments) == 0
     shown = capsys.readouterr().out
     assert "random lambda 3" in shown
-    assert "no debiasing can be expected" in shown
+    assert "CANNOT TELL" in shown
     summary = pd.read_csv(out / "summary.csv")
     conditions = ["base", "lambda 2", "lambda 3", "random lambda 2", "random lambda 3"]
     assert list(dict.fromkeys(summary["condition"])) == conditions

@@ -15,7 +15,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.runs.settings import Asking
+from kb_lens.runs.asking import Asking
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies import plans as studies

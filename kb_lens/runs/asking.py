@@ -1,0 +1,110 @@
+"""The options of commands that ask a model: which questions, in which words."""
+
+# No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kb_lens.models.chat import DATE, ChatFormat
+from kb_lens.models.prompts import PromptTemplate, load_examples
+from kb_lens.questions import Question, load_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How the model's chat template is rendered."""
+
+    template_option: tuple[str, ...] = ()
+    """KEY=VALUE for the chat template, such as enable_thinking=true."""
+    date: str = DATE
+    """The day that a chat template takes for today."""
+
+    def chat_format(self) -> ChatFormat:
+        """The options read: JSON's true, false, null and numbers, everything else as text.
+
+        Raises:
+            ValueError: If an option has no =, or `ChatFormat` refuses it.
+        """
+        options: dict[str, Any] = {}
+        for text in self.template_option:
+            name, equals, value = text.partition("=")
+            if not (name and equals):
+                raise ValueError(f"--template-option is {text!r}: write KEY=VALUE.")
+            options[name] = _json_or_text(value)
+        return ChatFormat(tuple(options.items()), self.date)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording(Rendering):
+    """The words around a question."""
+
+    system: str = PromptTemplate.system
+    """The system text; none if empty."""
+    instruction: str = PromptTemplate.instruction
+    """What is asked of the model, a line above the question."""
+    examples: Path | None = None
+    """Worked examples: a CSV or .jsonl with question and answer. A base model needs some."""
+
+    def template(self) -> PromptTemplate:
+        """The template that all questions are put into.
+
+        Raises:
+            ValueError: As `chat_format` and `load_examples`.
+        """
+        chat_format = self.chat_format()
+        examples = () if self.examples is None else load_examples(self.examples)
+        options = dict(chat_format.options)
+        return PromptTemplate(self.system, self.instruction, examples, options, self.date)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(Wording):
+    """Which questions, in which words."""
+
+    questions: int | None = None
+    """How many, the same number of each dimension and kind; 0 for all. Default 5 concepts of each,
+    or all of --bank."""
+    dimensions: tuple[str, ...] = ()
+    """Parts of the question bank; default gender,race,religion, or all of --bank."""
+    language: str = "en"
+    """Of the questions: en, es, de or zh."""
+    bank: Path | None = None
+    """A question CSV of your own."""
+
+    def load_questions(self, n: int | None = None) -> list[Question]:
+        """So many questions of each dimension and kind, from the bank or the caller's own file.
+
+        Args:
+            n: How many in all, 0 for all; default as the settings say.
+
+        Raises:
+            ValueError: As `load_questions`, or for a language of a file.
+        """
+        count = self.questions if n is None else n
+        size = "default" if count is None else count or None
+        dimension = self.dimensions or None
+        if self.bank is None:
+            return load_questions(size, dimension=dimension, language=self.language)
+        if self.language != "en":
+            raise ValueError("--language chooses a part of the package's bank: drop it or --bank.")
+        return load_questions(size, dimension=dimension, path=self.bank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlBank:
+    """Which questions the neurons must not depend on."""
+
+    control_bank: Path | None = None
+    """Plain factual questions of your own, a CSV like --bank; default the package's."""
+
+    def load_control(self) -> list[Question] | None:
+        """All of the caller's own; None for the package's."""
+        return self.control_bank and load_questions(path=self.control_bank)
