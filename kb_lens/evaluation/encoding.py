@@ -41,8 +41,8 @@ def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
     leading = leading_ids(tokenizer)
     texts: list[list[Text]] = []
     for index, (request, row) in enumerate(zip(requests, pairs, strict=True)):
-        templated = request.chat and has_template(tokenizer)  # the template has written BOS itself
-        before = [] if templated else leading
+        templated = request.chat and has_template(tokenizer)  # which writes BOS itself
+        before = None if templated else leading
         texts.append([_text(tokenizer, ids, before, prompt, option) for prompt, option in row])
         _check_row(index, row, texts[-1], getattr(model.cfg, "n_ctx", None))
     return texts
@@ -52,7 +52,7 @@ def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:
     """A request's prompt as tokens, to be written on from."""
     if not request.chat:
         return token_ids(tokenizer, request.prompt)
-    text = _chat_text(tokenizer, request)
+    text = _chat_text(tokenizer, request).rstrip(" ")  # the space is the next token's
     return token_ids(tokenizer, text, templated=has_template(tokenizer))
 
 
@@ -81,8 +81,9 @@ def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
         bare = request.prompt.rstrip()
         spaces = request.prompt[len(bare) :]
         return [(bare, spaces + option) for option in request.options]
-    before = _chat_text(tokenizer, request)
-    space = "" if has_template(tokenizer) else " "
+    text = _chat_text(tokenizer, request)
+    before = text.rstrip(" ")
+    space = text[len(before) :] if has_template(tokenizer) else " "
     return [(before, option and space + option) for option in request.options]
 
 
@@ -98,15 +99,22 @@ def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
 
 
 def _text(
-    tokenizer: Any, ids: dict[str, list[int]], leading: list[int], prompt: str, option: str
+    tokenizer: Any, ids: dict[str, list[int]], leading: list[int] | None, prompt: str, option: str
 ) -> Text:
+    """An option behind its prompt; `leading` is None where a chat template wrote the prompt."""
     joined = ids[prompt + option]
     if not prompt:
         return Text((*_stand_in(tokenizer, joined), *joined), start=1)
     alone = ids[prompt]
-    before = [] if alone[: len(leading)] == leading else leading
+    behind = joined[len(alone) :]
+    if leading is None and joined[: len(alone)] != alone and tokenizer.is_fast:
+        # Newlines at a template's end may be cut otherwise before a letter: no token of the option.
+        ends = tokenizer(prompt + option, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(joined, ends["offset_mapping"], strict=True)
+        behind = [token for token, (_, end) in spans if end > len(prompt)]
+    before = leading if leading and alone[: len(leading)] != leading else []
     # The prompt's own tokens, even where prompt and option are cut otherwise when joined.
-    return Text((*before, *alone, *joined[len(alone) :]), start=len(before) + len(alone))
+    return Text((*before, *alone, *behind), start=len(before) + len(alone))
 
 
 def _stand_in(tokenizer: Any, ids: list[int]) -> list[int]:

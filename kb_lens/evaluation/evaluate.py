@@ -50,6 +50,7 @@ def evaluate(
     scores, seconds = benchmark_scores(
         model, benchmark, store, batch_tokens=batch_tokens, progress=progress
     )
+    chat_format = benchmark.chat_format
     # The metrics come from the table alone, so that they can be computed again from what is saved.
     table = benchmark.tabulate(benchmark.items, scores)
     return EvaluationResult(
@@ -63,6 +64,7 @@ def evaluate(
         seed=seed,
         seconds=seconds,
         digest=benchmark.digest,
+        chat_format=chat_format and chat_format.to_json(),
     )
 
 

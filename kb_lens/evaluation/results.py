@@ -42,6 +42,8 @@ class ConditionInfo:
 
 RESULTS_FILE, ITEMS_FOLDER = "results.json", "items"
 _DETAILS = ("benchmark", "protocol", "source", "seconds", "n_bootstrap", "seed", "digest")
+_LATER_DETAILS = ("chat_format",)
+"""Those that older folders lack."""
 _MERGED = ("benchmarks", "details")
 """Of ``results.json``: what has an entry a result, and grows."""
 _SHOWN_LENGTH = 120
@@ -81,6 +83,9 @@ class EvaluationResult:
 
     digest: str = ""
     """Of the requests (`Benchmark.digest`): the same texts were asked in the same way."""
+
+    chat_format: Mapping[str, Any] | None = None
+    """Options and date of the chat template (`ChatFormat.to_json`); None if no chat was held."""
 
     condition: ConditionInfo = ConditionInfo()
     """What was done to the model; `evaluate` does not know it, who calls it inside a block does."""
@@ -182,8 +187,8 @@ def results_json(
     its own the call writes that of the results' condition.
 
     ``benchmarks`` is {key: {metric: {value, low, high, n}}}; ``details`` is {key: {benchmark,
-    protocol, source, seconds, n_bootstrap, seed, digest}}. The key is the benchmark's name, with
-    the protocol behind it if that is not the original one.
+    protocol, source, seconds, n_bootstrap, seed, digest, chat_format}}. The key is the benchmark's
+    name, with the protocol behind it if that is not the original one.
     """
     results = list(results)
     models = sorted({result.model for result in results})
@@ -194,7 +199,8 @@ def results_json(
         )
     condition = asdict(results[0].condition)
     of_condition = condition.pop("intervention")
-    details = {result.key: {name: getattr(result, name) for name in _DETAILS} for result in results}
+    names = _DETAILS + _LATER_DETAILS
+    details = {result.key: {name: getattr(result, name) for name in names} for result in results}
     return {
         "model": models[0],
         "condition": condition,
@@ -254,6 +260,7 @@ def _result(
         raise ValueError(f"'{items}' is missing; the results of {key!r} are not complete.")
     metrics = {name: Metric(**numbers) for name, numbers in content["benchmarks"][key].items()}
     details = {name: content["details"][key][name] for name in _DETAILS}
+    details |= {name: content["details"][key].get(name) for name in _LATER_DETAILS}
     return EvaluationResult(
         model=content["model"],
         metrics=metrics,

@@ -75,10 +75,15 @@ def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
 
 
 def _token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
-    """The answer's only token; None if it has several or changes how the prompt is cut."""
+    """The answer's only token; None if it has several, or one that takes a bit of the prompt."""
+    if prompt.endswith(" ") and answer.startswith(" "):
+        return None  # nobody writes two spaces
     texts = [prompt, prompt + answer]
     before, joined = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return joined[-1] if joined[:-1] == before else None
+    # Two newlines at the prompt's end are one token there and two before a letter (GPT-2): that
+    # leaves the answer as it is.
+    whole = tokenizer.convert_ids_to_tokens(joined[-1]) == answer
+    return joined[-1] if joined[:-1] == before or whole else None
 
 
 def release_spelling(options: Sequence[Spelling]) -> Spelling:

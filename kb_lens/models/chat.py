@@ -45,8 +45,9 @@ _THOUGHT = re.compile(
 _CHANNELS = {
     "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
     "<|channel>thought": "<channel|>",
+    "Here are my reasoning steps:": "\n[BEGIN FINAL RESPONSE]\n",
 }
-"""Openings that are no tag (gpt-oss, Gemma 4), and what follows when the answer begins."""
+"""Openings that are no tag (gpt-oss, Gemma 4, Apriel), and what follows when the answer begins."""
 
 Turns = Sequence[tuple[str, str]]
 """(role, text) of each turn of a chat."""
@@ -266,6 +267,6 @@ def _closing(text: str) -> str:
         name = f"/{name}"
     elif match["name"].isupper():
         name = name.upper()
-    # As in the empty block that templates with a switch write: a line of its own, one left free.
-    before = "\n" if text.endswith("\n") else "\n\n"
-    return f"{before}{match['left']}{name}{match['right']}\n\n"
+    # As in the empty block that templates with a switch write: a line is left free before it.
+    newlines = "\n" * (2 - len(text) + len(text.rstrip("\n")))
+    return f"{newlines}{match['left']}{name}{match['right']}\n\n"

@@ -29,7 +29,10 @@ class PromptTemplate:
     examples: Sequence[Sequence[str]] = ()
     """(question, answer) of each example that is shown before the question, as turns of a chat
     where the template has them; answers are written as they are given. A base model needs some."""
-    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
+    options: Mapping[str, Any] = field(
+        default_factory=lambda: {"enable_thinking": False},
+        hash=False,  # a dict has none, and templates that are equal have equal hashes without it
+    )
     """Variables of the chat template, see `ChatFormat`."""
     date: str = DATE
     """The day that the chat template takes for today, as YYYY-MM-DD."""
@@ -51,7 +54,10 @@ class PromptTemplate:
         return ChatFormat(tuple(self.options.items()), self.date)
 
     def text(self, tokenizer: Any, question: str) -> str:
-        """The whole prompt as text, special tokens included."""
+        """The whole prompt as text, special tokens included.
+
+        A space that a chat template ends in is left to the answer, whose first token has it.
+        """
         turns: list[tuple[str, str]] = []
         lines: list[str] = []
         for example, answer in self.examples:
@@ -60,7 +66,7 @@ class PromptTemplate:
         lines.append(f"Question: {question}")
         turns.append(("user", self._request(lines[-1])))
         user = self._request("\n".join(lines))
-        return chat_text(tokenizer, self.system, user, self.chat_format, turns)
+        return chat_text(tokenizer, self.system, user, self.chat_format, turns).rstrip(" ")
 
     def tokens(self, model: HookedModel, question: str) -> Int[Tensor, "1 pos"]:
         """The prompt's tokens; a chat template brings its own BOS, plain text gets one.
