@@ -20,7 +20,9 @@ from torch import Tensor
 from kb_lens.files import write_text
 from kb_lens.interventions.checkpoint import RECORD, Export, check_target, put_in_place
 from kb_lens.interventions.scaling import check_factor, scale_neurons
-from kb_lens.interventions.weights import PLAIN_TYPES, plain_name, projections, scale_weights
+from kb_lens.interventions.weights import PLAIN_TYPES, projections, scale_weights
+from kb_lens.models.adapters import adapter_base
+from kb_lens.models.bridge_check import plain_name, plain_outline
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import NeuronSet
@@ -62,7 +64,7 @@ def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
         raise ValueError("the neuron set is empty: there is nothing to fold.")
     bridge = _bridge(model)
     neurons.check_model(bridge)
-    outline = _outline(bridge)
+    outline = plain_outline(bridge)
     modules = projections(bridge, neurons, outline)
     plain = _plain_copy(bridge, outline)
     for layer, indices in neurons.by_layer().items():
@@ -70,17 +72,25 @@ def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
     return plain
 
 
-def stored_dtype(name: str | os.PathLike[str]) -> torch.dtype:
-    """The type of the weights in a checkpoint: what `load_model` should load it as to keep it."""
+def stored_dtype(name: str | os.PathLike[str], revision: str | None = None) -> torch.dtype:
+    """The type of the weights in a checkpoint: what `load_model` should load it as to keep it.
+
+    Args:
+        name: What `load_model` takes; an adapter has the type of its base model.
+        revision: A branch, tag or commit of a hub name.
+    """
     from transformers import AutoConfig
 
     name = str(Path(name).expanduser())
     if name == EMBEDDED_MODEL or name.endswith(".gguf"):
         return torch.float32
     try:
-        stored = getattr(AutoConfig.from_pretrained(name), "dtype", None)
+        if base := adapter_base(name, revision):
+            return stored_dtype(base)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError):
         return torch.float32  # `load_model` says what is wrong with the name
+    stored = config.dtype or config.get_text_config().dtype
     return stored if stored in PLAIN_TYPES else torch.float32
 
 
@@ -94,12 +104,6 @@ def _bridge(model: Any) -> BridgedModel:
             "TransformerBridge (kb.load_model) or the model's name."
         )
     return loaded
-
-
-def _outline(bridge: BridgedModel) -> Any:
-    """The Hugging Face model without weights, as it is where no bridge has wrapped its parts."""
-    with torch.device("meta"):
-        return type(bridge.original_model)(copy.deepcopy(bridge.original_model.config))
 
 
 def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:

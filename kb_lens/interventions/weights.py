@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from kb_lens.models.bridge_check import plain_name
 from kb_lens.models.hooked import BridgedModel, model_name, site_hooks
 from kb_lens.neurons import NeuronSet
 
@@ -68,11 +69,6 @@ def _linear(wrapper: Any) -> Any:
     module = getattr(wrapper, "original_component", None)
     is_linear = hasattr(module, "in_features") or type(module).__name__ == "Conv1D"
     return module if is_linear else None
-
-
-def plain_name(name: str) -> str:
-    """A module's or tensor's name in the Hugging Face model that the bridge wrapped."""
-    return ".".join(step for step in name.split(".") if step != "_original_component")
 
 
 def _packed(bridge: BridgedModel, why: str) -> ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,12 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from kb_lens.models.completeness import check_pointer, check_weights
+
+# 2: every weight is checked; what version 1 kept may hold random ones
+_VERSION = 2
+"""The version of conversions, part of their folders' names: those of another are made again."""
+
 
 def cache_folder() -> Path:
     """Where converted models are kept: ``KB_LENS_CACHE`` or the user's cache folder."""
@@ -19,10 +26,16 @@ def cache_folder() -> Path:
 
 
 def converted(gguf: Path) -> Path:
-    """A float32 checkpoint folder of the GGUF file, made at the first call (about 20 s)."""
+    """A float32 checkpoint folder of the GGUF file, made at the first call (about 20 s).
+
+    Raises:
+        ValueError: If the file is not there, damaged, one of several, or holds more or less than
+            the model that it describes.
+    """
     if not gguf.is_file():
         raise ValueError(f"no such GGUF file: '{gguf}'.")
-    folder = cache_folder() / "models" / f"{gguf.stem}-{_file_key(gguf)}"
+    check_pointer(gguf)
+    folder = cache_folder() / "models" / f"{gguf.stem}-v{_VERSION}-{_file_key(gguf)}"
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,19 +53,65 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # seconds to import
     from transformers.utils.quantization_config import GgufConfig
 
+    reader = _reader(gguf)
+    model_class: Any = AutoModelForCausalLM
+    options: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = model_class.from_pretrained(
             gguf.parent,
-            gguf_file=gguf.name,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except Exception as error:  # the reader raises many kinds for a damaged file
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        check_weights(model, report | {"unexpected_keys": _left_over(reader, model)})
+    except Exception as error:  # transformers raises many kinds
         raise ValueError(f"cannot read the GGUF file '{gguf}': {first_line(error)}") from error
     fill_architectures(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _reader(gguf: Path) -> Any:
+    """The file's table of contents.
+
+    Raises:
+        ValueError: If it cannot be read, or is one part of a split model.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(gguf)
+    except Exception as error:  # numpy's and its own, by where the file ends
+        raise ValueError(
+            f"cannot read the GGUF file '{gguf}', it is cut off or damaged: {first_line(error)} "
+            "Download it again."
+        ) from error
+    split = reader.get_field("split.count")
+    named = re.search(r"-\d{5}-of-(\d{5})$", gguf.stem)
+    n_parts = max(int(split.contents()) if split else 1, int(named[1]) if named else 1)
+    if n_parts > 1:
+        raise ValueError(
+            f"'{gguf}' is one of {n_parts} parts of a model. Merge them: `llama-gguf-split --merge "
+            "FIRST_PART MERGED.gguf`, and load the merged file."
+        )
+    return reader
+
+
+def _left_over(reader: Any, model: Any) -> list[str]:
+    """The file's tensors that transformers has no place for; it passes over them."""
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+    )
+
+    architecture = reader.get_field("general.architecture").contents()
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
+    places = get_gguf_hf_weights_map(model, processor)
+    return [tensor.name for tensor in reader.tensors if tensor.name not in places]
 
 
 def _file_key(path: Path) -> str:

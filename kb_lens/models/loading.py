@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
+from kb_lens.models.adapters import adapter_base, check_peft, merged
+from kb_lens.models.bridge_check import causal_logits, check_logits, probe_tokens
+from kb_lens.models.completeness import check_files
+from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.gguf import converted, fill_architectures, first_line
+from kb_lens.models.pretrained import read_model, text_model
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -29,8 +34,13 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> TransformerBridge:
     """Load a causal language model, frozen and in evaluation mode.
+
+    Nothing is installed, and no weight is random: a checkpoint that is not whole is refused, and so
+    is a model that TransformerLens does not compute as transformers does. Of a multimodal
+    checkpoint the text model is loaded; an adapter (LoRA) is merged into its base model.
 
     Args:
         name: A hub name (``meta-llama/Llama-3.2-3B-Instruct``), a local checkpoint folder, a
@@ -38,38 +48,104 @@ def load_model(
         device: Where it runs; default CUDA if there is one, else the CPU.
         dtype: Type of weights and activations. GGUF weights are de-quantized to it.
         trust_remote_code: Whether code that comes with a checkpoint may run.
+        revision: A branch, tag or commit of a hub name, such as a step in training.
 
     Returns:
         A ``TransformerBridge`` whose parameters need no gradients.
 
     Raises:
-        ValueError: If there is no such model, or it is no causal language model.
+        ValueError: If there is no such model, it is no causal language model, its weights are not
+            whole, or its bridge does not compute what it computes.
     """
-    from transformer_lens.model_bridge import TransformerBridge  # seconds to import
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     name = os.fspath(name)
     target = _device(device)
     source = checkpoint_source(name)
+    if revision is not None and Path(source).is_dir():
+        raise ValueError(f"{name!r} has no revision {revision!r}: only names on the hub have any.")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    with float32_default():
+        try:
+            return _load(name, source, target, dtype, options)
+        except Exception as error:  # both libraries raise many kinds for what they cannot read
+            raise ValueError(f"cannot load the model {name!r}: {first_line(error)}") from error
+
+
+def _load(
+    name: str, source: str, device: torch.device, dtype: torch.dtype, options: dict[str, Any]
+) -> TransformerBridge:
+    """The steps of `load_model`; what goes wrong is raised as it comes."""
+    if Path(source).is_dir():
+        check_files(Path(source))
+    base = adapter_base(source, options["revision"])
+    if base is None:
+        hf_model = read_model(source, dtype, device, options)
+    else:
+        check_peft(source, base)
+        # the revision is the adapter's
+        hf_model = read_model(base, dtype, device, options | {"revision": None})
+        hf_model = merged(hf_model, source, options["revision"]).eval()
+    tokenizer = _tokenizer(source, base, options)
+    tokens = probe_tokens(tokenizer, hf_model)
+    own = causal_logits(hf_model, tokens)
+    bridge = _bridge(name, text_model(hf_model), tokenizer, device, dtype)
+    check_logits(bridge, own, tokens)
+    return bridge
+
+
+def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:
+    """The tokenizer; an adapter may come without one and use its base model's.
+
+    Raises:
+        ValueError: If there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
     try:
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="eager", **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"cannot load the model {name!r}: {first_line(error)} Allowed: a hub name, a local "
-            f"checkpoint folder, a .gguf file or {EMBEDDED_MODEL!r}."
-        ) from error
+        return AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # tokenizers raises plain ones
+        if base is not None:
+            return _tokenizer(base, None, options | {"revision": None})
+        raise ValueError(f"its tokenizer cannot be read: {first_line(error)}") from error
+
+
+def _bridge(
+    name: str, hf_model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype
+) -> TransformerBridge:
+    """The bridge around a transformers model, frozen; text is tokenised as the tokenizer does it.
+
+    Raises:
+        ValueError: If TransformerLens has no bridge for it, or its tokenizer lacks special tokens.
+    """
+    from transformer_lens.model_bridge import TransformerBridge  # seconds to import
+
     fill_architectures(hf_model)
-    with _tokenizer_kept(tokenizer):
-        bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
-            name, hf_model=hf_model.to(target), tokenizer=tokenizer, device=target, dtype=dtype
-        )
+    kind = type(hf_model).__name__
+    try:
+        with _tokenizer_kept(tokenizer):
+            bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
+                name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+            )
+    except Exception as error:  # its adapters raise many kinds
+        reason = first_line(error).split(" Available architectures")[0]  # a hundred names follow
+        raise ValueError(f"TransformerLens cannot wrap a {kind}: {reason}") from error
+    # the bridge would begin every text with a BOS that the model was not trained with
+    bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos
+    _check_special_tokens(bridge)
     bridge.eval()
     bridge.requires_grad_(False)
     return bridge
+
+
+def _check_special_tokens(bridge: Any) -> None:
+    """Refuse tokens without an embedding; the bridge adds one where a tokenizer has no EOS."""
+    tokenizer = bridge.tokenizer
+    largest = max(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    n_embeddings = len(bridge.original_model.get_input_embeddings().weight)
+    if largest >= n_embeddings:
+        raise ValueError(
+            f"its tokenizer has no EOS token, and all {n_embeddings} rows of the embedding are "
+            "taken: set eos_token in its tokenizer_config.json to one of its tokens."
+        )
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -77,9 +153,16 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
+        target = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device {str(device)!r} here: {first_line(error)}") from error
+    if target.type == "mps":
+        warnings.warn(
+            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
+            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
+            stacklevel=3,  # the line that calls load_model
+        )
+    return target
 
 
 @contextmanager
@@ -103,7 +186,7 @@ def checkpoint_source(name: str) -> str:
     if name == EMBEDDED_MODEL:
         return str(converted(_embedded_gguf()))
     if name.endswith(".gguf"):
-        return str(converted(Path(name)))
+        return str(converted(Path(name).expanduser()))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     folder = Path(name).expanduser()
     if looks_like_path and not folder.is_dir():

@@ -1,0 +1,166 @@
+"""Whether a bridge computes what the transformers model below it computes.
+
+TransformerLens computes attention itself for some families, and an option that it does not know is
+lost without a word. Logits on a short text show it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kb_lens.models.evaluation_mode import evaluation_mode
+from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge, model_name
+
+# any sentence does; this one is long enough for a difference in every layer to show
+_TEXT = "The nurse and the engineer met after work, and they talked about their day."
+# rounding is about 1e-6 in float32; two bytes a number keep two or three digits a layer
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far two computations of the same logits may lie apart, as a share of the largest; else 0.1.
+What a lost option changes is 65 % and more."""
+# both rows go through the same kernels, so hardly any rounding is left
+_LOOKAHEAD = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""How much a change of later tokens may move the logits before them, as a share; else 0.01."""
+
+_CHECKED: WeakSet[HookedModel] = WeakSet()
+"""The bridges that were compared already."""
+
+
+def check_bridge(model: HookedModel) -> None:
+    """Compare a bridge that `load_model` did not make with the model that it wraps, once.
+
+    The wrapped model is computed anew from its config and weights; no weight is copied. What cannot
+    be compared passes: a ``HookedTransformer``, a bridge with hooks set, and weights that are
+    packed (quantized), offloaded, or cut up by the bridge.
+
+    Raises:
+        ValueError: As `check_logits`.
+    """
+    if model in _CHECKED or not is_bridge(model):
+        return
+    weights = _plain_weights(model)
+    # permanent hooks are TransformerLens's own
+    if weights is None or any(
+        point.has_hooks(including_permanent=False) for point in model.hook_dict.values()
+    ):
+        return
+    outline, tensors = weights
+    tokens = probe_tokens(model.tokenizer, model.original_model)
+    with evaluation_mode(model):
+        own = torch.func.functional_call(outline, tensors, (tokens,)).logits
+        check_logits(model, own, tokens)
+
+
+def plain_outline(bridge: BridgedModel) -> Any:
+    """The transformers model without weights, as it is where no bridge has wrapped its parts."""
+    with torch.device("meta"):
+        return type(bridge.original_model)(copy.deepcopy(bridge.original_model.config)).eval()
+
+
+def plain_name(name: str) -> str:
+    """A module's or tensor's name in the transformers model that the bridge wrapped."""
+    return ".".join(step for step in name.split(".") if step != "_original_component")
+
+
+def _plain_weights(bridge: BridgedModel) -> tuple[Any, dict[str, Tensor]] | None:
+    """The outline, and its tensors where the bridge keeps them; None if it has not all of them."""
+    original = bridge.original_model
+    if getattr(original.config, "quantization_config", None) is not None:
+        return None
+    present = {plain_name(name): tensor for name, tensor in _tensors(original).items()}
+    if any(tensor.is_meta for tensor in present.values()):
+        return None
+    outline = plain_outline(bridge)
+    wanted = _tensors(outline)
+    if any(name not in present or present[name].shape != wanted[name].shape for name in wanted):
+        return None
+    return outline, {name: present[name] for name in wanted}
+
+
+def _tensors(model: Any) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, shared ones under each of their names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def probe_tokens(tokenizer: Any, hf_model: Any) -> Int[Tensor, "row pos"]:
+    """Two rows of tokens that begin alike and end differently.
+
+    Raises:
+        ValueError: If the tokenizer gives tokens that the model has no embedding for.
+    """
+    n_embeddings = len(hf_model.get_input_embeddings().weight)
+    ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
+    if max(ids) >= n_embeddings:
+        raise ValueError(
+            f"its tokenizer gives token {max(ids)}, its embedding ends at {n_embeddings - 1}: the "
+            "tokenizer belongs to another model."
+        )
+    half = len(ids) // 2
+    return torch.tensor([ids, ids[:half] + ids[: half - 1 : -1]], device=hf_model.device)
+
+
+@torch.no_grad()
+def causal_logits(
+    hf_model: Any, tokens: Int[Tensor, "row pos"]
+) -> Float[Tensor, "row pos d_vocab"]:
+    """The transformers model's own logits on `probe_tokens`.
+
+    Raises:
+        ValueError: If a token's logits depend on the tokens after it.
+    """
+    logits = hf_model(tokens).logits
+    half = tokens.shape[1] // 2
+    moved = _difference(logits[0, :half], logits[1, :half])
+    if moved > _LOOKAHEAD.get(logits.dtype, 0.01) * _size(logits):
+        raise ValueError(
+            f"{type(hf_model).__name__} is no causal language model as this checkpoint is "
+            f"configured: changing later tokens moves the logits before them by {moved:.3g}. Use a "
+            "decoder."
+        )
+    return logits
+
+
+@torch.no_grad()
+def check_logits(
+    bridge: HookedModel, own: Float[Tensor, "row pos d_vocab"], tokens: Int[Tensor, "row pos"]
+) -> None:
+    """Compare the bridge's logits with the wrapped model's.
+
+    Args:
+        bridge: The bridge, without hooks.
+        own: The transformers model's logits, taken without the bridge.
+        tokens: What both compute on.
+
+    Raises:
+        ValueError: If they differ by more than rounding; with the size of the difference.
+    """
+    difference = _difference(bridge(tokens), own)
+    largest = _size(own)
+    if difference > _TOLERANCE.get(bridge.cfg.dtype, 0.1) * largest:
+        raise ValueError(
+            f"TransformerLens does not compute what {model_name(bridge)} computes: on a short text "
+            f"logits differ by {difference:.3g}, the largest being {largest:.3g}. An option of its "
+            "config.json is lost in the bridge; use another model."
+        )
+    _CHECKED.add(bridge)
+
+
+def _difference(logits: Tensor, others: Tensor) -> float:
+    """The largest difference; a number that is not finite counts as 0, on both sides."""
+    return float((_finite(logits) - _finite(others)).abs().max())
+
+
+def _size(logits: Tensor) -> float:
+    """The largest logit without its sign."""
+    return float(_finite(logits).abs().max())
+
+
+def _finite(logits: Tensor) -> Tensor:
+    # float16 may overflow in the model itself, which is not the bridge's fault
+    return logits.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

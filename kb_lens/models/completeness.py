@@ -1,0 +1,88 @@
+"""Whether a checkpoint is all there: its files, and a number of its own for every weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_POINTER = b"version https://git-lfs"
+"""How the small text file begins that Git leaves where Git LFS did not download a large one."""
+_CONSTANTS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.inv_freq$|position_ids$")
+"""What earlier transformers saved though models make it themselves: causal masks, their smallest
+number, rotary frequencies, positions."""
+_SHOWN = 3  # names in a message: enough to recognise the fault, and the message stays one line
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a checkpoint folder in which Git LFS pointers stand in place of files.
+
+    Raises:
+        ValueError: Names the file.
+    """
+    for path in sorted(folder.iterdir()):
+        check_pointer(path)
+
+
+def check_pointer(path: Path) -> None:
+    """Refuse a Git LFS pointer.
+
+    Raises:
+        ValueError: If the file is one.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f"'{path}' is a Git LFS pointer, not the file itself. Run `git lfs pull` there."
+            )
+
+
+def check_weights(model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse a model that is not what its checkpoint holds.
+
+    transformers fills weights that it does not find with random numbers and drops those that it has
+    no use for. It has already taken out what is no fault: tied weights, and what the model's class
+    says that may be left over.
+
+    Args:
+        model: A transformers model.
+        report: What ``from_pretrained(output_loading_info=True)`` says about it.
+
+    Raises:
+        ValueError: Names tensors that are missing, of another size, or left over.
+    """
+    left_over = [key for key in report["unexpected_keys"] if not _is_constant(key, model)]
+    sizes = [
+        f"{key} {list(stored)} for {list(wanted)}"
+        for key, stored, wanted in report["mismatched_keys"]
+    ]
+    faults = {
+        "missing": report["missing_keys"],
+        "of another size": sizes,
+        "left over": left_over,
+        "in error": report["error_msgs"],
+    }
+    told = "; ".join(f"{fault}: {_names(names)}" for fault, names in faults.items() if names)
+    if told:
+        raise ValueError(
+            f"its weights are not those of a {type(model).__name__}. {told}. What is missing would "
+            "be random and what is left over would be dropped: give a whole causal language model, "
+            "with its own config.json."
+        )
+
+
+def _is_constant(key: str, model: Any) -> bool:
+    """Whether a tensor is nothing that was learned; a bias has a weight beside it, a mask not."""
+    weight = f"{key.removesuffix('bias')}weight"
+    beside = any(f".{name}".endswith(f".{weight}") for name, _ in model.named_parameters())
+    return bool(_CONSTANTS.search(key)) and not beside
+
+
+def _names(names: Iterable[str]) -> str:
+    """The first names in order, and how many more there are."""
+    ordered = sorted(names)
+    rest = len(ordered) - _SHOWN
+    return ", ".join(ordered[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

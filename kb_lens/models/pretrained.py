@@ -1,0 +1,113 @@
+"""A checkpoint as a transformers model: whole, causal, and of a multimodal one the text model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from kb_lens.models.completeness import check_weights
+from kb_lens.models.gguf import first_line
+
+
+def read_model(
+    source: str, dtype: torch.dtype, device: torch.device, options: dict[str, Any]
+) -> Any:
+    """Read a checkpoint.
+
+    Args:
+        source: A folder or a hub name.
+        dtype: Type of the weights; packed (quantized) ones stay packed.
+        device: Where the weights go.
+        options: ``trust_remote_code`` and ``revision``.
+
+    Returns:
+        A transformers model in evaluation mode. It may be multimodal; see `text_model`.
+
+    Raises:
+        ValueError: If it is no causal language model, or its weights are not whole.
+        Exception: What transformers raises where it cannot read something: of many kinds.
+    """
+    from transformers import AutoConfig  # seconds to import
+
+    config = AutoConfig.from_pretrained(source, **options)
+    packing = getattr(config, "quantization_config", None)
+    try:
+        model, report = _model_class(config).from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation="eager",
+            device_map={"": device} if packing else None,  # packed weights cannot be moved later
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
+    except ImportError as error:
+        if packing is None:
+            raise
+        method = packing.get("quant_method")
+        raise ValueError(
+            f"its weights are packed ({method}), and a package is missing: {first_line(error)}"
+        ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"a .safetensors file is cut off or damaged ({error}). Download it again."
+        ) from error
+    check_weights(model, report)
+    return (model if packing else model.to(device)).eval()
+
+
+def _model_class(config: Any) -> Any:
+    """The class that reads a checkpoint.
+
+    Raises:
+        ValueError: If it is no causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto
+
+    name = f"{', '.join(config.architectures or [])} ({config.model_type})".strip()
+    if config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder: kb_lens needs a causal language model.")
+    masked = type(config) in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    if masked and not getattr(config, "is_decoder", True):
+        raise ValueError(f"{name} is an encoder: kb_lens needs a causal language model.")
+    images = type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if config.get_text_config() is not config and images:
+        return AutoModelForImageTextToText
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
+        raise ValueError(f"{name} is no causal language model: transformers has no class for it.")
+    return AutoModelForCausalLM
+
+
+def text_model(model: Any) -> Any:
+    """The causal language model in a multimodal one; any other model as it is.
+
+    TransformerLens would load an image processor for a multimodal model, and installs packages for
+    that.
+
+    Raises:
+        ValueError: If transformers has no class for the text model alone.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = model.config.get_text_config()
+    if config is model.config:
+        return model
+    name = f"the text model ({config.model_type}) of the multimodal {type(model).__name__}"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{name} has no class of its own in transformers. Use a text-only model.")
+    with torch.device("meta"):  # its weights are those of `model`
+        text = AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", trust_remote_code=False
+        )
+    if type(text.base_model) is not type(model.get_decoder()):
+        raise ValueError(f"{name} cannot be taken out of it. Use a text-only model.")
+    setattr(text, text.base_model_prefix, model.get_decoder())
+    text.set_output_embeddings(model.get_output_embeddings())
+    text.generation_config = model.generation_config
+    text.config.name_or_path = model.config.name_or_path
+    return text.eval()
