@@ -157,21 +157,27 @@ def site_hooks(model: HookedModel, site: Site) -> tuple[str, ...]:
     hook_names = model.hook_dict
     if missing := [name for name in names if name not in hook_names]:
         raise ValueError(f"{model_name(model)} has no hook {missing[0]!r}: no MLP neurons there.")
-    if site == "pre" and is_bridge(model):
-        _check_gate_apart(model)
+    if is_bridge(model):
+        _check_widths(model, site)
     return names
 
 
-def _check_gate_apart(model: BridgedModel) -> None:
-    """Raise `ValueError` where the hook before the activation holds gate and up in one vector."""
-    mlp = block_of(model, 0).mlp
-    writer, reader = getattr(mlp, "gate", None) or getattr(mlp, "in"), mlp.out
+def _check_widths(model: BridgedModel, site: Site) -> None:
+    """Raise `ValueError` unless all layers have as many neurons, and the site a number for each."""
+    mlps = [block_of(model, layer).mlp for layer in range(model.cfg.n_layers)]
+    # Conv1D (GPT-2) has no such attribute; the layers of those families are alike
+    read: list[Any] = [getattr(mlp.out.original_component, "in_features", None) for mlp in mlps]
+    if len(set(read)) > 1:
+        raise ValueError(
+            f"the layers of {model_name(model)} have {min(read)} to {max(read)} MLP neurons: "
+            "scores are a table with as many for each layer. Use a model whose layers are alike."
+        )
+    writer = getattr(mlps[0], "gate", None) or getattr(mlps[0], "in")
     written = getattr(writer.original_component, "out_features", None)
-    read = getattr(reader.original_component, "in_features", None)
-    if written != read:
+    if site == "pre" and written != read[0]:
         raise ValueError(
             f"{model_name(model)} has no neurons at 'pre' of their own: its projection writes "
-            f"{written} numbers a position for {read} neurons, gate and up together. Use 'post'."
+            f"{written} numbers a position for {read[0]} neurons, gate and up together. Use 'post'."
         )
 
 

@@ -47,7 +47,7 @@ STATE = per_layer("it keeps a state beside keys and values")
 OWN_ATTENTION = per_layer("its attention does not go through transformers' interface")
 NO_MLP = without_neurons("has no hook 'blocks.0.mlp.hook_post': no MLP neurons there.")
 MIXTURE = without_neurons("is a mixture of experts")
-UNKNOWN = refused("Could not determine supported architecture")
+UNWRAPPED = refused("TransformerLens cannot wrap")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ OTHERS = (
         per_layer("it has a cache of another kind than keys and values"),
     ),
     Family(
-        "Gemma 4 text, layers of two widths (E2B)", "Gemma4ForCausalLM", configs.GEMMA4_SMALLEST
+        "Gemma 4 text, layers of two widths (E2B)",
+        "Gemma4ForCausalLM",
+        configs.GEMMA4_SMALLEST,
+        without_neurons("have 48 to 96 MLP neurons"),
     ),
     Family("OLMo", "OlmoForCausalLM"),
     Family("Cohere (Command R, Aya)", "CohereForCausalLM", expected=OFF),
@@ -122,6 +125,12 @@ OTHERS = (
     Family("Jais 2", "Jais2ForCausalLM"),
     Family("NanoChat", "NanoChatForCausalLM"),
     Family("VaultGemma", "VaultGemmaForCausalLM", configs.WINDOW),
+    Family(
+        "Youtu",
+        "YoutuForCausalLM",
+        configs.YOUTU,
+        per_layer("it caches latents in place of keys and values"),
+    ),
     Family(
         "ModernBERT decoder (Ettin)",
         "ModernBertDecoderForCausalLM",
@@ -137,7 +146,7 @@ OTHERS = (
     ),
     Family("CodeGen", "CodeGenForCausalLM", configs.ROTARY, OWN_ATTENTION),
     Family("Falcon (7B)", "FalconForCausalLM", configs.FALCON, OWN_ATTENTION),
-    Family("Falcon, new decoder", "FalconForCausalLM", configs.FALCON_NEW, refused("logits")),
+    Family("Falcon, new decoder", "FalconForCausalLM", configs.FALCON_NEW, UNWRAPPED),
     Family("BLOOM", "BloomForCausalLM", configs.BLOOM, OWN_ATTENTION),
     Family("MPT", "MptForCausalLM", configs.MPT, OWN_ATTENTION),
     Family("XGLM", "XGLMForCausalLM", configs.XGLM, OWN_ATTENTION),
@@ -151,7 +160,7 @@ OTHERS = (
         "Granite 4 hybrid, dense",
         "GraniteMoeHybridForCausalLM",
         configs.GRANITE4_HYBRID,
-        refused("logits"),
+        refused("Original component not set for model.rotary_emb."),
     ),
     Family("Mamba", "MambaForCausalLM", configs.MAMBA, NO_MLP),
     Family("Mamba 2", "Mamba2ForCausalLM", configs.MAMBA2, NO_MLP),
@@ -164,9 +173,9 @@ OTHERS = (
     Family("GPT-OSS", "GptOssForCausalLM", configs.EXPERTS, MIXTURE),
     Family("OLMoE", "OlmoeForCausalLM", configs.EXPERTS, MIXTURE),
     Family("Llama 4 text", "Llama4ForCausalLM", configs.EXPERTS, MIXTURE),
-    Family("Ministral", "MinistralForCausalLM", configs.WINDOW, UNKNOWN),
-    Family("Helium", "HeliumForCausalLM", configs.HEADS, UNKNOWN),
-    Family("Persimmon", "PersimmonForCausalLM", expected=UNKNOWN),
+    Family("Ministral", "MinistralForCausalLM", configs.WINDOW, UNWRAPPED),
+    Family("Helium", "HeliumForCausalLM", configs.HEADS, UNWRAPPED),
+    Family("Persimmon", "PersimmonForCausalLM", expected=UNWRAPPED),
     Family("InternLM 2", "InternLM2ForCausalLM"),
     Family("Baichuan", "BaichuanForCausalLM"),
     Family("EXAONE 3.5", "ExaoneForCausalLM"),

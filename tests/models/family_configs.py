@@ -32,6 +32,15 @@ GRANITE = LLAMA | {  # multipliers other than 1, as its checkpoints have
     "residual_multiplier": 0.5,
     "logits_scaling": 4.0,
 }
+YOUTU = NEOX | {
+    "num_key_value_heads": N_HEADS,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "pad_token_id": None,  # transformers sets this token's embedding to 0 where it reads weights
+}
 GEMMA4 = WINDOW | {"global_head_dim": 16, "hidden_size_per_layer_input": 0}
 GEMMA4_SMALL = GEMMA4 | {
     "hidden_size_per_layer_input": 8,
