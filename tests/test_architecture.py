@@ -20,7 +20,8 @@ ROOMS = {
         neuron_effects effects neuron_meaning scaled_rows specificity""",
     "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
     "neurons": "",
-    "attribution": "attribute engines attributions settings quadrature path_gradients objective",
+    "attribution": """attribute engines attributions settings quadrature path_gradients head
+        objective""",
     "evaluation": "comparison evaluate slices entries results generation scoring encoding",
     "knowledge": "check verdict measures",
     "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers

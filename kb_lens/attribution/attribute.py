@@ -29,7 +29,13 @@ from tqdm.auto import tqdm
 
 from kb_lens.attribution import quadrature
 from kb_lens.attribution.attributions import FORMAT, TENSORS, Attributions
-from kb_lens.attribution.engines import PER_LAYER_ROWS, choose_engine, default_rows, path_for
+from kb_lens.attribution.engines import (
+    PER_LAYER_ROWS,
+    check_gradients,
+    choose_engine,
+    default_rows,
+    path_for,
+)
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
@@ -82,8 +88,10 @@ def attribute(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For settings or a model that are not allowed, answers of several tokens.
+        ValueError: For settings or a model that are not allowed, answers of several tokens, a
+            right answer of probability 0, or `torch.inference_mode`, which has no gradients.
     """
+    check_gradients(model)
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
@@ -140,7 +148,8 @@ def attribute_question(
             settings = replace(settings, engine="per-layer")
             path = path_for(model, question, tokens, settings, PER_LAYER_ROWS)
             integral = _integrate(path, settings)
-    if settings.objective == "probability" and path.value == 0:
+    # What is smaller than any normal number has lost its digits.
+    if settings.objective == "probability" and path.value < torch.finfo(torch.float32).tiny:
         raise ValueError(
             f"P(right answer) of {question.text!r} is exactly 0 in this precision, so it has no "
             "gradient. Use objective='log_probability', which has one."
@@ -164,7 +173,8 @@ def attribute_question(
 
 def _integrate(path: Path, settings: Settings) -> quadrature.Integral:
     if settings.rule == "adaptive":
-        return quadrature.adaptive(path, cast(float, settings.tol))
+        eps = torch.finfo(getattr(torch, settings.dtype)).eps
+        return quadrature.adaptive(path, cast(float, settings.tol), eps)
     return quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
 
 
@@ -174,11 +184,17 @@ def _warn_if_rough(attributions: Attributions) -> None:
         return
     allowed = tol * attributions.output_change.abs().amax(1, keepdim=True)
     rough = (attributions.error > tol) | (attributions.completeness_gap.abs() > allowed)
-    if not bool(rough.any()):
-        return
-    warnings.warn(
-        f"{int(rough.sum())} of {rough.numel()} layer integrals did not reach tol={tol:g} (worst "
-        f"error {float(attributions.error.max()):.1e}, worst gap "
-        f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
-        stacklevel=4,  # the caller of `attribute`
-    )
+    # A layer that stopped early without meeting its tolerance has met the type's rounding.
+    floor = rough & (attributions.nodes < quadrature.MAX_NODES)
+    reasons = {
+        f"end at the rounding of {attributions.settings.dtype}, above tol={tol:g}": floor,
+        f"did not reach tol={tol:g}": rough & ~floor,
+    }
+    for reason, layers in reasons.items():
+        if bool(layers.any()):
+            warnings.warn(
+                f"{int(layers.sum())} of {rough.numel()} layer integrals {reason} (worst error "
+                f"{float(attributions.error.max()):.1e}, worst gap "
+                f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
+                stacklevel=4,  # the caller of `attribute`
+            )

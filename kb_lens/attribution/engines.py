@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import psutil
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from kb_lens.attribution.objective import Objective
 from kb_lens.attribution.path_gradients import JoinedPath, Path, PerLayerPath
 from kb_lens.attribution.settings import Settings
-from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
 
@@ -20,6 +21,21 @@ PER_LAYER_ROWS = 32
 """Whole prompts in a pass of the per-layer routine; more would help a CPU little."""
 _FEWEST_ROWS, _MOST_ROWS = 32, 4096
 """Below, a pass costs more than its rows do; above, nothing gets faster."""
+
+
+def check_gradients(model: HookedModel) -> None:
+    """Raise `ValueError` where torch can differentiate nothing, whatever is switched on inside."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "attribution needs gradients and torch.inference_mode() forbids them: call it outside "
+            "of that; torch.no_grad() does no harm."
+        )
+    modules = cast(torch.nn.Module, model.original_model if is_bridge(model) else model)
+    if any(tensor.is_inference() for tensor in chain(modules.parameters(), modules.buffers())):
+        raise ValueError(
+            f"{model_name(model)} was made inside torch.inference_mode(), so its weights take part "
+            "in no gradient: load it outside of that."
+        )
 
 
 def choose_engine(model: HookedModel, question: Question, settings: Settings) -> str:

@@ -14,7 +14,8 @@ on every model with TransformerLens hooks and is what the other is tested agains
 2. A pass of single tokens begins with one clean row. At the entrance of each block, copies of the
    clean row join the batch.
 3. At the block's MLP site the new rows become gamma * h. Older rows flow on beside them.
-4. Before the unembedding the rows are taken out: the objective's gradient there has a closed form.
+4. Before the unembedding the rows are taken out: the objective's gradient there has a closed form
+   (`head`; in half precision before the last norm, which runs in float32 from there on).
    The clean row must end in the logits of step 1, or the model is not covered.
 5. One backward pass from all rows gives every gradient.
 """
@@ -26,10 +27,10 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kb_lens.attribution.head import backward, check_logits, is_half, narrow_head, wide_head
 from kb_lens.attribution.objective import Objective
 from kb_lens.models.hooked import Hook, HookedModel, Site, site_hooks
 from kb_lens.passes.one_token_rows import OneTokenRows
@@ -38,8 +39,6 @@ from kb_lens.passes.shared_prefix import UncoveredError, cached, check_covered
 Nodes = Sequence[Float[Tensor, "_"]]
 """For each layer, the gammas at which its activations are scaled; may be empty."""
 
-_UNEMBED_ROWS = 1024
-"""Rows over the vocabulary that are held in float32 at once."""
 _FIXED_ROWS = ("gpt_bigcode",)
 """Model types whose code ends by reshaping to the number of rows that it began with."""
 
@@ -75,13 +74,18 @@ class PerLayerPath:
         self._objective = objective
         self._names = site_hooks(model, site)
         self._max_rows = max_rows
+        head = wide_head(model)
+        names = (*self._names, head.hook) if head else self._names
         with torch.no_grad():
-            logits, cache = model.run_with_cache(
-                tokens, names_filter=lambda name: name in self._names
-            )
+            logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in names)
         self._h = [_flat(cache[name])[-1] for name in self._names]
         self.activations = torch.stack(self._h).float().cpu()
-        self.value = float(objective.value(logits[:, -1].float()))
+        logits = logits[:, -1].float()
+        self._head = None
+        if head and head.computes(row := _flat(cache[head.hook])[-1:], logits):
+            self._head = head
+            logits = head.logits(head.normed(row))
+        self.value = float(objective.value(logits))
 
     def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
         """See `Path`."""
@@ -95,6 +99,7 @@ class PerLayerPath:
         values, gradients = zip(*batches, strict=True)
         return torch.cat(values), torch.cat(gradients)
 
+    @torch.enable_grad()
     def _rows(self, layer: int, steps: Tensor) -> tuple[Tensor, Tensor]:
         h = self._h[layer]
         leaf = (steps.to(h)[:, None] * h).requires_grad_()
@@ -103,10 +108,18 @@ class PerLayerPath:
             rows = activation.reshape(len(leaf), -1, leaf.shape[-1])
             return torch.cat([rows[:, :-1], leaf[:, None]], dim=1).view(activation.shape)
 
-        hook: Hook = (self._names[layer], replace)
-        logits = self._model.run_with_hooks(self._tokens.expand(len(leaf), -1), fwd_hooks=[hook])
-        values = self._objective.value(logits[:, -1].float())
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        hooks: list[Hook] = [(self._names[layer], replace)]
+        ends: list[Tensor] = []
+        if self._head:
+            hooks.append((self._head.hook, lambda residual, hook: ends.append(residual)))
+        logits = self._model.run_with_hooks(self._tokens.expand(len(leaf), -1), fwd_hooks=hooks)
+        if self._head:
+            rows = ends[0].view(len(leaf), -1, ends[0].shape[-1])[:, -1]
+            values, gradient, _ = self._head.value_and_gradient(rows, self._objective)
+            (gradient,) = backward(rows, gradient, [leaf])
+        else:
+            values = self._objective.value(logits[:, -1].float())
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach().cpu(), gradient.float().cpu()
 
 
@@ -124,11 +137,12 @@ class JoinedPath:
     ) -> None:
         self._names = site_hooks(model, site)
         self._model = check_covered(model)
-        self._unembedding = self._model.original_model.get_output_embeddings()
-        if self._unembedding is None:
+        narrow = narrow_head(self._model)
+        if narrow is None:
             raise UncoveredError("it has no output embeddings to take the gradient through")
-        self._config = self._model.original_model.config.get_text_config()
-        if self._config.model_type in _FIXED_ROWS:
+        self._head = narrow
+        config = self._model.original_model.config.get_text_config()
+        if config.model_type in _FIXED_ROWS:
             raise UncoveredError("its number of rows cannot change within a pass")
         self._tokens = tokens
         self._objective = objective
@@ -142,11 +156,16 @@ class JoinedPath:
         def copy(activation: Tensor, hook: Any, name: str) -> None:
             clean[name] = _flat(activation)[-1].clone()
 
-        hooks: list[Hook] = [(name, partial(copy, name=name)) for name in self._names]
+        wide = wide_head(self._model)
+        names = (*self._names, wide.hook) if wide else self._names
+        hooks: list[Hook] = [(name, partial(copy, name=name)) for name in names]
         with self._model.hooks(fwd_hooks=hooks):
             cache, output = cached(self._model, self._tokens)
         self._prefix = OneTokenRows(cache, self._tokens.shape[1] - 1)
         self._clean_logits = output.logits[:, -1].float()
+        if wide and wide.computes(row := clean[wide.hook][None], self._clean_logits):
+            self._head = wide
+            self._clean_logits = wide.logits(wide.normed(row))
         self.activations = torch.stack([clean[name] for name in self._names]).float().cpu()
         self.value = float(self._objective.value(self._clean_logits))
 
@@ -161,21 +180,24 @@ class JoinedPath:
                 gradients[layer][chunk[layer]] = gradient
         return values, gradients
 
+    @torch.enable_grad()
     def _pass(self, nodes: dict[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         """One forward and one backward pass for the rows of `nodes`."""
         leaves: dict[int, Tensor] = {}
         residual = self._forward(nodes, leaves)
-        values, gradient = self._unembed(_flat(residual.detach()))
+        rows = _flat(residual)
+        values, gradient, logits = self._head.value_and_gradient(rows, self._objective)
+        check_logits(logits, self._clean_logits, half=is_half(self._model))
         # Step 5. The closed form's gradient takes the place of a loss.
-        gradients = torch.autograd.grad(residual, list(leaves.values()), gradient.view_as(residual))
+        gradients = backward(rows, gradient, list(leaves.values()))
         split = values[1:].split([len(leaf) for leaf in leaves.values()])  # without the clean row
         return {
-            layer: (value.cpu(), gradient.float().cpu())
+            layer: (value.cpu(), gradient.cpu())
             for layer, value, gradient in zip(leaves, split, gradients, strict=True)
         }
 
     def _forward(self, nodes: dict[int, Tensor], leaves: dict[int, Tensor]) -> Tensor:
-        """Steps 2 and 3; fills `leaves`, returns the input of the unembedding."""
+        """Steps 2 and 3; fills `leaves`, returns the head's input."""
         final: list[Tensor] = []
 
         def join(residual: Tensor, hook: Any, rows: int) -> Tensor:
@@ -193,7 +215,7 @@ class JoinedPath:
             final.append(residual)
             return residual[:1]  # the model's own unembedding has one row to do
 
-        hooks: list[Hook] = [("unembed.hook_in", stop)]
+        hooks: list[Hook] = [(self._head.hook, stop)]
         for layer, steps in nodes.items():
             hooks.append((f"blocks.{layer}.hook_in", partial(join, rows=len(steps))))
             hooks.append((self._names[layer], partial(replace, layer=layer)))
@@ -201,40 +223,6 @@ class JoinedPath:
         with self._model.hooks(fwd_hooks=hooks):
             self._prefix.run(self._model, self._tokens[:, -1:], position)
         return final[0]
-
-    def _unembed(
-        self, residual: Float[Tensor, "row d_model"]
-    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row d_model"]]:
-        """Step 4: each row's objective and its gradient at the input of the unembedding."""
-        weight = self._unembedding.weight
-        bias = getattr(self._unembedding, "bias", None)
-        cap = getattr(self._config, "final_logit_softcapping", None)
-        values: list[Tensor] = []
-        gradients: list[Tensor] = []
-        with torch.no_grad():
-            for rows in residual.split(_UNEMBED_ROWS):
-                logits = F.linear(rows, weight, bias).float()
-                if cap:
-                    logits = cap * torch.tanh(logits / cap)
-                if not values:
-                    self._check(logits[:1])
-                value, gradient = self._objective.value_and_gradient(logits)
-                values.append(value)
-                if cap:  # the derivative of cap * tanh(x / cap)
-                    gradient *= 1 - (logits / cap).square()
-                gradients.append(gradient.to(weight.dtype) @ weight)
-        return torch.cat(values), torch.cat(gradients)
-
-    def _check(self, logits: Float[Tensor, "1 d_vocab"]) -> None:
-        """The clean row must end in the logits of the whole forward pass."""
-        difference = float((logits - self._clean_logits).abs().max())
-        spread = float(self._clean_logits.max() - self._clean_logits.min())
-        # Rounding gives 1e-6 in float32 and 0.01 in bfloat16; a wrong pass is off by the spread.
-        allowed = 1e-4 if self._model.cfg.dtype == torch.float32 else 0.05
-        if not difference <= allowed * spread:
-            raise UncoveredError(
-                f"its one-token pass is off by {difference:.1e} in the logits (spread {spread:.0f})"
-            )
 
 
 def _flat(activation: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""From the residual stream behind the last block to the objective, and its gradient there.
+
+In half precision the last norm, the unembedding and the softmax would round the objective, a single
+number, as coarsely as everything before them, and the completeness gap would show that rounding
+alone. So there they run in float32, from copies of their weights; nothing else changes its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kb_lens.attribution.objective import Objective
+from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
+from kb_lens.passes.shared_prefix import UncoveredError
+
+_BEFORE_NORM, _BEHIND_NORM = "ln_final.hook_in", "unembed.hook_in"
+_MOST_ROWS = 1024
+"""Rows over the vocabulary that are held in float32 at once."""
+_ROUNDING, _HALF_ROUNDING = 1e-4, 0.05
+"""How far logits may be from the model's own, as a share of their spread. Rounding gives 1e-6 in
+float32 and 0.01 in bfloat16; a wrong pass is off by the spread."""
+_LEAST_EXPONENT = -100
+"""Of the gradient's scale: two to its negative is still a float32."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands between the residual stream and the logits."""
+
+    hook: str
+    """Where the rows are taken."""
+    norm: nn.Module | None
+    """The last norm in float32; None where the rows are taken behind the model's own."""
+    unembedding: Any
+    """The model's own: a weight [d_vocab, d_model], and a bias in some families."""
+    cap: float | None
+    """Logits are ``cap * tanh(x / cap)`` in some families."""
+
+    def normed(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        """The input of the unembedding, in the type in which it is to run."""
+        return rows if self.norm is None else self.norm(rows.float())
+
+    def logits(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+        """Float32 logits of the rows of `normed`."""
+        weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
+        bias = None if bias is None else bias.to(normed.dtype)
+        logits = F.linear(normed, weight.to(normed.dtype), bias).float()
+        return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
+
+    def computes(self, rows: Float[Tensor, "1 d_model"], clean: Float[Tensor, "1 d_vocab"]) -> bool:
+        """Whether it makes the model's own logits of the clean row, up to half precision."""
+        try:
+            check_logits(self.logits(self.normed(rows)), clean, half=True)
+        except UncoveredError:  # a family has more than a norm there
+            return False
+        return True
+
+    def value_and_gradient(
+        self, rows: Float[Tensor, "row d_model"], objective: Objective
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row d_model"], Float[Tensor, "1 d_vocab"]]:
+        """Each row's objective, its gradient at the row, and the first row's logits."""
+        rows = rows.detach().to(torch.float32 if self.norm is not None else rows.dtype)
+        with torch.enable_grad():
+            normed = self.normed(rows.requires_grad_())
+        chunks = [self._chunk(chunk, objective) for chunk in normed.detach().split(_MOST_ROWS)]
+        values, gradients, first_logits = zip(*chunks, strict=True)
+        (gradient,) = torch.autograd.grad(normed, rows, torch.cat(gradients))
+        return torch.cat(values), gradient, first_logits[0]
+
+    @torch.no_grad()
+    def _chunk(
+        self, normed: Float[Tensor, "row d_model"], objective: Objective
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits = self.logits(normed)
+        value, gradient = objective.value_and_gradient(logits)
+        if self.cap:  # the derivative of cap * tanh(x / cap)
+            gradient *= 1 - (logits / self.cap).square()
+        weight = self.unembedding.weight.to(normed.dtype)
+        return value, gradient.to(normed.dtype) @ weight, logits[:1].clone()
+
+
+def narrow_head(model: BridgedModel) -> Head | None:
+    """The unembedding in the model's own type; None if there is none."""
+    unembedding = model.original_model.get_output_embeddings()
+    if unembedding is None:
+        return None
+    config = model.original_model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Head(_BEHIND_NORM, None, unembedding, cap)
+
+
+def wide_head(model: HookedModel) -> Head | None:
+    """The last norm and the unembedding in float32; None where they are so, or unreachable."""
+    if not is_half(model) or not is_bridge(model) or _BEFORE_NORM not in model.hook_dict:
+        return None
+    head = narrow_head(model)
+    norm = cast(Any, model).ln_final.original_component
+    if head is None or any(parameter.is_meta for parameter in norm.parameters()):  # offloaded
+        return None
+    return replace(head, hook=_BEFORE_NORM, norm=deepcopy(norm).float())
+
+
+def is_half(model: HookedModel) -> bool:
+    """Whether the model runs in a narrower type than float32."""
+    return torch.finfo(model.cfg.dtype).bits < 32
+
+
+def check_logits(
+    logits: Float[Tensor, "1 d_vocab"], clean: Float[Tensor, "1 d_vocab"], *, half: bool
+) -> None:
+    """Raise `UncoveredError` unless the logits are those of the whole forward pass."""
+    difference = float((logits - clean).abs().max())
+    spread = float(clean.max() - clean.min())
+    if not difference <= (_HALF_ROUNDING if half else _ROUNDING) * spread:
+        raise UncoveredError(
+            f"its one-token pass is off by {difference:.1e} in the logits (spread {spread:.0f})"
+        )
+
+
+def backward(
+    rows: Float[Tensor, "row d_model"],
+    gradient: Float[Tensor, "row d_model"],
+    leaves: Sequence[Float[Tensor, "_ d_mlp"]],
+) -> list[Float[Tensor, "_ d_mlp"]]:
+    """The gradients at the leaves, whose rows are the last ones of `rows` in their order.
+
+    Each row's gradient goes through the model scaled to about 1 by a power of two, which changes
+    no digit: float16 has few of them left for what is as small as a probability's gradient.
+    """
+    exponent = gradient.abs().amax(-1, keepdim=True).frexp().exponent.clamp_min(_LEAST_EXPONENT)
+    scaled = torch.ldexp(gradient, -exponent).to(rows.dtype)
+    gradients = torch.autograd.grad(rows, list(leaves), scaled)
+    sizes = [len(leaf) for leaf in leaves]
+    exponents = exponent[len(rows) - sum(sizes) :].split(sizes)
+    return [
+        torch.ldexp(leaf.float(), power) for leaf, power in zip(gradients, exponents, strict=True)
+    ]
