@@ -80,7 +80,7 @@ def designs(n_models: int, seed: int, kind: str | None = None) -> list[Design]:
 def all_scores(planted: Planted, seed: int) -> dict[str, kb.Attributions]:
     """Every method's scores, in the form that `kb.select_neurons` takes."""
     model, questions = planted.model, planted.questions
-    knowledge = kb.check_knowledge(model, questions, progress=False)
+    knowledge = kb.check_knowledge(model, questions, forms=(), progress=False)
     asked: dict[str, Any] = {"knowledge": knowledge, "progress": False}
     converged = kb.attribute(model, questions, **asked)
     grid = kb.attribute(model, questions, rule="riemann", n_steps=20, **asked)

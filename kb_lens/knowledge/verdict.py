@@ -175,10 +175,12 @@ class Knowledge:
                 "All right answers are the same, so a model that always says it cannot be told "
                 "from one that knows. Ask questions of both answers."
             )
-        if any(
+        undecided = [
             measure.low <= CHANCE[name] and measure.high >= _GOOD[name]
             for name, measure in zip(CHANCE, self._measures, strict=True)
-        ):
+        ]
+        # With an AUC that cannot be good the model does not know, however many it guessed right.
+        if any(undecided) and self.auc.high >= _GOOD["auc"]:
             return "Too few questions: an interval holds both chance and a good value. Ask more."
         return ""
 

@@ -201,7 +201,8 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     # None: nobody asked, which is no reason to say that it does not.
     if nearer and knows is False:
         sentences.append(
-            "The model is not shown to know the answers: this is no effect of knowing bias."
+            "The model does not know the answers, or is not shown to: this is no effect of knowing "
+            "bias."
         )
     return " ".join(sentences)
 

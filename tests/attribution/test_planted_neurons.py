@@ -114,8 +114,8 @@ def test_they_raise_the_right_answer_and_ablation_agrees(garden):
         for neuron, on_questions in with_questions(garden, group):
             assert change[on_questions, effects.neurons.index(neuron)].mean() < -0.1
     with kb.scale_neurons(garden.model, garden.neurons(), lam=0.0, positions="last"):
-        without = kb.check_knowledge(garden.model, garden.questions, progress=False)
-    before = kb.check_knowledge(garden.model, garden.questions, progress=False)
+        without = kb.check_knowledge(garden.model, garden.questions, forms=(), progress=False)
+    before = kb.check_knowledge(garden.model, garden.questions, forms=(), progress=False)
     assert before.knows
     assert not without.knows
     for knowledge, low, high in ((before, 0.3, 1.0), (without, 0.0, 0.1)):

@@ -47,7 +47,10 @@ def answering(knowledge, answers, mass=0.9):
     table["p_no"] = mass - table["p_yes"]
     table["said"] = answers
     table["right"] = table["answer"].eq(answers)
-    return replace(knowledge, table=table)
+    forms = knowledge.forms.assign(said=knowledge.forms["answer"], mass=mass)
+    forms["p_yes"] = np.where(forms["said"] == "yes", 0.8, 0.2) * mass
+    forms["p_no"] = mass - forms["p_yes"]
+    return replace(knowledge, table=table, forms=forms)
 
 
 def right(knowledge):
@@ -76,6 +79,27 @@ def test_a_model_that_knows_passes(knowledge):
     assert status("probability on yes and no", knowledge=quiet).status == "warning"
     silent = answering(knowledge, right(knowledge), mass=0.01)
     assert status("probability on yes and no", knowledge=silent).status == "failed"
+
+
+def test_a_model_that_goes_by_the_form_is_named(knowledge):
+    knows = answering(knowledge, right(knowledge))
+    forms = knows.forms.assign(said="no", p_yes=0.1, p_no=0.8)
+    check = status("answers the questions right", knowledge=replace(knows, forms=forms))
+    assert check.status == "failed"
+    assert check.finding.startswith("KNOWS THE FORM. ")
+    assert "goes by the form" in check.advice
+    unchecked = status("answers the questions right", knowledge=replace(knows, forms=None))
+    assert unchecked.status == "warning"
+    assert "form not checked" in unchecked.finding
+
+
+def test_what_cannot_be_told_is_no_pass(knowledge):
+    knows = answering(knowledge, right(knowledge))
+    overflow = replace(knows, table=knows.table.assign(p_yes=np.nan, p_no=np.nan))
+    check = status("answers the questions right", knowledge=overflow)
+    assert check.status == "failed"
+    assert check.finding.startswith("CANNOT TELL. ")
+    assert "not finite" in check.finding
 
 
 def test_a_set_that_covers_one_dimension_only_is_named(attributions):

@@ -36,7 +36,7 @@ from kb_lens.figures.export import INSTALL, write_figure, write_figures
 from kb_lens.figures.neurons import check_sets, intersections
 from kb_lens.figures.results import _checked
 from kb_lens.figures.style import COLOURS
-from kb_lens.knowledge import Knowledge
+from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import Spelling
 from kb_lens.runs.folder import RunFolder
 from kb_lens.statistics import Metric
@@ -489,13 +489,31 @@ def test_a_model_that_always_says_no_is_left_of_the_middle():
     figure = knowledge_plot(answered((0.1,) * 4, (0.5,) * 4))
     assert all(x < 50 for points in figure.data for x in points.x)
     assert "says no to 4 and yes to 0" in note(figure)
-    assert "balanced accuracy 50 % and AUC 0.50" in note(figure)
+    assert "Balanced accuracy 50 [11, 89] % (chance 50), AUC 0.50 [" in note(figure)
 
 
 def test_knowledge_of_one_answer_has_no_balanced_accuracy():
     knowledge = answered()
     only_no = replace(knowledge, table=knowledge.table[knowledge.table["answer"] == "no"])
-    assert "balanced" not in note(knowledge_plot(only_no))
+    assert "AUC do not exist" in note(knowledge_plot(only_no))
+
+
+def test_the_form_questions_have_rows_of_their_own_below():
+    knowledge = answered()
+    forms = knowledge.table.assign(dimension="form", said="no", p_yes=0.1, p_no=0.4)
+    figure = knowledge_plot(replace(knowledge, forms=forms))
+    *bank, plain = figure.data
+    assert [points.name for points in bank] == ["gender", "race"]
+    assert plain.name == "form"
+    np.testing.assert_allclose(plain.x, 20)
+    assert min(plain.y) > max(max(points.y) for points in bank)
+    names = figure.layout.yaxis.ticktext
+    assert names[2:] == (
+        "plain causal rejection<br>(right: no)",
+        "plain bias recognition<br>(right: yes)",
+    )
+    assert "on plain questions" in note(figure)
+    assert figure.layout.height >= knowledge_plot(knowledge).layout.height
 
 
 def test_what_the_knowledge_plot_refuses():

@@ -42,7 +42,9 @@ def test_bad_arguments(llama, questions):
     with pytest.raises(ValueError, match="answer_style is 'mine'"):
         check_knowledge(llama, questions, answer_style="mine")
     one_sided = [question for question in FORMS if question.answer == "yes"]
-    with pytest.raises(ValueError, match="of the kind 'causal_rejection' is 'yes'. Each kind need"):
+    with pytest.raises(
+        ValueError, match=r"of the kind 'causal_rejection' is 'yes'. Each kind need"
+    ):
         check_knowledge(llama, questions, forms=one_sided)
 
 

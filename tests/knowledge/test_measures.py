@@ -1,4 +1,4 @@
-"""Balanced accuracy and AUC are what they say, and their intervals as wide as the concepts allow."""
+"""Balanced accuracy and AUC are what they say, their intervals as wide as the concepts allow."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""A model that knows, one that goes by the form, one that does not know, and what cannot be told."""
+"""Who knows, who goes by the form, who does not know, and what cannot be told."""
 
 import json
 
@@ -118,6 +118,24 @@ def test_too_few_questions_cannot_tell():
     assert knowledge.auc.low < 0.5
     assert knowledge.auc.high > 0.75
     assert knowledge.verdict().startswith("CANNOT TELL. Too few questions")
+
+
+def test_few_questions_are_enough_where_no_is_said_to_all_and_most_to_the_wrong_ones():
+    """Balanced accuracy alone would allow anything; the AUC does not."""
+    nine = kb.load_questions(9)
+    p_yes = [0.1 if question.answer == "yes" else 0.3 for question in nine]
+    knowledge = knowledge_of(p_yes, right(FORMS), nine)
+    accuracy = knowledge.balanced_accuracy
+    assert accuracy.low < 50 < 75 < accuracy.high
+    assert knowledge.outcome == "DOES NOT KNOW"
+
+
+def test_yes_and_no_told_apart_by_few_questions_with_one_answer_cannot_tell():
+    few = kb.load_questions(9)
+    p_yes = [0.4 if question.answer == "yes" else 0.2 for question in few]
+    knowledge = knowledge_of(p_yes, right(FORMS), few)
+    assert knowledge.auc.low > 0.5
+    assert knowledge.outcome == "CANNOT TELL"
 
 
 def test_save_and_load(tmp_path):
