@@ -43,6 +43,8 @@ class Head:
     """The model's own: a weight [d_vocab, d_model], and a bias in some families."""
     cap: float | None
     """Logits are ``cap * tanh(x / cap)`` in some families."""
+    factor: float = 1.0
+    """The unembedding's output is multiplied by it in some families (Cohere, Granite)."""
 
     def normed(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
         """The input of the unembedding, in the type in which it is to run."""
@@ -52,7 +54,7 @@ class Head:
         """Float32 logits of the rows of `normed`."""
         weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
         bias = None if bias is None else bias.to(normed.dtype)
-        logits = F.linear(normed, weight.to(normed.dtype), bias).float()
+        logits = self.factor * F.linear(normed, weight.to(normed.dtype), bias).float()
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
     def computes(self, rows: Float[Tensor, "1 d_model"], clean: Float[Tensor, "1 d_vocab"]) -> bool:
@@ -83,6 +85,7 @@ class Head:
         value, gradient = objective.value_and_gradient(logits)
         if self.cap:  # the derivative of cap * tanh(x / cap)
             gradient *= 1 - (logits / self.cap).square()
+        gradient *= self.factor
         weight = self.unembedding.weight.to(normed.dtype)
         return value, gradient.to(normed.dtype) @ weight, logits[:1].clone()
 
@@ -94,7 +97,10 @@ def narrow_head(model: BridgedModel) -> Head | None:
         return None
     config = model.original_model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
-    return Head(_BEHIND_NORM, None, unembedding, cap)
+    # Cohere multiplies, Granite divides; MPT has the first name with None for 1
+    factor = getattr(config, "logit_scale", None) or 1.0
+    factor /= getattr(config, "logits_scaling", None) or 1.0
+    return Head(_BEHIND_NORM, None, unembedding, cap, factor)
 
 
 def wide_head(model: HookedModel) -> Head | None:
@@ -121,7 +127,7 @@ def check_logits(
     spread = float(clean.max() - clean.min())
     if not difference <= (_HALF_ROUNDING if half else _ROUNDING) * spread:
         raise UncoveredError(
-            f"its one-token pass is off by {difference:.1e} in the logits (spread {spread:.0f})"
+            f"its one-token pass is off by {difference:.1e} in the logits (spread {spread:.2g})"
         )
 
 

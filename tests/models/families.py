@@ -42,7 +42,6 @@ def without_neurons(says: str) -> Outcome:
     return Outcome("yes", REFUSED, REFUSED, REFUSED, says)
 
 
-OFF = per_layer("its one-token pass is off")
 STATE = per_layer("it keeps a state beside keys and values")
 OWN_ATTENTION = per_layer("its attention does not go through transformers' interface")
 NO_MLP = without_neurons("has no hook 'blocks.0.mlp.hook_post': no MLP neurons there.")
@@ -80,9 +79,9 @@ COMMON = (
     Family("Qwen 3.5 text", "Qwen3_5ForCausalLM", configs.QWEN35, STATE),
     Family("Gemma 4 text", "Gemma4ForCausalLM", configs.GEMMA4),
     Family("OLMo 3", "Olmo3ForCausalLM", configs.WINDOW),
-    Family("Granite", "GraniteForCausalLM", configs.GRANITE, OFF),
+    Family("Granite", "GraniteForCausalLM", configs.GRANITE),
     Family("Phi-3 and Phi-4", "Phi3ForCausalLM", configs.PHI3, FUSED),
-    Family("Cohere 2 (Command R7B)", "Cohere2ForCausalLM", configs.WINDOW, OFF),
+    Family("Cohere 2 (Command R7B)", "Cohere2ForCausalLM", configs.WINDOW),
     Family("GLM-4", "Glm4ForCausalLM", configs.HEADS, FUSED),
     Family("Ministral 3", "Ministral3ForCausalLM", configs.HEADS),
     Family("Nemotron", "NemotronForCausalLM"),
@@ -117,7 +116,7 @@ OTHERS = (
         without_neurons("have 48 to 96 MLP neurons"),
     ),
     Family("OLMo", "OlmoForCausalLM"),
-    Family("Cohere (Command R, Aya)", "CohereForCausalLM", expected=OFF),
+    Family("Cohere (Command R, Aya)", "CohereForCausalLM"),
     Family("GLM", "GlmForCausalLM", configs.HEADS, FUSED),
     Family("StableLM 2, parallel blocks", "StableLmForCausalLM", configs.STABLELM2),
     Family("Arcee", "ArceeForCausalLM", configs.HEADS),
