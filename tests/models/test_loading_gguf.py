@@ -1,0 +1,122 @@
+"""A GGUF file is read whole, or refused; what is kept of it was checked."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import point
+from tiny_models import D_MLP, D_MODEL, N_CTX, N_HEADS, N_LAYERS, tiny_hf_model, tiny_tokenizer
+
+import kb_lens as kb
+from kb_lens.models.gguf import cache_folder
+
+TOKENS = torch.tensor([[5, 6, 7]])
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KB_LENS_CACHE", str(tmp_path / "cache"))
+
+
+def _describe(writer) -> None:
+    """The sizes of the tiny Llama and the tiny tokenizer."""
+    writer.add_block_count(N_LAYERS)
+    writer.add_context_length(N_CTX)
+    writer.add_embedding_length(D_MODEL)
+    writer.add_feed_forward_length(D_MLP)
+    writer.add_head_count(N_HEADS)
+    writer.add_head_count_kv(N_HEADS // 2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e4)
+    writer.add_rope_dimension_count(D_MODEL // N_HEADS)
+    bpe = json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
+    tokens = sorted(bpe["vocab"], key=bpe["vocab"].get)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+
+
+def _interleaved(weight, n_heads):
+    """Rows of queries and keys in the order in which llama.cpp rotates them."""
+    halves = weight.reshape(n_heads, 2, len(weight) // n_heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def written(path, without="nothing", extra=(), n_parts=None):
+    """The tiny Llama as a GGUF file, less and more than whole where asked for."""
+    writer = gguf.GGUFWriter(path, "llama")
+    _describe(writer)
+    if n_parts is not None:
+        writer.add_uint16("split.count", n_parts)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, N_LAYERS)
+    for key, tensor in tiny_hf_model().state_dict().items():
+        module, _, kind = key.rpartition(".")
+        name = f"{names.get_name(module)}.{kind}"
+        weight = tensor.numpy()
+        if "attn_q" in name or "attn_k" in name:
+            weight = _interleaved(weight, N_HEADS if "attn_q" in name else N_HEADS // 2)
+        if without not in name:
+            writer.add_tensor(name, np.ascontiguousarray(weight))
+    for name in extra:
+        writer.add_tensor(name, np.ones(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_whole_file_computes_what_its_model_computes(tmp_path):
+    path = written(tmp_path / "tiny.gguf")
+    torch.testing.assert_close(kb.load_model(path)(TOKENS), tiny_hf_model()(TOKENS).logits)
+    assert len(list((cache_folder() / "models").glob("tiny-v2-*"))) == 1
+    assert kb.load_model(path).cfg.n_layers == N_LAYERS, "from the cache"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"without": "blk.1.ffn"}, "missing: model.layers.1.mlp.down_proj.weight"),
+        ({"extra": ["blk.0.ffn_up.bias"]}, "left over: blk.0.ffn_up.bias"),
+        ({"extra": ["rope_freqs.weight"]}, "left over: rope_freqs.weight"),
+        ({"n_parts": 2}, "is one of 2 parts of a model. Merge them: `llama-gguf-split --merge"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_and_not_kept(tmp_path, fault, message):
+    path = written(tmp_path / "tiny.gguf", **fault)
+    with pytest.raises(ValueError, match=message) as caught:
+        kb.load_model(path)
+    assert "\n" not in str(caught.value)
+    assert not list((cache_folder() / "models").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a-00001-of-00003.gguf", "a-00003-of-00003.gguf"])
+def test_any_part_is_known_by_its_name_too(tmp_path, name):
+    with pytest.raises(ValueError, match="is one of 3 parts"):
+        kb.load_model(written(tmp_path / name))
+
+
+def test_the_only_part_is_whole(tmp_path):
+    path = written(tmp_path / "a-00001-of-00001.gguf", n_parts=1)
+    assert kb.load_model(path).cfg.n_layers == N_LAYERS
+
+
+@pytest.mark.parametrize("kept", [10, 3000, -5000, -4])
+def test_a_cut_off_file_is_called_that(tmp_path, kept):
+    path = written(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="it is cut off or damaged"):
+        kb.load_model(path)
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    point(path)
+    with pytest.raises(ValueError, match="is a Git LFS pointer"):
+        kb.load_model(path)
