@@ -32,6 +32,12 @@ USER_ALONE = (
     "{% endfor %}<|assistant|>"
 )
 LAST_ALONE = "<|user|>{{ messages[-1]['content'] }}<|assistant|>"
+SYSTEM_IN_THE_LAST_TURN = (  # as Mistral's
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}</s>"
+    "{% elif m['role'] == 'user' %}[INST] {% if loop.last and messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] + '\n\n' }}{% endif %}{{ m['content'] }} [/INST]{% endif %}"
+    "{% endfor %}"
+)
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
     "{% endif %}" + PLAIN

@@ -143,6 +143,19 @@ def test_what_a_template_loses_or_refuses_is_folded_into_the_users_turn(template
     assert text.count("Be fair.") == 1
 
 
+def test_a_template_may_write_the_system_text_where_it_wants():
+    prompt = kb.PromptTemplate("Be fair.", "", (("Is A B?", "No"),))
+    text = rendered(chat_templates.SYSTEM_IN_THE_LAST_TURN, prompt)
+    first = "[INST] Question: Is A B? [/INST]No</s>"
+    assert text == f"{first}[INST] Be fair.\n\nQuestion: {QUESTION} [/INST]"
+
+
+def test_a_system_text_is_not_found_in_what_the_user_says():
+    prompt = kb.PromptTemplate("Say yes or no.", "Say yes or no.")
+    text = rendered(chat_templates.USER_AND_ASSISTANT, prompt)
+    assert text.count("Say yes or no.") == 2
+
+
 def test_examples_are_turns_of_the_chat():
     examples = [["Is A B?", "No"]]
     assert rendered(chat_templates.PLAIN, kb.PromptTemplate("S.", "I.", examples)) == (
