@@ -18,6 +18,8 @@ from kb_lens.models.completeness import check_pointer, check_weights
 # 2: every weight is checked; what version 1 kept may hold random ones
 _VERSION = 2
 """The version of conversions, part of their folders' names: those of another are made again."""
+_FACTORS = "rope_freqs.weight"
+"""What each rotary frequency is divided by, as llama.cpp keeps Llama 3's."""
 
 
 def cache_folder() -> Path:
@@ -67,6 +69,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         check_weights(model, report | {"unexpected_keys": _left_over(reader, model)})
+        _slow_rotations(reader, model.config)
     except Exception as error:  # transformers raises many kinds
         raise ValueError(f"cannot read the GGUF file '{gguf}': {first_line(error)}") from error
     fill_architectures(model)
@@ -100,6 +103,32 @@ def _reader(gguf: Path) -> Any:
     return reader
 
 
+def _slow_rotations(reader: Any, config: Any) -> None:
+    """Divide the rotary frequencies by the file's factors (Llama 3); transformers has no such step.
+
+    Its "longrope" with one list for short and long texts is that division and nothing else.
+
+    Raises:
+        ValueError: If the file stretches positions in another way, which transformers passes over.
+    """
+    architecture = reader.get_field("general.architecture").contents()
+    stretched = reader.get_field(f"{architecture}.rope.scaling.type")
+    if stretched and stretched.contents() != "none":
+        raise ValueError(f"its rope.scaling.type {stretched.contents()!r} cannot be converted.")
+    for tensor in reader.tensors:
+        if tensor.name == _FACTORS:
+            factors = [float(factor) for factor in tensor.data]
+            config.rope_parameters = {
+                "rope_type": "longrope",
+                "rope_theta": config.rope_parameters["rope_theta"],
+                "short_factor": factors,
+                "long_factor": factors,
+                "factor": 1.0,
+                "attention_factor": 1.0,
+                "original_max_position_embeddings": config.max_position_embeddings,
+            }
+
+
 def _left_over(reader: Any, model: Any) -> list[str]:
     """The file's tensors that transformers has no place for; it passes over them."""
     from transformers.modeling_gguf_pytorch_utils import (
@@ -110,7 +139,7 @@ def _left_over(reader: Any, model: Any) -> list[str]:
 
     architecture = reader.get_field("general.architecture").contents()
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
-    places = get_gguf_hf_weights_map(model, processor)
+    places = {_FACTORS, *get_gguf_hf_weights_map(model, processor)}
     return [tensor.name for tensor in reader.tensors if tensor.name not in places]
 
 

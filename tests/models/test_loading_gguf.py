@@ -13,6 +13,7 @@ import kb_lens as kb
 from kb_lens.models.gguf import cache_folder
 
 TOKENS = torch.tensor([[5, 6, 7]])
+FACTORS = np.array([1, 2, 4, 8], dtype=np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +49,14 @@ def _interleaved(weight, n_heads):
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def written(path, without="nothing", extra=(), n_parts=None):
+def written(path, without="nothing", extra=(), n_parts=None, stretched=None):
     """The tiny Llama as a GGUF file, less and more than whole where asked for."""
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer)
     if n_parts is not None:
         writer.add_uint16("split.count", n_parts)
+    if stretched is not None:
+        writer.add_rope_scaling_type(stretched)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, N_LAYERS)
     for key, tensor in tiny_hf_model().state_dict().items():
         module, _, kind = key.rpartition(".")
@@ -64,7 +67,7 @@ def written(path, without="nothing", extra=(), n_parts=None):
         if without not in name:
             writer.add_tensor(name, np.ascontiguousarray(weight))
     for name in extra:
-        writer.add_tensor(name, np.ones(4, dtype=np.float32))
+        writer.add_tensor(name, FACTORS)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -79,12 +82,20 @@ def test_a_whole_file_computes_what_its_model_computes(tmp_path):
     assert kb.load_model(path).cfg.n_layers == N_LAYERS, "from the cache"
 
 
+def test_rotary_factors_divide_the_frequencies(tmp_path):
+    slowed = tiny_hf_model()
+    slowed.model.rotary_emb.inv_freq /= torch.from_numpy(FACTORS)
+    loaded = kb.load_model(written(tmp_path / "tiny.gguf", extra=["rope_freqs.weight"]))
+    torch.testing.assert_close(loaded(TOKENS), slowed(TOKENS).logits)
+    assert not torch.allclose(loaded(TOKENS), tiny_hf_model()(TOKENS).logits)
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ({"without": "blk.1.ffn"}, "missing: model.layers.1.mlp.down_proj.weight"),
         ({"extra": ["blk.0.ffn_up.bias"]}, "left over: blk.0.ffn_up.bias"),
-        ({"extra": ["rope_freqs.weight"]}, "left over: rope_freqs.weight"),
+        ({"stretched": gguf.RopeScalingType.YARN}, "rope.scaling.type 'yarn' cannot be converted"),
         ({"n_parts": 2}, "is one of 2 parts of a model. Merge them: `llama-gguf-split --merge"),
     ],
 )
