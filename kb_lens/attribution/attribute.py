@@ -42,6 +42,7 @@ from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings,
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes.matrix_products import fast_products
@@ -50,6 +51,7 @@ from kb_lens.questions import Question
 from kb_lens.store import Store, entry_key
 
 
+@as_the_checkpoint
 def attribute(
     model: HookedModel,
     questions: Sequence[Question],

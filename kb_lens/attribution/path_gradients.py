@@ -167,6 +167,7 @@ class JoinedPath:
             self._head = wide
             self._clean_logits = wide.logits(wide.normed(row))
         self.activations = torch.stack([clean[name] for name in self._names]).float().cpu()
+        self._h = [clean[name] for name in self._names]
         self.value = float(self._objective.value(self._clean_logits))
 
     def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
@@ -205,7 +206,7 @@ class JoinedPath:
             return torch.cat([residual, copies])
 
         def replace(activation: Tensor, hook: Any, layer: int) -> Tensor:
-            h = _flat(activation)[0].detach()
+            h = self._h[layer] if is_half(self._model) else _flat(activation)[0].detach()
             leaf = (nodes[layer].to(h)[:, None] * h).requires_grad_()
             leaves[layer] = leaf
             older = activation[: len(activation) - len(leaf)]
