@@ -41,7 +41,7 @@ from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.models.answers import AnswerStyle
+from kb_lens.models.answers import AnswerStyle, check_spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, Site
 from kb_lens.models.prompts import PromptTemplate
@@ -101,6 +101,8 @@ def attribute(
     answers = knowledge or check_knowledge(
         model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
     )
+    first_prompt = template.text(model.tokenizer, questions[0].text)
+    check_spelling(answers.spelling, model.tokenizer, first_prompt)
     settings = resolve(model, **options, spelling=answers.spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
@@ -198,5 +200,5 @@ def _warn_if_rough(attributions: Attributions) -> None:
                 f"{int(layers.sum())} of {rough.numel()} layer integrals {reason} (worst error "
                 f"{float(attributions.error.max()):.1e}, worst gap "
                 f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
-                stacklevel=4,  # the caller of `attribute`
+                stacklevel=5,  # the caller of `attribute`
             )

@@ -54,7 +54,7 @@ def choose_engine(model: HookedModel, question: Question, settings: Settings) ->
         reason = f"{model_name(model)} is not covered by the joined pass: {error}."
         if settings.engine == "joined":
             raise ValueError(f"{reason} Use engine='auto'.") from error
-        warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=3)
+        warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=4)
         return "per-layer"
     return "joined"
 

@@ -168,7 +168,11 @@ class JoinedPath:
             self._clean_logits = wide.logits(wide.normed(row))
         self.activations = torch.stack([clean[name] for name in self._names]).float().cpu()
         self._h = [clean[name] for name in self._names]
-        self.value = float(self._objective.value(self._clean_logits))
+        logits = self._clean_logits
+        if is_half(self._model):  # the rows' rounding is another than the whole prompt's
+            rows = _flat(self._forward({}, {}).detach())
+            logits = self._head.logits(self._head.normed(rows))
+        self.value = float(self._objective.value(logits))
 
     def __call__(self, nodes: Nodes) -> tuple[list[Tensor], list[Tensor]]:
         """See `Path`."""

@@ -20,10 +20,12 @@ from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.neuron_meaning import output_directions
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, site_hooks
 from kb_lens.neurons import Neuron, NeuronSet
 
 
+@as_the_checkpoint
 @torch.no_grad()
 def influence(
     model: HookedModel, texts: Sequence[str] | None = None, *, progress: bool = True

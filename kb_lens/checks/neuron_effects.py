@@ -24,6 +24,7 @@ from kb_lens.interventions.scaling import check_factor
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import NeuronSet
@@ -31,6 +32,7 @@ from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import Question
 
 
+@as_the_checkpoint
 def neuron_effects(
     model: HookedModel,
     neurons: NeuronSet,

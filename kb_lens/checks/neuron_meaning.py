@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks import plain_text
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
 from kb_lens.neurons import NeuronSet
@@ -81,6 +82,7 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
         ) from error
 
 
+@as_the_checkpoint
 @torch.no_grad()
 def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.DataFrame:
     """The tokens that each neuron makes likelier, and those that it makes less likely.
@@ -144,6 +146,7 @@ def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
     return ((norm(signs) - norm(-signs)) / 2 * signs)[0, 0].float()
 
 
+@as_the_checkpoint
 def top_prompts(
     model: HookedModel,
     neurons: NeuronSet,

@@ -13,11 +13,13 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.evaluation.slices import benchmark_scores
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap
 from kb_lens.store import Store
 
 
+@as_the_checkpoint
 def evaluate(
     model: HookedModel,
     benchmark: Benchmark,

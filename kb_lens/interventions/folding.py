@@ -23,6 +23,7 @@ from kb_lens.interventions.scaling import check_factor, scale_neurons
 from kb_lens.interventions.weights import PLAIN_TYPES, projections, scale_weights
 from kb_lens.models.adapters import adapter_base
 from kb_lens.models.bridge_check import plain_name, plain_outline
+from kb_lens.models.evaluation_mode import evaluation_mode
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import NeuronSet
@@ -181,7 +182,7 @@ def _difference(bridge: BridgedModel, plain: Any, neurons: NeuronSet, lam: float
     """
     ids = bridge.tokenizer(_PROMPT)["input_ids"]
     tokens: Int[Tensor, "1 pos"] = torch.tensor([ids], device=bridge.cfg.device)
-    with scale_neurons(bridge, neurons, lam=lam):
+    with evaluation_mode(bridge), scale_neurons(bridge, neurons, lam=lam):
         hooked: Float[Tensor, "1 pos d_vocab"] = bridge(tokens).float()
     difference = float((plain(tokens).logits.float() - hooked).abs().max())
     allowed = _TOLERANCE.get(bridge.cfg.dtype, 0.1) * float(hooked.abs().max())

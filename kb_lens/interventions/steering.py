@@ -31,6 +31,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder, moved_whole
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 
@@ -204,6 +205,7 @@ class Steering:
             raise ValueError(f"'{path}' is no readable steering file: {error!r}") from error
 
 
+@as_the_checkpoint
 def steering_vector(
     model: HookedModel,
     pairs: Sequence[StatementPair],

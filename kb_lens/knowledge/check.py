@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, release_spelling, spellings
+from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
@@ -24,6 +25,7 @@ N_TOKENS = 5
 """Likeliest next tokens that are named."""
 
 
+@as_the_checkpoint
 def check_knowledge(
     model: HookedModel,
     questions: Sequence[Question],

@@ -62,6 +62,20 @@ def spellings(tokenizer: Any, prompts: Sequence[str]) -> list[Spelling]:
     return by_prompt[0]
 
 
+def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
+    """Refuse a spelling that was found behind other prompts and has other tokens behind this one.
+
+    Raises:
+        ValueError: Names it.
+    """
+    tokens = {(other.yes_token, other.no_token) for other in _spellings_behind(tokenizer, prompt)}
+    if (spelling.yes_token, spelling.no_token) not in tokens:
+        raise ValueError(
+            f"yes and no spelled {spelling.yes!r} and {spelling.no!r} have other tokens behind a "
+            f"prompt that ends in {prompt[-20:]!r}. Check the knowledge with the same template."
+        )
+
+
 def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
     by_tokens: dict[tuple[int, int], Spelling] = {}
     for yes, no in SPELLINGS:

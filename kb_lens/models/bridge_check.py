@@ -7,7 +7,9 @@ lost without a word. Logits on a short text show it.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
 import torch
@@ -27,8 +29,27 @@ What a lost option changes is 65 % and more."""
 _LOOKAHEAD = {torch.float32: 1e-4, torch.float64: 1e-4}
 """How much a change of later tokens may move the logits before them, as a share; else 0.01."""
 
+Measure = TypeVar("Measure", bound=Callable[..., Any])
+"""A function whose first argument is a model."""
+
 _CHECKED: WeakSet[HookedModel] = WeakSet()
 """The bridges that were compared already."""
+
+
+def as_the_checkpoint(function: Measure) -> Measure:
+    """Decorate a function of a model, so that it measures what the checkpoint computes.
+
+    The model is in evaluation mode inside, and a bridge that `load_model` did not make is compared
+    with the model that it wraps first (`check_bridge`).
+    """
+
+    @wraps(function)
+    def measure(model: HookedModel, *args: Any, **options: Any) -> Any:
+        check_bridge(model)
+        with evaluation_mode(model):
+            return function(model, *args, **options)
+
+    return cast(Measure, measure)
 
 
 def check_bridge(model: HookedModel) -> None:

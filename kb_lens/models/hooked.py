@@ -6,7 +6,8 @@ TransformerLens 3's ``HookedTransformer`` share.
 
 from __future__ import annotations
 
-import hashlib
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import (
@@ -22,7 +23,9 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from kb_lens.models.digests import digest_of, parameters_of, same_weights
 
 Site = Literal["post", "pre"]
 """``post``: the input of the down projection, act(gate) * up for gated MLPs. ``pre``: the input
@@ -108,38 +111,104 @@ def model_name(model: HookedModel) -> str:
 
 
 def fingerprint(model: HookedModel) -> str:
-    """Sixteen hex digits that identify the model's weights.
+    """Two times eight hex digits that identify the checkpoint's weights.
 
-    A checksum over every weight, rounded to bfloat16, so that one checkpoint has one fingerprint
-    on every device and in float32 and bfloat16, and a model whose weights were changed anywhere
-    has another. It is remembered as long as no parameter changes.
+    Digests of all weights rounded to bfloat16 and to float16; `same_weights` compares two, and a
+    checkpoint in float32, float16 and bfloat16, on any device, is the same. A model whose weights
+    were changed anywhere has another. Where `load_model` rounds the weights or merges an adapter,
+    the fingerprint stays that of the checkpoint as it is stored, and `form` says what was done.
     """
-    parameters = list(model.parameters())
-    # torch counts a tensor's in-place changes in its version.
-    state = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
-    remembered = _FINGERPRINTS.get(model)
+    carried = _CARRIED.get(model)
+    if carried is not None and carried[0] == _state(model):
+        return carried[1]
+    return weights_digest(model)
+
+
+def weights_digest(model: HookedModel) -> str:
+    """The digests of the weights as the model has them: what computed results depend on.
+
+    They are remembered as long as no parameter changes.
+    """
+    state = _state(model)
+    remembered = _DIGESTS.get(model)
     if remembered is not None and remembered[0] == state:
         return remembered[1]
-    digest = hashlib.sha256()
-    for parameter in parameters:
-        digest.update(f"{tuple(parameter.shape)} {_checksum(parameter)} ".encode())
-    _FINGERPRINTS[model] = (state, digest.hexdigest()[:16])
-    return _FINGERPRINTS[model][1]
+    digest = digest_of(parameters_of(cast(nn.Module, model)))
+    if None not in {version for _, version in state}:
+        _DIGESTS[model] = (state, digest)
+    return digest
 
 
-_FINGERPRINTS: WeakKeyDictionary[HookedModel, tuple[list[tuple[int, int]], str]] = (
-    WeakKeyDictionary()
-)
+def carry_fingerprint(model: HookedModel, weights: str, adapter: str = "") -> None:
+    """Let the model have the fingerprint of its source until a weight changes.
+
+    Args:
+        model: A model just loaded, whose weights were rounded, packed or merged.
+        weights: Its source's fingerprint.
+        adapter: The name of what was merged into it.
+    """
+    _CARRIED[model] = (_state(model), weights, adapter)
 
 
-def _checksum(parameter: Tensor, chunk_size: int = 1 << 22) -> int:
-    """A sum over the bits of every value, each weighted by its index."""
-    total = 0
-    for chunk in parameter.detach().reshape(-1).split(chunk_size):
-        bits = chunk.to(torch.bfloat16).view(torch.int16).long()
-        weights = torch.arange(len(bits), device=bits.device) % 8191 + 1  # swapped values show
-        total = (total * 31 + int((bits * weights).sum())) % (1 << 61)
-    return total
+def form(model: HookedModel) -> str:
+    """In which form the model has its checkpoint's weights: type, packing, adapter."""
+    packing = None
+    if is_bridge(model):
+        packing = getattr(model.original_model.config, "quantization_config", None)
+    if packing is not None:
+        packing = packing if isinstance(packing, dict) else packing.to_dict()
+        packing = f"packed by {packing.get('quant_method')}"
+    _, _, adapter = _CARRIED.get(model, (None, "", ""))
+    names = (str(model.cfg.dtype).removeprefix("torch."), packing, adapter and f"with {adapter}")
+    return ", ".join(name for name in names if name)
+
+
+def check_weights(
+    model: HookedModel, weights: str, made_in: str, *, what: str, source: str, remedy: str
+) -> None:
+    """Refuse what was found on other weights; warn where only their form is another.
+
+    Args:
+        model: The model that it is to be used on.
+        weights: The fingerprint of the model that it was found on.
+        made_in: That model's `form`; empty if it is not known.
+        what: Subject and verb of the message.
+        source: That model's name.
+        remedy: What to do next.
+
+    Raises:
+        ValueError: If the weights differ.
+    """
+    present = fingerprint(model)
+    if re.fullmatch("[0-9a-f]{16}", weights):
+        raise ValueError(
+            f"{what} to {source} (weights {weights}, as an earlier version of kb_lens wrote them), "
+            f"which cannot be compared with {model_name(model)}. {remedy}"
+        )
+    if not same_weights(weights, present):
+        raise ValueError(
+            f"{what} to {source} (weights {weights}), not to {model_name(model)} (weights "
+            f"{present}). {remedy}"
+        )
+    if made_in and made_in != form(model):
+        warnings.warn(
+            f"{what} to {source} in {made_in}; {model_name(model)} is here in {form(model)}.",
+            stacklevel=3,
+        )
+
+
+_State = list[tuple[int, int | None]]
+_DIGESTS: WeakKeyDictionary[HookedModel, tuple[_State, str]] = WeakKeyDictionary()
+_CARRIED: WeakKeyDictionary[HookedModel, tuple[_State, str, str]] = WeakKeyDictionary()
+
+
+def _state(model: HookedModel) -> _State:
+    """What changes with the weights; torch counts a tensor's in-place changes in its version."""
+    return [
+        # torch does not count for tensors made under `torch.inference_mode`
+        (parameter.data_ptr(), None if parameter.is_inference() else parameter._version)
+        for parameter in model.parameters()
+    ]
 
 
 def site_hooks(model: HookedModel, site: Site) -> tuple[str, ...]:

@@ -46,7 +46,9 @@ class ModelChoice:
 
     def load(self, device: str | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
-        dtype = getattr(torch, self.dtype) if self.dtype else stored_dtype(self.model)
+        dtype = (
+            getattr(torch, self.dtype) if self.dtype else stored_dtype(self.model, self.revision)
+        )
         return load_model(self.model, device=device, dtype=dtype, revision=self.revision)
 
     def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
