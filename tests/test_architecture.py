@@ -30,7 +30,7 @@ ROOMS = {
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "models": """loading adapters pretrained gguf completeness bridge_check evaluation_mode
-        answers prompts chat hooked""",
+        answers prompts chat hooked digests""",
     "statistics": "",
     "resampling": "",
     "store": "",

@@ -71,13 +71,11 @@ def attribute(
 ) -> Attributions:
     """Attribute the right answer to every MLP neuron, for every question.
 
-    ``rule="riemann", n_steps=20, answer_style="release", site="pre"`` is the authors' release.
-
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         questions: The bias-knowledge questions.
         site: ``post`` (input of the down projection) or ``pre`` (input of the activation).
-        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre`` or ``riemann``.
+        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (the release).
         n_steps: Nodes of a fixed rule; default 20.
         tol: Relative L2 error allowed in a layer; default 1e-3, and 2e-2 in half precision.
         objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference``.
@@ -85,13 +83,13 @@ def attribute(
         answer_style: ``model``: yes and no as the model spells them; ``release``: lower case.
         knowledge: What `check_knowledge` says of these questions; asked here if not given.
         engine: ``joined`` (all layers in a pass), ``per-layer`` (slow), ``auto``: what applies.
-        batch_size: Most rows in a forward pass; default what a quarter of the memory holds.
+        batch_size: Rows a pass at most; default what a quarter of the memory holds.
         cache_dir: Where finished questions are kept; the same call continues from there.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For settings or a model that are not allowed, answers of several tokens, a
-            right answer of probability 0, or `torch.inference_mode`, which has no gradients.
+        ValueError: For settings or a model that are not allowed, answers of several tokens or of
+            probability 0, or `torch.inference_mode`, which has no gradients.
     """
     check_gradients(model)
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
@@ -101,8 +99,6 @@ def attribute(
     answers = knowledge or check_knowledge(
         model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
     )
-    first_prompt = template.text(model.tokenizer, questions[0].text)
-    check_spelling(answers.spelling, model.tokenizer, first_prompt)
     settings = resolve(model, **options, spelling=answers.spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
@@ -117,6 +113,8 @@ def _attribute_all(
     progress: bool,
 ) -> Attributions:
     """Every question's scores, as the store has them or computed."""
+    first_prompt = settings.template.text(model.tokenizer, questions[0].text)
+    check_spelling(settings.spelling, model.tokenizer, first_prompt)
     store = Store(cache_dir, ".safetensors") if cache_dir is not None else None
     max_rows = batch_size or default_rows(model, settings.engine)
     results: list[dict[str, Tensor]] = []

@@ -15,6 +15,7 @@ from kb_lens.benchmarks.benchmark import (
     shuffled_items,
 )
 from kb_lens.benchmarks.data import NoDataError as NoDataError
+from kb_lens.benchmarks.requests import Request
 from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas
 
@@ -51,10 +52,9 @@ def load_benchmark(
 
     Args:
         name: One of `BENCHMARKS`.
-        limit: Number of items to draw; None for all. The sample takes equally many of each group
-            (StereoSet: kind and bias type; CrowS-Pairs: bias type; MMLU: subject) as far as the
-            groups have them, keeps the source's order, and contains every smaller sample of the
-            same seed.
+        limit: Number of items to draw; None for all. As far as they have them, equally many of each
+            group (StereoSet: kind and bias type; CrowS-Pairs: bias type; MMLU: subject), in the
+            source's order; every smaller sample of the same seed is contained.
         protocol: How items are scored, one of `protocols`: ``original``, the log-likelihood under
             the bare model; ``instructed``, a chat that lists the options; ``generated``, what the
             model writes (docs/benchmarks.md).
@@ -73,26 +73,34 @@ def load_benchmark(
             row is not as expected.
     """
     spec = _spec(name, protocol)
-    # Not isinstance: a number from a configuration file may be 2.0 or True.
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(
-            f"limit must be a whole number of at least 1, or None for all; got {limit!r}."
-        )
+    _check_limit(limit)
     items, source = spec.load(data_dir)
     items = _sample(items, list(spec.groups), limit, seed)
     requests = spec.requests(items, protocol)
-    if chat_format is not None:
-        requests = [replace(r, chat_format=chat_format) if r.chat else r for r in requests]
     return Benchmark(
         name=name,
         protocol=protocol,
         source=source,
         items=items,
-        requests=tuple(requests),
+        requests=tuple(_rendered(request, chat_format) for request in requests),
         groups=spec.groups,
         tabulate=lambda items, scores: spec.tabulate(items, scores, protocol),
         formulas=spec.formulas[protocol],
     )
+
+
+def _check_limit(limit: object) -> None:
+    # Not isinstance: a number from a configuration file may be 2.0 or True.
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(
+            f"limit must be a whole number of at least 1, or None for all; got {limit!r}."
+        )
+
+
+def _rendered(request: Request, chat_format: ChatFormat | None) -> Request:
+    if chat_format is None or not request.chat:
+        return request
+    return replace(request, chat_format=chat_format)
 
 
 def protocols(name: str) -> tuple[str, ...]:

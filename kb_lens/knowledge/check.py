@@ -44,36 +44,30 @@ def check_knowledge(
         template: The words around each question.
         answer_style: ``model`` scores the spelling with the most probability over these questions,
             ``release`` bare lower-case ``yes`` and ``no``.
-        forms: Plain questions of the same kinds with both answers in each kind, which tell a model
-            that knows from one that goes by the form; ``()`` for none. Default: those of the
+        forms: Plain questions with both answers in each kind; ``()`` for none. Default those of the
             bank, if all of `questions` are from the English bank, else none.
         batch_size: Prompts a forward pass.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there are no questions or no single-token answers, or a kind of `forms`
-            lacks an answer.
+        ValueError: For no questions, no single-token answers, or a kind of `forms` without both.
     """
-    if not questions:
-        raise ValueError("no questions: give at least one.")
-    if answer_style not in get_args(AnswerStyle):
-        raise ValueError(f"answer_style is {answer_style!r}: allowed are 'model' and 'release'.")
+    _check_asking(questions, answer_style)
     forms = _form_questions(questions) if forms is None else forms
     _check_balanced(forms)
     template = template or PromptTemplate()
     texts = [template.text(model.tokenizer, questions[k].text) for k in (0, -1)]
     options = spellings(model.tokenizer, texts)
     tokens = torch.tensor([[option.yes_token, option.no_token] for option in options])
-    n, every = len(questions), [*questions, *forms]
-    predicted = _ask(model, every, template, tokens.unique(), batch_size, progress)
+    n = len(questions)
+    predicted = _ask(model, [*questions, *forms], template, tokens.unique(), batch_size, progress)
     # [question, spelling, answer]
     answers = predicted.candidates[:, torch.searchsorted(tokens.unique(), tokens)]
     if answer_style == "release":
         chosen = options.index(release_spelling(options))
     else:
         # The form questions have no say in how the answers to the others are spelled.
-        means = answers[:n].nan_to_num().sum(-1).mean(0)
-        chosen = int(means.argmax())
+        chosen = int(answers[:n].nan_to_num().sum(-1).mean(0).argmax())
     columns = (answers[:, chosen], predicted.candidates.sum(-1))
     return Knowledge(
         model_name(model),
@@ -82,6 +76,13 @@ def check_knowledge(
         _table(forms, *(column[n:] for column in columns)) if forms else None,
         _likeliest(model.tokenizer, predicted.mean),
     )
+
+
+def _check_asking(questions: Sequence[Question], answer_style: str) -> None:
+    if not questions:
+        raise ValueError("no questions: give at least one.")
+    if answer_style not in get_args(AnswerStyle):
+        raise ValueError(f"answer_style is {answer_style!r}: allowed are 'model' and 'release'.")
 
 
 def _form_questions(questions: Sequence[Question]) -> list[Question]:
@@ -121,7 +122,7 @@ def _ask(
 ) -> _Predicted:
     prompts = [template.tokens(model, question.text)[0] for question in questions]
     batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
-    kept: list[Tensor] = []
+    candidate_rows: list[Tensor] = []
     total = torch.zeros(())
     with torch.no_grad():
         for batch in tqdm(batches, desc="asking the questions", disable=not progress):
@@ -134,9 +135,9 @@ def _ask(
             predictions = logits[torch.arange(len(batch)), last]
             probabilities = predictions.float().softmax(-1).cpu()
             # A large vocabulary times hundreds of questions would take gigabytes.
-            kept.append(probabilities[:, candidates])
+            candidate_rows.append(probabilities[:, candidates])
             total = total + probabilities.nan_to_num().sum(0)
-    return _Predicted(torch.cat(kept), total / len(prompts))
+    return _Predicted(torch.cat(candidate_rows), total / len(prompts))
 
 
 def _table(

@@ -96,8 +96,8 @@ def _token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
     before, joined = tokenizer(texts, add_special_tokens=False)["input_ids"]
     # Two newlines at the prompt's end are one token there and two before a letter (GPT-2): that
     # leaves the answer as it is.
-    whole = tokenizer.convert_ids_to_tokens(joined[-1]) == answer
-    return joined[-1] if joined[:-1] == before or whole else None
+    is_word = tokenizer.convert_ids_to_tokens(joined[-1]) == answer
+    return joined[-1] if joined[:-1] == before or is_word else None
 
 
 def release_spelling(options: Sequence[Spelling]) -> Spelling:

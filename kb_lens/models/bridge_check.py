@@ -73,8 +73,8 @@ def check_bridge(model: HookedModel) -> None:
     outline, tensors = weights
     tokens = probe_tokens(model.tokenizer, model.original_model)
     with evaluation_mode(model):
-        own = torch.func.functional_call(outline, tensors, (tokens,)).logits
-        check_logits(model, own, tokens)
+        expected = torch.func.functional_call(outline, tensors, (tokens,)).logits
+        check_logits(model, expected, tokens)
 
 
 def plain_outline(bridge: BridgedModel) -> Any:
@@ -149,20 +149,20 @@ def causal_logits(
 
 @torch.no_grad()
 def check_logits(
-    bridge: HookedModel, own: Float[Tensor, "row pos d_vocab"], tokens: Int[Tensor, "row pos"]
+    bridge: HookedModel, expected: Float[Tensor, "row pos d_vocab"], tokens: Int[Tensor, "row pos"]
 ) -> None:
     """Compare the bridge's logits with the wrapped model's.
 
     Args:
         bridge: The bridge, without hooks.
-        own: The transformers model's logits, taken without the bridge.
+        expected: The transformers model's logits, taken without the bridge.
         tokens: What both compute on.
 
     Raises:
         ValueError: If they differ by more than rounding; with the size of the difference.
     """
-    difference = _difference(bridge(tokens), own)
-    largest = _size(own)
+    difference = _difference(bridge(tokens), expected)
+    largest = _size(expected)
     if difference > _TOLERANCE.get(bridge.cfg.dtype, 0.1) * largest:
         raise ValueError(
             f"TransformerLens does not compute what {model_name(bridge)} computes: on a short text "

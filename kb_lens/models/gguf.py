@@ -93,8 +93,8 @@ def _reader(gguf: Path) -> Any:
             "Download it again."
         ) from error
     split = reader.get_field("split.count")
-    named = re.search(r"-\d{5}-of-(\d{5})$", gguf.stem)
-    n_parts = max(int(split.contents()) if split else 1, int(named[1]) if named else 1)
+    numbered = re.search(r"-\d{5}-of-(\d{5})$", gguf.stem)
+    n_parts = max(int(split.contents()) if split else 1, int(numbered[1]) if numbered else 1)
     if n_parts > 1:
         raise ValueError(
             f"'{gguf}' is one of {n_parts} parts of a model. Merge them: `llama-gguf-split --merge "

@@ -17,6 +17,7 @@ from kb_lens.models.bridge_check import causal_logits, check_logits, probe_token
 from kb_lens.models.completeness import check_files
 from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.gguf import converted, fill_architectures, first_line
+from kb_lens.models.hooked import carry_fingerprint, fingerprint
 from kb_lens.models.pretrained import read_model, text_model
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     with float32_default():
         try:
-            return _load(name, source, target, dtype, options)
+            bridge = _load(name, source, target, dtype, options)
+            _carry_fingerprint(bridge, name, source, options)
+            return bridge
         except Exception as error:  # both libraries raise many kinds for what they cannot read
             raise ValueError(f"cannot load the model {name!r}: {first_line(error)}") from error
 
@@ -86,10 +89,29 @@ def _load(
         hf_model = merged(hf_model, source, options["revision"]).eval()
     tokenizer = _tokenizer(source, base, options)
     tokens = probe_tokens(tokenizer, hf_model)
-    own = causal_logits(hf_model, tokens)
+    expected = causal_logits(hf_model, tokens)
     bridge = _bridge(name, text_model(hf_model), tokenizer, device, dtype)
-    check_logits(bridge, own, tokens)
+    check_logits(bridge, expected, tokens)
     return bridge
+
+
+def _carry_fingerprint(bridge: Any, name: str, source: str, options: dict[str, Any]) -> None:
+    """Give a model that was rounded or merged the fingerprint of the checkpoint as it is stored."""
+    from transformers import AutoConfig
+
+    base = adapter_base(source, options["revision"])
+    if base is not None:
+        options = options | {"revision": None}  # it is the adapter's
+    config = AutoConfig.from_pretrained(base or source, **options)
+    half = (torch.float16, torch.bfloat16)
+    # What is stored in half precision has one of its two digests in every type; float32 has not.
+    rounded = bridge.cfg.dtype in half and config.get_text_config().dtype not in half
+    packed = getattr(config, "quantization_config", None) is not None
+    if base is None and (packed or not rounded):
+        return
+    # On the CPU the weights stay in their file: this takes a second, and next to no memory.
+    stored = _load(name, base or source, torch.device("cpu"), torch.float32, options)
+    carry_fingerprint(bridge, fingerprint(stored), name if base else "")
 
 
 def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:

@@ -67,20 +67,18 @@ def run(
     Raises:
         ValueError: For bad settings, or if the folder holds another run.
     """
-    settings, execution = with_keywords(
-        settings or RunSettings(), execution or RunExecution(), keywords
-    )
+    settings, execution = settings or RunSettings(), execution or RunExecution()
+    settings, execution = with_keywords(settings, execution, keywords)
     log = RunLog(Path(out), "run", settings.of(model), execution)
     # Everything that can be refused is refused before the model is loaded, which takes long.
     log.check()
     questions = settings.load_questions()
-    template = settings.template()
+    options: dict[str, Any] = {"template": settings.template(), "progress": execution.progress}
+    options["batch_size"] = execution.batch_size
     benchmarks = load_available(
         settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
     )
     loaded = log.load_model(model)
-    options = {"template": template, "batch_size": execution.batch_size}
-    options |= {"progress": execution.progress}
     with log.stage("identify"):
         identified = identify(loaded, questions, out, settings, tell=tell, **options)
     results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)

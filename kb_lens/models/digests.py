@@ -1,0 +1,88 @@
+"""What tells weights apart, whichever of float32, float16 and bfloat16 they are kept in.
+
+No rounding makes all three copies of a float32 original agree: what was rounded to float16 cannot
+be rounded to what bfloat16 would have made of the original. So there are two digests, of the
+weights rounded to bfloat16 and of those rounded to float16. A copy keeps the digest of the type
+that it is in, and where the original was in half precision, all copies keep that type's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TYPES = (torch.bfloat16, torch.float16)
+_CHUNK = 1 << 22
+"""Values at once: the sums are of 8-byte integers, and a matrix may have a billion values."""
+_MULTIPLIER = 0x9E3779B1
+"""Odd, so that no two values of a chunk have the same weight: swapped values show."""
+
+
+def same_weights(first: str, second: str) -> bool:
+    """Whether two fingerprints are of the same weights, each in any type of float."""
+    halves = first.split("-"), second.split("-")
+    if len(halves[0]) != len(_TYPES):  # of no version that has two digests
+        return first == second
+    return any(left == right for left, right in zip(*halves, strict=False))
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Two times eight hex digits, the same in whichever order the tensors come."""
+    totals = [0] * len(_TYPES)
+    for tensor in tensors:
+        for index, checksum in enumerate(_checksums(tensor)):
+            text = f"{tuple(tensor.shape)} {checksum}".encode()
+            totals[index] += int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+    return "-".join(f"{total % (1 << 32):08x}" for total in totals)
+
+
+def _checksums(tensor: Tensor) -> list[int]:
+    """For each type a sum over the bits of every value, each weighted by its index."""
+    totals = [0] * len(_TYPES)
+    for chunk in tensor.detach().reshape(-1).split(_CHUNK):
+        index = torch.arange(len(chunk), device=chunk.device)
+        weights = index * _MULTIPLIER % (1 << 31) + 1
+        for number, dtype in enumerate(_TYPES):
+            total = int((_bits(chunk, dtype) * weights).sum())
+            totals[number] = (totals[number] * 31 + total) % (1 << 61)
+    return totals
+
+
+def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bits of the values in the type, as integers; packed weights are integers already."""
+    if not values.is_floating_point():
+        return values.long()
+    rounded = values.to(dtype) + 0.0  # rounding makes zeros of either sign
+    return rounded.view(torch.int16).long()
+
+
+def parameters_of(module: nn.Module) -> Iterator[Tensor]:
+    """Every distinct parameter with its values, also where accelerate keeps them elsewhere.
+
+    Raises:
+        ValueError: If there are no values, neither here nor there.
+    """
+    seen: set[int] = set()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            yield _loaded(owner, name) if parameter.is_meta else parameter
+
+
+def _loaded(owner: Any, name: str) -> Tensor:
+    """A copy of a parameter that is on disk, or in memory while the model runs on a GPU."""
+    from accelerate.utils import align_module_device  # where there are such, it is installed
+
+    with align_module_device(owner, torch.device("cpu")):
+        parameter = getattr(owner, name)
+        if parameter.is_meta:
+            raise ValueError(
+                f"the model's {name} has a shape and no values: load it with its weights."
+            )
+        return parameter.detach().clone()
