@@ -75,7 +75,7 @@ def attribute(
         model: A `TransformerBridge` or `HookedTransformer`.
         questions: The bias-knowledge questions.
         site: ``post`` (input of the down projection) or ``pre`` (input of the activation).
-        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (the release).
+        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (as released).
         n_steps: Nodes of a fixed rule; default 20.
         tol: Relative L2 error allowed in a layer; default 1e-3, and 2e-2 in half precision.
         objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference``.
