@@ -25,7 +25,8 @@ from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.files import write_text
-from kb_lens.models.hooked import HookedModel, Site, fingerprint, model_name
+from kb_lens.models.digests import same_weights
+from kb_lens.models.hooked import HookedModel, Site, check_weights
 
 _FORMAT = "kb_lens neurons 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
@@ -63,6 +64,8 @@ class NeuronSet:
     """The consistency threshold that they passed."""
     origin: str = field(default="", compare=False)
     """How the set came about, in words."""
+    form: str = field(default="", compare=False)
+    """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
     def __post_init__(self) -> None:
         members = tuple(sorted({Neuron(*neuron) for neuron in self.neurons}))
@@ -95,7 +98,7 @@ class NeuronSet:
     def _joined(self, other: NeuronSet, members: Iterable[Neuron], sign: str) -> NeuronSet:
         if not isinstance(other, NeuronSet):
             return NotImplemented
-        if self._space() != other._space():
+        if self._space() != other._space() or not same_weights(self.fingerprint, other.fingerprint):
             raise ValueError(
                 f"cannot combine neurons of {self.model} ({self.site}) with neurons of "
                 f"{other.model} ({other.site}): another model or site."
@@ -105,12 +108,13 @@ class NeuronSet:
             neurons=tuple(members),
             tau=self.tau if self.tau == other.tau else None,
             beta=self.beta if self.beta == other.beta else None,
+            form=self.form if self.form == other.form else "",
             origin=f"({self.origin}) {sign} ({other.origin})",
         )
 
-    def _space(self) -> tuple[str, str, int, int]:
+    def _space(self) -> tuple[str, int, int]:
         """What the neurons' numbers refer to."""
-        return self.fingerprint, self.site, self.n_layers, self.d_mlp
+        return self.site, self.n_layers, self.d_mlp
 
     @staticmethod
     def union(sets: Iterable[NeuronSet]) -> NeuronSet:
@@ -161,13 +165,15 @@ class NeuronSet:
         return mask
 
     def check_model(self, model: HookedModel) -> None:
-        """Raise `ValueError` unless the set was found on this model's weights."""
-        weights = fingerprint(model)
-        if weights != self.fingerprint:
-            raise ValueError(
-                f"these neurons belong to {self.model} (weights {self.fingerprint}), not to "
-                f"{model_name(model)} (weights {weights}). Find the neurons of this model first."
-            )
+        """Raise `ValueError` unless the set was found on these weights, in whichever form."""
+        check_weights(
+            model,
+            self.fingerprint,
+            self.form,
+            what="these neurons belong",
+            source=self.model,
+            remedy="Find the neurons of this model first.",
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set as JSON."""
@@ -235,6 +241,7 @@ def select_neurons(
         neurons=tuple(Neuron(*pair) for pair in chosen),
         model=attributions.settings.model,
         fingerprint=attributions.settings.fingerprint,
+        form=attributions.settings.form,
         site=attributions.settings.site,
         n_layers=attributions.scores.shape[1],
         d_mlp=attributions.scores.shape[2],

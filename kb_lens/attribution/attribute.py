@@ -43,7 +43,7 @@ from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, check_spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.hooked import HookedModel, Site
+from kb_lens.models.hooked import HookedModel, Site, weights_digest
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.passes.shared_prefix import UncoveredError
@@ -75,7 +75,7 @@ def attribute(
         model: A `TransformerBridge` or `HookedTransformer`.
         questions: The bias-knowledge questions.
         site: ``post`` (input of the down projection) or ``pre`` (input of the activation).
-        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (as released).
+        rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (released).
         n_steps: Nodes of a fixed rule; default 20.
         tol: Relative L2 error allowed in a layer; default 1e-3, and 2e-2 in half precision.
         objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference``.
@@ -125,7 +125,8 @@ def _attribute_all(
             results.append(work())
             continue
         # The tokens stand for the template and the tokenizer: another of either is another entry.
-        key = entry_key([FORMAT, asdict(settings), tokens.tolist(), question.answer])
+        content = [FORMAT, asdict(settings), tokens.tolist(), question.answer]
+        key = entry_key([*content, weights_digest(model)])
         results.append(load(store.obtain(key, lambda work=work: save(work()))))
     stacked = {name: torch.stack([result[name] for result in results]) for name in TENSORS}
     attributions = Attributions(**stacked, questions=tuple(questions), settings=settings)

@@ -9,7 +9,7 @@ import torch
 
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.models.answers import Spelling
-from kb_lens.models.hooked import HookedModel, Site, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, model_name
 from kb_lens.models.prompts import PromptTemplate
 
 Rule = Literal["adaptive", "gauss-legendre", "riemann"]
@@ -48,6 +48,8 @@ class Settings:
     """How yes and no are spelled."""
     template: PromptTemplate
     """The words around each question."""
+    form: str = ""
+    """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
 
 def resolve(
@@ -78,6 +80,7 @@ def resolve(
         engine=engine,
         spelling=spelling,
         template=template,
+        form=form(model),
     )
 
 

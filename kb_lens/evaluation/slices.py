@@ -15,7 +15,7 @@ from kb_lens.evaluation.encoding import encode, prompt_tokens
 from kb_lens.evaluation.entries import scores_from_bytes, scores_to_bytes
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import text_logprobs
-from kb_lens.models.hooked import HookedModel, fingerprint
+from kb_lens.models.hooked import HookedModel, weights_digest
 from kb_lens.passes.plain_scores import Text
 from kb_lens.store import Store, entry_key
 
@@ -115,7 +115,7 @@ class _Slice:
         written = [request for request in self.benchmark.requests if request.write]
         content = {
             "format": _FORMAT,
-            "weights": fingerprint(model),
+            "weights": weights_digest(model),
             "dtype": str(model.cfg.dtype),
             "requests": self.benchmark.digest,
             "tokens": [[text.start, *text.ids] for row in self.texts for text in row],

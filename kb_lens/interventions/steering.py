@@ -33,7 +33,7 @@ from kb_lens.files import bank_folder, moved_whole
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -150,12 +150,14 @@ class Steering:
             yield model
 
     def _check_model(self, model: HookedModel) -> None:
-        weights = fingerprint(model)
-        if weights != self.fingerprint:
-            raise ValueError(
-                f"this steering vector belongs to {self.model} (weights {self.fingerprint}), not "
-                f"to {model_name(model)} (weights {weights}). Find the vector of this model first."
-            )
+        check_weights(
+            model,
+            self.fingerprint,
+            "",  # a vector of another type is rounded to the model's
+            what="this steering vector belongs",
+            source=self.model,
+            remedy="Find the vector of this model first.",
+        )
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
         """The benchmark itself."""

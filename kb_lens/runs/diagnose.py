@@ -18,6 +18,7 @@ from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.files import write_text
 from kb_lens.knowledge.verdict import Knowledge
+from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
@@ -224,10 +225,11 @@ def _check_same_model(
     model: HookedModel, attributions: Attributions | None, results: Results
 ) -> None:
     names = {result.model for result in results} | {model_name(model)}
-    weights = {fingerprint(model)}
+    present = fingerprint(model)
+    weights = {present}
     if attributions is not None:
         weights.add(attributions.settings.fingerprint)
-    if len(names) > 1 or len(weights) > 1:
+    if len(names) > 1 or not all(same_weights(found, present) for found in weights):
         raise ValueError(
             f"the attributions or results are of another model: {', '.join(sorted(names))} "
             f"(weights {', '.join(sorted(weights))}). Examine a model with its own."

@@ -17,6 +17,7 @@ from kb_lens.files import write_text
 from kb_lens.interventions.positions import Positions
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
+from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.asking import Asking
@@ -146,8 +147,8 @@ def _spelled_like(
 def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:
     """Refuse attributions that the effects could not be set against, before the work is done."""
     of_scores = scores.settings
-    origin = (of_scores.fingerprint, of_scores.site, of_scores.objective)
-    if origin != (neurons.fingerprint, neurons.site, "probability"):
+    alike = (of_scores.site, of_scores.objective) == (neurons.site, "probability")
+    if not alike or not same_weights(of_scores.fingerprint, neurons.fingerprint):
         raise ValueError(
             "--attributions are of another model, site or objective than the neurons: "
             f"{of_scores.model}, {of_scores.site}, {of_scores.objective}."

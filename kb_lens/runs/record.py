@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kb_lens.files import write_text
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.digests import same_weights
+from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
 
@@ -37,7 +38,7 @@ class RunLog:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     model: dict[str, Any] = field(default_factory=dict)
-    """The model's name, fingerprint, device and type."""
+    """The model's name, fingerprint, device, type and form."""
 
     def check(self) -> None:
         """Refuse a folder that holds another run. Nothing is changed.
@@ -54,6 +55,8 @@ class RunLog:
         former |= {"command": before["command"]}
         former |= {key: before["model"].get(key) for key in self._weights()}
         for key, value in present.items():
+            if key == "fingerprint" and same_weights(str(former[key]), value):
+                continue
             if value != former.get(key):
                 raise ValueError(
                     f"'{self.folder}' holds a run with {key} {former.get(key)!r}, now {value!r}. "
@@ -86,6 +89,7 @@ class RunLog:
             "fingerprint": fingerprint(model),
             "device": str(model.cfg.device),
             "dtype": dtype_name(model),
+            "form": form(model),
         }
         # The name may be the same and the weights others: a checkpoint that was trained again.
         self.check()

@@ -10,7 +10,7 @@ from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, model_name, weights_digest
 from kb_lens.runs.engines import naming
 from kb_lens.store import Store, entry_key
 
@@ -45,7 +45,7 @@ class Unit:
         benchmark = self.condition.asked(self.benchmark)
         content = {
             "format": _FORMAT,
-            "weights": fingerprint(model),
+            "weights": weights_digest(model),
             "dtype": str(model.cfg.dtype),
             "change": change,
             "benchmark": benchmark.key,

@@ -22,7 +22,7 @@ from kb_lens.interventions.steering import (
     random_direction,
     steering_vector,
 )
-from kb_lens.models.hooked import fingerprint
+from kb_lens.models.hooked import weights_digest
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.studies.lab import Case, Lab, Plan
 
@@ -117,7 +117,7 @@ def _steering(lab: Lab) -> Steering:
     """The vector, kept so that a study that goes on elsewhere adds the same one to the last bit."""
     if lab.cache_dir is None:
         return steering_vector(lab.model, load_statements(), progress=lab.progress)
-    path = Path(lab.cache_dir) / f"steering-{fingerprint(lab.model)}.safetensors"
+    path = Path(lab.cache_dir) / f"steering-{weights_digest(lab.model)}.safetensors"
     if not path.is_file():
         vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
         vector.save(path)

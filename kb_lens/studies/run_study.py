@@ -15,6 +15,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import save_results
 from kb_lens.interventions.scaling import check_factor
+from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking, ControlBank
@@ -182,7 +183,7 @@ def _engine(
 def _worker(choice: ModelChoice, device: str | None, weights: str) -> Callable[[Unit], bytes]:
     """What does the units in a process of its own; the model must be the same there."""
     model = choice.load(device)
-    if (loaded := fingerprint(model)) != weights:
+    if not same_weights(loaded := fingerprint(model), weights):
         raise ValueError(
             f"a worker's {choice.model!r} has other weights ({loaded}) than the one here "
             f"({weights})."
