@@ -31,13 +31,16 @@ def same_weights(first: str, second: str) -> bool:
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Two times eight hex digits, the same in whichever order the tensors come."""
-    totals = [0] * len(_TYPES)
+    """Two times eight hex digits; equal tensors count once, so it does not matter what is tied."""
+    hashes = [hashlib.sha256() for _ in _TYPES]
+    seen: set[tuple[int, str]] = set()
     for tensor in tensors:
         for index, checksum in enumerate(_checksums(tensor)):
-            text = f"{tuple(tensor.shape)} {checksum}".encode()
-            totals[index] += int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
-    return "-".join(f"{total % (1 << 32):08x}" for total in totals)
+            text = f"{tuple(tensor.shape)} {checksum} "
+            if (index, text) not in seen:
+                seen.add((index, text))
+                hashes[index].update(text.encode())
+    return "-".join(digest.hexdigest()[:8] for digest in hashes)
 
 
 def _checksums(tensor: Tensor) -> list[int]:
@@ -77,12 +80,9 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
 
 def _loaded(owner: Any, name: str) -> Tensor:
     """A copy of a parameter that is on disk, or in memory while the model runs on a GPU."""
-    from accelerate.utils import align_module_device  # where there are such, it is installed
+    from accelerate.utils import align_module_device, has_offloaded_params  # it put them there
 
+    if not has_offloaded_params(owner):
+        raise ValueError(f"the model's {name} has a shape and no values: load it with its weights.")
     with align_module_device(owner, torch.device("cpu")):
-        parameter = getattr(owner, name)
-        if parameter.is_meta:
-            raise ValueError(
-                f"the model's {name} has a shape and no values: load it with its weights."
-            )
-        return parameter.detach().clone()
+        return getattr(owner, name).detach().clone()
