@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_benchmarks import folder  # noqa: F401
 
 import kb_lens as kb
@@ -25,12 +26,11 @@ N = 80
 NEURONS = kb.NeuronSet((kb.Neuron(0, 1), kb.Neuron(1, 2)), "tiny", "f", "post", 3, 48)
 
 
-class Model:
+class Model(torch.nn.Module):
     """What a `HookedModel` has, for what is not run."""
 
     cfg = SimpleNamespace(model_name="tiny", dtype="float32")
     tokenizer = staticmethod(lambda text, **options: {"input_ids": [len(text)]})
-    parameters = staticmethod(lambda: [])
     hooks = run_with_hooks = run_with_cache = __call__ = print
 
 
