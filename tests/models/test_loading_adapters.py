@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_hf_model
 
 import kb_lens as kb
+from kb_lens.models.digests import same_weights
+from kb_lens.models.hooked import fingerprint, form, weights_digest
 
 # peft asks transformers for it
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -83,3 +85,12 @@ def test_an_adapter_with_a_hole_is_refused(adapter):
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"missing: .*lora_"):
         kb.load_model(adapter)
+
+
+@pytest.mark.skipif(not find_spec("peft"), reason="peft is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merged_model_has_its_base_s_fingerprint_and_another_form(adapter, base, dtype):
+    plain, merged = kb.load_model(base), kb.load_model(adapter, dtype=dtype)
+    assert fingerprint(merged) == fingerprint(plain)
+    assert not same_weights(weights_digest(merged), weights_digest(plain))
+    assert form(merged).endswith(f", with {adapter}")
