@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 _TYPES = (torch.bfloat16, torch.float16)
 _CHUNK = 1 << 22
-"""Values at once: the sums are of 8-byte integers, and a matrix may have a billion values."""
+"""Values at once: the products are of 8 bytes, and a matrix may have a billion values."""
 _MULTIPLIER = 0x9E3779B1
 """Odd, so that no two values of a chunk have the same weight: swapped values show."""
 
@@ -46,13 +47,18 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 def _checksums(tensor: Tensor) -> list[int]:
     """For each type a sum over the bits of every value, each weighted by its index."""
     totals = [0] * len(_TYPES)
+    weights = _weights(tensor.device)
     for chunk in tensor.detach().reshape(-1).split(_CHUNK):
-        index = torch.arange(len(chunk), device=chunk.device)
-        weights = index * _MULTIPLIER % (1 << 31) + 1
         for number, dtype in enumerate(_TYPES):
-            total = int((_bits(chunk, dtype) * weights).sum())
+            total = int((_bits(chunk, dtype) * weights[: len(chunk)]).sum())
             totals[number] = (totals[number] * 31 + total) % (1 << 61)
     return totals
+
+
+@lru_cache(maxsize=1)
+def _weights(device: torch.device) -> Tensor:
+    """A chunk's weights, each another number."""
+    return torch.arange(_CHUNK, device=device) * _MULTIPLIER % (1 << 31) + 1
 
 
 def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -60,7 +66,7 @@ def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
     if not values.is_floating_point():
         return values.long()
     rounded = values.to(dtype) + 0.0  # rounding makes zeros of either sign
-    return rounded.view(torch.int16).long()
+    return rounded.view(torch.int16)
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
@@ -69,12 +75,12 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
     Raises:
         ValueError: If there are no values, neither here nor there.
     """
-    seen: set[int] = set()
+    seen: set[Tensor] = set()  # tensors are equal to themselves alone here, and kept: no id returns
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if id(parameter) in seen:
+            if parameter in seen:
                 continue
-            seen.add(id(parameter))
+            seen.add(parameter)
             yield _loaded(owner, name) if parameter.is_meta else parameter
 
 

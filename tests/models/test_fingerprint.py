@@ -122,6 +122,19 @@ def test_offloaded_weights_are_read(tmp_path, way, tied):
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_bridge_around_offloaded_weights_has_the_checkpoint_s_fingerprint(family, monkeypatch):
+    def offloaded(*args):
+        model = tiny_hf_model(*args)
+        return accelerate.cpu_offload(model, torch.device("cpu"))
+
+    expected = fingerprint(tiny_bridge(family))
+    monkeypatch.setattr("tiny_models.tiny_hf_model", offloaded)
+    model = tiny_bridge(family)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    assert fingerprint(model) == expected
+
+
 def test_weights_without_values_are_refused():
     with torch.device("meta"):
         empty = nn.Linear(3, 3)
