@@ -102,9 +102,12 @@ class Rounded:
         return values, [2 * steps[:, None] for steps in nodes]
 
 
-@pytest.mark.parametrize("offset", [0.03, 0.1])
-def test_a_gap_that_no_cut_lowers_ends_the_layer(offset):
-    nodes = adaptive(Rounded(offset), 0.02, BFLOAT16).nodes
+def test_a_gap_of_a_few_units_of_rounding_is_left():
+    assert adaptive(Rounded(0.03), 0.02, BFLOAT16).nodes.tolist() == [81, 9]
+
+
+def test_a_gap_that_no_cut_lowers_ends_the_layer():
+    nodes = adaptive(Rounded(0.1), 0.02, BFLOAT16).nodes
     assert nodes.tolist() == [81 + 27, 9 + 27], "one interval was cut into three"
 
 
