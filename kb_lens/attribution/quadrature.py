@@ -40,7 +40,7 @@ _ROUNDING = 4
 """Units of rounding up to which the two rules' relative distance may be rounding alone; it is 2 in
 a model of 30 layers in bfloat16. What is larger is refined, whether it falls or not."""
 _GAP_ROUNDING, _MOST_GAP_ROUNDING = 6, 64
-"""The same for the gap relative to the objective, which is 2 to 7 there and up to 10 in small random
+"""The same for the gap relative to the objective: it is 2 to 7 there, and up to 10 in small random
 models: below the first it is taken for rounding, up to the second if no cut halves it."""
 
 
