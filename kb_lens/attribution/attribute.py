@@ -11,6 +11,8 @@ layers compute freely, and F is the probability of the right answer's token.
 2. For each question, integrate the gradient from 0 to h (`path_gradients`, `quadrature`).
 3. Multiply by h. Summed over a layer's neurons that is F(h) - F(0): the completeness gap tells how
    far the numbers are from it.
+
+``rule="riemann", n_steps=20, answer_style="release", site="pre"`` is the authors' release.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ from kb_lens.attribution.engines import (
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
-from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.check import answer_spelling
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.models.answers import AnswerStyle, check_spelling
+from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, Site, weights_digest
 from kb_lens.models.prompts import PromptTemplate
@@ -96,10 +98,10 @@ def attribute(
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
     template = template or PromptTemplate()
-    answers = knowledge or check_knowledge(
-        model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
+    spelling = answer_spelling(
+        model, questions, template, knowledge, answer_style=answer_style, progress=progress
     )
-    settings = resolve(model, **options, spelling=answers.spelling, template=template)
+    settings = resolve(model, **options, spelling=spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
 
@@ -113,8 +115,6 @@ def _attribute_all(
     progress: bool,
 ) -> Attributions:
     """Every question's scores, as the store has them or computed."""
-    first_prompt = settings.template.text(model.tokenizer, questions[0].text)
-    check_spelling(settings.spelling, model.tokenizer, first_prompt)
     store = Store(cache_dir, ".safetensors") if cache_dir is not None else None
     max_rows = batch_size or default_rows(model, settings.engine)
     results: list[dict[str, Tensor]] = []

@@ -21,7 +21,7 @@ from kb_lens.checks.effects import EffectSettings, NeuronEffects
 from kb_lens.checks.scaled_rows import ScaledRows, Trial
 from kb_lens.interventions.positions import Positions, check_positions
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.knowledge.check import check_knowledge
+from kb_lens.knowledge.check import answer_spelling
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -71,10 +71,10 @@ def neuron_effects(
     _check(neurons, questions, lams, positions, batch_size)
     neurons.check_model(model)
     template = template or PromptTemplate()
-    knowledge = knowledge or check_knowledge(
-        model, questions, template=template, answer_style=answer_style, forms=(), progress=progress
+    spelling = answer_spelling(
+        model, questions, template, knowledge, answer_style=answer_style, progress=progress
     )
-    settings = _settings(model, neurons, positions, knowledge.spelling, template)
+    settings = _settings(model, neurons, positions, spelling, template)
     tensors = _measured(model, neurons, questions, lams, settings, batch_size, progress)
     return NeuronEffects(
         **tensors,

@@ -14,7 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.models.answers import AnswerStyle, release_spelling, spellings
+from kb_lens.models.answers import (
+    AnswerStyle,
+    Spelling,
+    check_spelling,
+    release_spelling,
+    spellings,
+)
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.models.prompts import PromptTemplate
@@ -76,6 +82,28 @@ def check_knowledge(
         _table(forms, *(column[n:] for column in columns)) if forms else None,
         _likeliest(model.tokenizer, predicted.mean),
     )
+
+
+def answer_spelling(
+    model: HookedModel,
+    questions: Sequence[Question],
+    template: PromptTemplate,
+    knowledge: Knowledge | None,
+    *,
+    answer_style: AnswerStyle,
+    progress: bool,
+) -> Spelling:
+    """How yes and no are spelled behind these questions: as `knowledge` says, or found by asking.
+
+    Raises:
+        ValueError: If `knowledge` was found with a template behind which they have other tokens.
+    """
+    if knowledge is None:
+        asking: dict[str, Any] = {"template": template, "answer_style": answer_style}
+        return check_knowledge(model, questions, forms=(), progress=progress, **asking).spelling
+    first_prompt = template.text(model.tokenizer, questions[0].text)
+    check_spelling(knowledge.spelling, model.tokenizer, first_prompt)
+    return knowledge.spelling
 
 
 def _check_asking(questions: Sequence[Question], answer_style: str) -> None:

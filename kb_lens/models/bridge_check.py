@@ -33,7 +33,7 @@ Measure = TypeVar("Measure", bound=Callable[..., Any])
 """A function whose first argument is a model."""
 
 _CHECKED: WeakSet[HookedModel] = WeakSet()
-"""The bridges that were compared already."""
+"""The bridges that were compared already, or cannot be."""
 
 
 def as_the_checkpoint(function: Measure) -> Measure:
@@ -64,11 +64,12 @@ def check_bridge(model: HookedModel) -> None:
     """
     if model in _CHECKED or not is_bridge(model):
         return
-    weights = _plain_weights(model)
     # permanent hooks are TransformerLens's own
-    if weights is None or any(
-        point.has_hooks(including_permanent=False) for point in model.hook_dict.values()
-    ):
+    if any(point.has_hooks(including_permanent=False) for point in model.hook_dict.values()):
+        return  # an intervention: compared at the next call without one
+    weights = _plain_weights(model)
+    if weights is None:
+        _CHECKED.add(model)  # nor will it be comparable later; the outline takes time
         return
     outline, tensors = weights
     tokens = probe_tokens(model.tokenizer, model.original_model)

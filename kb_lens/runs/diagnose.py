@@ -229,7 +229,7 @@ def _check_same_model(
     weights = {present}
     if attributions is not None:
         weights.add(attributions.settings.fingerprint)
-    if len(names) > 1 or not all(same_weights(found, present) for found in weights):
+    if len(names) > 1 or not all(same_weights(other, present) for other in weights):
         raise ValueError(
             f"the attributions or results are of another model: {', '.join(sorted(names))} "
             f"(weights {', '.join(sorted(weights))}). Examine a model with its own."
