@@ -1,15 +1,39 @@
-"""Whole files: none is left half-written, and a table is read row by row or refused in one line."""
+"""Whole files: none is left half-written, and none has a name that a system would misread."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Mapping
+import platform
+import re
+import shutil
+import threading
+import unicodedata
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from kb_lens.rows import CsvTable as CsvTable
+from kb_lens.rows import read_csv as read_csv
+from kb_lens.rows import shown
+
+_HOST = re.sub(r"\W", "_", platform.node())
+_UNFINISHED = re.compile(r"\.(?P<host>\w*)-(?P<process>\d+)-\d+\.part$")
+"""The end of the name of what is not whole yet: who writes it."""
+_NOT_IN_NAMES = '/\\:*?"<>|'
+"""What Windows or Unix refuse in the name of a file, or read as something else."""
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
+"""Names that Windows keeps for devices, whatever their ending."""
+_LONGEST_NAME = 100
 
 
 @contextmanager
@@ -17,13 +41,80 @@ def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process's number keeps two that write the same file from writing into each other.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = unfinished_name(path)
     try:
+        unfinished.touch()
+        # What the umask allows: some libraries write files that their owner alone can read.
+        mode = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(mode)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> Path:
+    """A name beside `path` for what is not whole yet; no two threads anywhere have the same."""
+    writer = f"{_HOST}-{os.getpid()}-{threading.get_native_id()}"
+    return path.with_name(f"{path.name}.{writer}.part")
+
+
+def delete_abandoned(folder: str | os.PathLike[str], *, alone: bool = False) -> None:
+    """Delete what processes that were killed left half-written in a folder and below it.
+
+    Args:
+        folder: Where to look.
+        alone: Whether nobody else can be writing there: then what was written on other machines,
+            whose processes cannot be looked for here, goes too.
+    """
+    for path in Path(folder).rglob("*.part"):
+        if writer_is_dead(path) or (alone and _UNFINISHED.search(path.name)):
+            delete(path)
+
+
+def writer_is_dead(path: Path) -> bool:
+    """Whether a half-written file's writer was a process of this machine that is no more."""
+    writer = _UNFINISHED.search(path.name)
+    if writer is None or writer["host"] != _HOST:
+        return False
+    return not psutil.pid_exists(int(writer["process"]))
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder and all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
+    """Hold the lock of a name inside the block, so that other processes wait for each other.
+
+    The lock is the operating system's: it ends with the process, however that ends.
+
+    Args:
+        path: The file of the lock; it is made and stays.
+        timeout: Seconds to wait for it; -1 waits for ever.
+
+    Yields:
+        Whether it was to be had.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    # FileLock would take the right to lock from a group that the umask gives it to.
+    lock = FileLock(path, timeout=timeout, mode=path.stat().st_mode & 0o777)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -32,51 +123,48 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class CsvTable:
-    """A CSV file: every row has a cell for every column."""
+def check_file_name(name: object, what: str) -> None:
+    """Check a text that becomes the name of a file or folder on any system.
 
-    columns: tuple[str, ...]
-    """The names in the first row."""
-    rows: tuple[tuple[int, Mapping[str, str]], ...]
-    """Each row's number, counted from 1 at the names, and its column -> text, without spaces
-    around it."""
-
-
-def read_csv(path: str | os.PathLike[str]) -> CsvTable:
-    """Read a CSV file in UTF-8, with commas, semicolons or tabs between its columns.
+    Args:
+        name: The text.
+        what: What it is the name of, for the message: ``condition``.
 
     Raises:
-        ValueError: Names the file, and the row that has other cells than the names above it.
+        ValueError: If the text leads to another folder, or Windows, macOS or Linux would refuse it
+            or read it as something else.
     """
-    try:
-        # Excel writes a byte order mark; csv itself minds the ends of lines.
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+    fault = "it is no text" if not isinstance(name, str) else _fault_of_name(name)
+    if fault:
+        article = "an" if what[0] in "aeiou" else "a"
         raise ValueError(
-            f"'{path}' is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8; "
-            "in Excel that is the type 'CSV UTF-8'."
-        ) from error
-    # Excel writes semicolons where a comma is the decimal mark.
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        cells = [[cell.strip() for cell in row] for row in lines]
-    except csv.Error as error:
-        raise ValueError(
-            f"'{path}', line {lines.line_num}: {error}. Is a double quote missing or left over?"
-        ) from error
-    columns = tuple(cells[0]) if cells else ()
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"'{path}' has a column twice: {', '.join(columns)}. Name them apart.")
-    rows = [(number, row) for number, row in enumerate(cells[1:], start=2) if any(row)]
-    for number, row in rows:
-        if len(row) != len(columns):
-            raise ValueError(
-                f"'{path}', row {number}: {len(row)} cells under {len(columns)} columns. Put a "
-                f"text that holds {delimiter!r} into double quotes."
-            )
-    return CsvTable(columns, tuple((n, dict(zip(columns, row, strict=True))) for n, row in rows))
+            f"{shown(name)} cannot name {article} {what}: it becomes the name of a file or folder, "
+            f"and {fault}. Allowed are up to {_LONGEST_NAME} characters without any of "
+            f"{' '.join(_NOT_IN_NAMES)}, no space or dot at the end, and not CON, NUL and the like."
+        )
+
+
+def _fault_of_name(name: str) -> str:
+    """Why a text cannot be a file's name; nothing if it can."""
+    if not name.strip(". "):
+        return "it is empty, or dots alone"
+    if refused := [character for character in name if character in _NOT_IN_NAMES]:
+        return f"it has {refused[0]!r} in it"
+    if not name.isprintable():
+        return "it has a character in it that cannot be printed"
+    if name[-1] in ". " or name[0] == " ":
+        return "it begins or ends with a space, or ends with a dot"
+    if name.partition(".")[0].strip().casefold() in _DEVICES:
+        return "Windows has a device of that name"
+    # In some scripts a character has up to four bytes; file systems allow 255, suffix included.
+    if len(name) > _LONGEST_NAME or len(name.encode()) > 2 * _LONGEST_NAME:
+        return f"it is too long ({len(name)} characters, {len(name.encode())} bytes)"
+    return ""
+
+
+def folded_name(name: str) -> str:
+    """What macOS and Windows take a file's name for: names that fold to the same are one file."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def bank_folder() -> Path:

@@ -6,7 +6,7 @@ passes tau in more than a share beta of the questions, then join the dimensions.
 
 from __future__ import annotations
 
-import json
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +15,7 @@ from fractions import Fraction
 from functools import reduce
 from itertools import chain, combinations
 from operator import or_
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -24,9 +23,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.files import write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, Site, check_weights
+from kb_lens.records.objects import read_json, write_json
 
 _FORMAT = "kb_lens neurons 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
@@ -68,7 +67,11 @@ class NeuronSet:
     """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
     def __post_init__(self) -> None:
-        members = tuple(sorted({Neuron(*neuron) for neuron in self.neurons}))
+        for name in ("n_layers", "d_mlp"):
+            if (size := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {size}: a model has at least 1.")
+        check_thresholds(self.tau or 0.0, self.beta or 0.0)
+        members = tuple(sorted(set(map(_neuron, self.neurons))))
         object.__setattr__(self, "neurons", members)  # the way to set a field of a frozen class
         for neuron in members:
             if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.d_mlp):
@@ -178,7 +181,7 @@ class NeuronSet:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set as JSON."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        write_text(path, json.dumps({"format": _FORMAT, **fields}) + "\n")
+        write_json(path, {"format": _FORMAT, **fields})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronSet:
@@ -187,23 +190,18 @@ class NeuronSet:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no such neurons file: '{path}'.")
-        # JSON of another shape fails in many ways; all mean that it is another kind of file.
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-            if fields.pop("format") != _FORMAT:
-                raise KeyError("format")
-            fields["neurons"] = tuple(Neuron(*map(int, pair)) for pair in fields["neurons"])
-            return cls(**fields)
-        except (
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"'{path}' is no neurons file of kb_lens: {error!r}.") from error
+        return read_json(path, cls, file_format=_FORMAT)
+
+
+def _neuron(pair: Iterable[Any]) -> Neuron:
+    """A layer and an index as a neuron; 1.7 or True is neither."""
+    layer, index = pair
+    if isinstance(layer, bool) or isinstance(index, bool):
+        raise ValueError(f"{(layer, index)} is no neuron: give two whole numbers, layer and index.")
+    try:
+        return Neuron(operator.index(layer), operator.index(index))
+    except TypeError as error:
+        raise ValueError(f"{(layer, index)} is no neuron: {error}.") from error
 
 
 def select_neurons(

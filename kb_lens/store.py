@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 import warnings
@@ -21,10 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-from filelock import FileLock, Timeout
-
-from kb_lens.files import moved_whole
+from kb_lens.files import locked, moved_whole, writer_is_dead
 
 POLL_SECONDS = 0.5
 """How often an entry that another process has claimed is looked at again: little to wait after
@@ -134,23 +130,12 @@ class Store:
 
     @contextmanager
     def _locked(self, key: str) -> Generator[bool, None, None]:
-        locks = Path(self.folder) / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{key}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with locked(Path(self.folder) / "locks" / f"{key}.lock", timeout=0) as free:
+            yield free
 
     def _delete_if_abandoned(self, unfinished: Path) -> None:
-        """Delete a half-written file whose writer (its name has the process) is dead."""
-        process = re.search(r"\.(\d+)\.part$", unfinished.name)
-        if process is None or psutil.pid_exists(int(process[1])):
+        """Delete a half-written file whose writer is dead."""
+        if not writer_is_dead(unfinished):
             return
         # No such process here, but the folder may be shared: a writer elsewhere holds the claim.
         with self._locked(unfinished.name.partition("-")[0]) as free:

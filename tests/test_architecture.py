@@ -30,11 +30,13 @@ ROOMS = {
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "models": """loading adapters pretrained gguf completeness bridge_check evaluation_mode
-        answers prompts chat hooked digests""",
+        exclusive_use answers prompts chat hooked digests""",
     "statistics": "",
     "resampling": "",
     "store": "",
+    "records": "tensors tables objects",
     "files": "",
+    "rows": "",
 }
 """The rooms from top to bottom, and the files of each from top to bottom."""
 

@@ -1,6 +1,7 @@
 """Selection does what equations 4 and 5 say, and sets behave like sets."""
 
 import dataclasses
+import json
 from itertools import pairwise
 
 import pytest
@@ -154,14 +155,53 @@ def test_save_and_load(tmp_path_factory, a):
     assert dataclasses.asdict(again) == dataclasses.asdict(first)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, 2]", '{"format": "kb_lens neurons 1"}'])
-def test_files_that_are_no_neurons(tmp_path, text):
+NO_NEURONS = {
+    "": "is not whole JSON",
+    "{}": "is no file of kb_lens neurons: its format is None",
+    "[1, 2]": "is no file of kb_lens neurons",
+    '{"format": "kb_lens neurons 1"}': r"neurons: Field required|neurons: Missing",
+    "[" * 100_000: "is not whole JSON: recursion limit",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), NO_NEURONS.items(), ids=range(len(NO_NEURONS)))
+def test_files_that_are_no_neurons(tmp_path, text, message):
     path = tmp_path / "set.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no neurons file"):
+    with pytest.raises(ValueError, match=message):
         kb.NeuronSet.load(path)
-    with pytest.raises(ValueError, match="no such neurons file"):
+    with pytest.raises(ValueError, match="no such file"):
         kb.NeuronSet.load(tmp_path / "none.json")
+
+
+NO_MEMBERS = {
+    "neurons": [
+        ([[0, 1.7]], r"neurons\[0\]\[1\]: it should be a valid integer, got 1.7"),
+        ([[True, False]], "valid integer, got True"),
+        ([[0]], r"neurons\[0\]"),
+        ("all", "valid array, got 'all'"),
+        ([[0, 10**30]], "is out of range"),
+        ([[99, 0]], "is out of range"),
+    ],
+    "site": [("elsewhere", "'post' or 'pre', got 'elsewhere'")],
+    "tau": [(float("inf"), "is not whole JSON|not finite"), ("0.1", "valid number"), (7.0, "tau is 7")],
+    "d_mlp": [(0, "d_mlp is 0"), (-3, "d_mlp is -3"), (2.5, "valid integer")],
+    "n_layers": [(0, "n_layers is 0"), (None, "valid integer, got None")],
+    "colour": [("red", "colour")],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [(name, *case) for name, cases in NO_MEMBERS.items() for case in cases],
+)
+def test_neuron_files_with_something_else_in_a_field(tmp_path, name, value, message):
+    path = tmp_path / "set.json"
+    chosen((0, 1)).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=message) as caught:
+        kb.NeuronSet.load(path)
+    assert str(path) in str(caught.value)
 
 
 @given(members, st.integers(0, 3))

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from kb_lens import files
 from kb_lens.store import Store, entry_key
 
 KEY = entry_key("an entry")
@@ -90,7 +91,7 @@ def test_a_claim_is_given_back_after_an_exception(store):
 
 def test_what_dead_processes_left_half_written_is_deleted(store, dead):
     unfinished = {
-        (key, process): store.write(key, CONTENT).with_suffix(f".bin.{process}.part")
+        (key, process): store.write(key, CONTENT).with_suffix(f".bin.{files._HOST}-{process}-1.part")
         for key in (KEY, entry_key("other"), entry_key("elsewhere"))
         for process in (dead, os.getpid())
     }

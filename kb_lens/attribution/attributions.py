@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kb_lens.attribution.settings import Settings
-from kb_lens.files import moved_whole
-from kb_lens.models.answers import Spelling
-from kb_lens.models.prompts import PromptTemplate
 from kb_lens.questions import Question
+from kb_lens.records.tensors import read_tensors, write_tensors
 
 FORMAT = "kb_lens attributions 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
@@ -47,6 +41,8 @@ class Attributions:
     """How the scores were computed."""
 
     def __post_init__(self) -> None:
+        if self.scores.ndim != 3:
+            raise ValueError(f"scores has shape {tuple(self.scores.shape)}: expected 3 axes.")
         n_questions, n_layers, _ = self.scores.shape
         if n_questions != len(self.questions):
             raise ValueError(f"{n_questions} rows of scores for {len(self.questions)} questions.")
@@ -79,14 +75,12 @@ class Attributions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with questions and settings as JSON in its header."""
+        tensors = {name: getattr(self, name) for name in TENSORS}
         header = {
-            "format": FORMAT,
-            "settings": json.dumps(asdict(self.settings)),
-            "questions": json.dumps([asdict(question) for question in self.questions]),
+            "settings": asdict(self.settings),
+            "questions": [asdict(question) for question in self.questions],
         }
-        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
-        with moved_whole(path) as unfinished:
-            save_file(tensors, unfinished, header)
+        write_tensors(path, tensors, FORMAT, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attributions:
@@ -95,20 +89,16 @@ class Attributions:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no such attributions file: '{path}'.")
+        tensors, header = read_tensors(path, TENSORS, FORMAT, _Header, may_be_nan=("error",))
         try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"'{path}' holds no attributions: its format is {header.get('format')!r}."
-            )
-        settings = json.loads(header["settings"])
-        settings["spelling"] = Spelling(**settings["spelling"])
-        settings["template"] = PromptTemplate(**settings["template"])
-        questions = tuple(Question(**question) for question in json.loads(header["questions"]))
-        return cls(**tensors, questions=questions, settings=Settings(**settings))
+            return cls(**tensors, questions=header.questions, settings=header.settings)
+        except ValueError as error:  # the tensors do not fit one another
+            raise ValueError(f"'{path}': {error}") from error
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What of a file is no tensor."""
+
+    settings: Settings
+    questions: tuple[Question, ...]

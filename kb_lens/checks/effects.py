@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.files import moved_whole
 from kb_lens.interventions.positions import Positions
 from kb_lens.models.answers import Spelling
 from kb_lens.models.digests import same_weights
@@ -23,6 +18,7 @@ from kb_lens.models.hooked import Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import Neuron
 from kb_lens.questions import Question
+from kb_lens.records.tensors import read_tensors, write_tensors
 from kb_lens.statistics import Measure, Statistics, Sums, bootstrap
 
 _FORMAT = "kb_lens neuron effects 1"
@@ -124,15 +120,12 @@ class NeuronEffects:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with everything else as JSON in its header."""
         header = {
-            "format": _FORMAT,
-            "settings": json.dumps(asdict(self.settings)),
-            "questions": json.dumps([asdict(question) for question in self.questions]),
-            "neurons": json.dumps(self.neurons),
-            "lams": json.dumps(self.lams),
+            "settings": asdict(self.settings),
+            "questions": [asdict(question) for question in self.questions],
+            "neurons": self.neurons,
+            "lams": self.lams,
         }
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        with moved_whole(path) as unfinished:
-            save_file(tensors, unfinished, header)
+        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, _FORMAT, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronEffects:
@@ -141,30 +134,21 @@ class NeuronEffects:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no such file of neuron effects: '{path}'.")
+        tensors, header = read_tensors(path, _TENSORS, _FORMAT, _Header)
         try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"'{path}' is no readable safetensors file: {error}") from error
-        if (file_format := header.pop("format", None)) != _FORMAT:
-            raise ValueError(f"'{path}' holds no neuron effects: its format is {file_format!r}.")
-        try:
-            content = {name: json.loads(text) for name, text in header.items()}
-            settings = content["settings"]
-            settings["spelling"] = Spelling(**settings["spelling"])
-            settings["template"] = PromptTemplate(**settings["template"])
-            return cls(
-                **tensors,
-                neurons=tuple(Neuron(*neuron) for neuron in content["neurons"]),
-                lams=tuple(content["lams"]),
-                questions=tuple(Question(**question) for question in content["questions"]),
-                settings=EffectSettings(**settings),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' is damaged: {error!r}.") from error
+            return cls(**tensors, **vars(header))
+        except ValueError as error:  # the tensors do not fit the header
+            raise ValueError(f"'{path}': {error}") from error
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What of a file is no tensor."""
+
+    settings: EffectSettings
+    questions: tuple[Question, ...]
+    neurons: tuple[Neuron, ...]
+    lams: tuple[float, ...]
 
 
 def effect_against_score(effects: NeuronEffects, attributions: Attributions) -> pd.DataFrame:

@@ -9,7 +9,6 @@ et al., arXiv 2312.06681, on plain statements).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,19 +20,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.bank import bank_rows
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
-from kb_lens.files import bank_folder, moved_whole
+from kb_lens.files import bank_folder
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
+from kb_lens.records.tensors import read_tensors, write_tensors
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -179,11 +177,8 @@ class Steering:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with everything but the vector as JSON in its header."""
-        names = [field.name for field in fields(self) if field.name != "vector"]
-        settings = {name: getattr(self, name) for name in names}
-        header = {"format": _FORMAT, "settings": json.dumps(settings)}
-        with moved_whole(path) as unfinished:
-            save_file({"vector": self.vector.contiguous()}, unfinished, header)
+        settings = {name: getattr(self, name) for name in _Settings.__dataclass_fields__}
+        write_tensors(path, {"vector": self.vector}, _FORMAT, {"settings": settings})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Steering:
@@ -192,19 +187,30 @@ class Steering:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no such steering file: '{path}'.")
+        tensors, header = read_tensors(path, ("vector",), _FORMAT, _Header)
         try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                if (file_format := header.get("format")) != _FORMAT:
-                    raise ValueError(
-                        f"'{path}' holds no steering vector: its format is {file_format!r}."
-                    )
-                # the settings are the arguments of the class: others are a TypeError
-                return cls(file.get_tensor("vector"), **json.loads(header["settings"]))
-        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' is no readable steering file: {error!r}") from error
+            return cls(**tensors, **vars(header.settings))
+        except ValueError as error:
+            raise ValueError(f"'{path}': {error}") from error
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The fields of `Steering` that are no tensor."""
+
+    layer: int
+    model: str
+    fingerprint: str
+    strength: float
+    positions: Positions
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What of a file is no tensor."""
+
+    settings: _Settings
 
 
 @as_the_checkpoint

@@ -1,0 +1,122 @@
+"""JSON that kb_lens wrote, read back as a value of a type: pydantic checks it field by field.
+
+Whatever is wrong with a file is one line that names the file, the place in it, and what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from kb_lens.files import write_text
+
+T = TypeVar("T")
+
+_SHOWN_LENGTH = 60
+"""Characters of a value in an error message."""
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
+    """Write JSON text; folders are made."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    kind: type[T] | Any,
+    *,
+    file_format: str | None = None,
+    finite: bool = True,
+) -> T:
+    """Read a JSON file as a value of a type, such as a dataclass or ``list[dict[str, str]]``.
+
+    Args:
+        path: The file.
+        kind: The type. Numbers are not converted: 1.0 is no whole number, and true no number.
+        file_format: What the file's key ``format`` must say; it is no field of `kind`.
+        finite: Whether Infinity and NaN are refused.
+
+    Raises:
+        ValueError: Names the file, the place in it, what is there and what is needed.
+    """
+    content = parsed(_bytes(path), f"'{path}'", finite)
+    if file_format is not None:
+        content = _without_format(content, file_format, f"'{path}'")
+    return validated(content, kind, f"'{path}'")
+
+
+def _bytes(path: str | os.PathLike[str]) -> bytes:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no such file: '{path}'.")
+    return path.read_bytes()
+
+
+def parsed(content: bytes, where: str, finite: bool = False) -> Any:
+    """JSON text as data; ValueError that says where it ends to be JSON."""
+    try:
+        return from_json(content, allow_inf_nan=not finite)
+    except ValueError as error:
+        raise ValueError(f"{where} is not whole JSON: {error}.") from error
+
+
+def _without_format(content: Any, file_format: str, where: str) -> dict[str, Any]:
+    written = content.get("format") if isinstance(content, dict) else None
+    if written != file_format:
+        raise ValueError(
+            f"{where} is no file of {named(file_format)}: its format is {short(written)}."
+        )
+    return {name: value for name, value in content.items() if name != "format"}
+
+
+def validated(content: Any, kind: Any, where: str) -> Any:
+    """JSON data as a value of a type.
+
+    Args:
+        content: What `parsed` returned.
+        kind: The type.
+        where: The file, for the message.
+
+    Raises:
+        ValueError: Names the place in the data, what is there and what is needed.
+    """
+    # As JSON once more: there a list is a tuple, and in Python it is not.
+    text = to_json(content, inf_nan_mode="constants")
+    try:
+        return _adapter(kind).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ValueError(f"{where}{_problem(error)}.") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """Where the first fault is, what should be there, and what is."""
+    first = error.errors()[0]
+    keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    location = "".join(keys).lstrip(".")
+    needed = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    # the other two show all that is around them
+    shown = first["type"] not in ("value_error", "missing")
+    got = f", got {short(first['input'])}" if shown else ""
+    return f"{location and ', '}{location}: {needed.rstrip('.')}{got}"
+
+
+@lru_cache
+def _adapter(kind: Any) -> Any:
+    return TypeAdapter(kind)
+
+
+def named(file_format: str) -> str:
+    """The format without its number: ``kb_lens neurons``."""
+    return file_format.rstrip("0123456789 ")
+
+
+def short(value: Any) -> str:
+    """A value for a message, cut off if it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]} ..."

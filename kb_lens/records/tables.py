@@ -1,0 +1,152 @@
+"""Tables that kb_lens wrote, parquet and CSV: each says whose it is, its columns are checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kb_lens.files import moved_whole, write_text
+from kb_lens.records.objects import parsed, validated
+
+Kind = Literal["number", "text", "any"]
+"""What a column of a table holds."""
+
+_METADATA = b"kb_lens"
+"""Under which name the schema of a parquet file carries JSON."""
+_RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r\n|%]")
+"""Beginnings of a cell that Excel and LibreOffice may take for a formula, or that were escaped."""
+
+
+@dataclass(frozen=True)
+class Belongs:
+    """Whose a file is."""
+
+    model: str = ""
+    """The model's name."""
+    fingerprint: str = ""
+    """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
+    to: str = ""
+    """What it is a part of: a condition, a study."""
+
+
+def write_parquet(
+    path: str | os.PathLike[str], table: pd.DataFrame, belongs: Belongs | None = None
+) -> None:
+    """Write a table, with whose it is in the metadata of its schema."""
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    if belongs is not None:
+        metadata = {**(columns.schema.metadata or {}), _METADATA: json.dumps(asdict(belongs))}
+        columns = columns.replace_schema_metadata(metadata)
+    with moved_whole(path) as unfinished:
+        pq.write_table(columns, unfinished)
+
+
+def read_parquet(
+    path: str | os.PathLike[str], columns: Mapping[str, Kind] | None = None
+) -> tuple[pd.DataFrame, Belongs]:
+    """Read a table and whose it is; empty if the file does not say.
+
+    Raises:
+        ValueError: Names the file, and the column that is missing or holds something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"'{path}' is missing: the results that it belongs to are not complete.")
+    try:
+        content = pq.read_table(path)
+        table = content.to_pandas()
+    # pyarrow raises these, and plain ones where the metadata for pandas is damaged
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"'{path}' is damaged: {_first_line(error)}.") from error
+    check_columns(table, columns or {}, path)
+    metadata = (content.schema.metadata or {}).get(_METADATA)
+    if metadata is None:
+        return table, Belongs()
+    return table, validated(parsed(metadata, f"'{path}'"), Belongs, f"'{path}', metadata")
+
+
+def write_csv(
+    path: str | os.PathLike[str], table: pd.DataFrame, belongs: Belongs | None = None
+) -> None:
+    """Write a table as CSV, with the columns ``model`` and ``fingerprint`` that say whose it is.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe before it, which is taken
+    away by `read_table`.
+    """
+    if belongs is not None:
+        table = table.assign(model=belongs.model, fingerprint=belongs.fingerprint)
+    write_text(path, table.map(_escaped).to_csv(index=False))
+
+
+def read_table(
+    path: str | os.PathLike[str], columns: Mapping[str, Kind], *, text: Iterable[str] = ()
+) -> tuple[pd.DataFrame, Belongs]:
+    """Read a table of `write_csv` without the columns that say whose it is.
+
+    Args:
+        path: The file.
+        columns: The columns that it has to have.
+        text: Of these, the columns in which an empty cell or ``NA`` is a text and not missing.
+
+    Raises:
+        ValueError: Names the file, and the column.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no such table: '{path}'.")
+    try:
+        # a token may be spelled like a missing value (NA, null) and is none
+        texts: Any = dict.fromkeys(text, str)
+        table: pd.DataFrame = pd.read_csv(path, converters=texts, encoding="utf-8")
+    except (ValueError, OSError) as error:  # pandas' parsers and decoders raise kinds of these
+        raise ValueError(f"'{path}' is no table of kb_lens: {_first_line(error)}.") from error
+    table = table.map(_unescaped)
+    check_columns(table, columns, path)
+    # files from before the two columns do not say whose they are
+    whose = {
+        name: "; ".join(sorted(set(table.pop(name).fillna("").astype(str))))
+        for name in ("model", "fingerprint")
+        if name in table
+    }
+    return table, Belongs(**whose)
+
+
+def check_columns(
+    table: pd.DataFrame, columns: Mapping[str, Kind], path: str | os.PathLike[str]
+) -> None:
+    """Refuse a table that lacks a column, or has something else in it.
+
+    Raises:
+        ValueError: Names the file and the column.
+    """
+    for name, kind in columns.items():
+        if name not in table.columns:
+            there = ", ".join(map(str, table.columns)) or "none"
+            raise ValueError(f"'{path}' has no column {name!r}; its columns: {there}.")
+        values = table[name]
+        is_number = pd.api.types.is_numeric_dtype(values) or bool(values.isna().all())
+        is_text = all(isinstance(value, str) for value in values)
+        if (kind == "number" and not is_number) or (kind == "text" and not is_text):
+            raise ValueError(f"'{path}', column {name!r}: every cell must be a {kind}.")
+
+
+def _escaped(cell: Any) -> Any:
+    is_formula = isinstance(cell, str) and _RUN_BY_SPREADSHEETS.match(cell)
+    return f"'{cell}" if is_formula else cell
+
+
+def _unescaped(cell: Any) -> Any:
+    was_escaped = isinstance(cell, str) and cell[:1] == "'" and _RUN_BY_SPREADSHEETS.match(cell)
+    return cell[1:] if was_escaped else cell
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
