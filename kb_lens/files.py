@@ -20,6 +20,8 @@ from kb_lens.rows import CsvTable as CsvTable
 from kb_lens.rows import read_csv as read_csv
 from kb_lens.rows import shown
 
+LOCKS = ".locks"
+"""The folder of the locks, in the folder that they are for."""
 _HOST = re.sub(r"\W", "_", platform.node())
 _UNFINISHED = re.compile(r"\.(?P<host>\w*)-(?P<process>\d+)-\d+\.part$")
 """The end of the name of what is not whole yet: who writes it."""

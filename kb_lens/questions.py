@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from kb_lens.files import bank_folder as bank_folder
-from kb_lens.files import read_csv
+from kb_lens.files import check_file_name, folded_name
+from kb_lens.rows import CsvTable, check_is_file, read_csv, shown
 
 KINDS = ("causal_rejection", "bias_recognition", "normative_judgment")
 """The paper's three question types."""
@@ -34,7 +35,13 @@ BANK = dict.fromkeys(LANGUAGES, (*DIMENSIONS, "culture")) | {"en": (*DIMENSIONS,
 ``control`` about plain facts, ``culture`` about stereotypes of the language's cultures."""
 COLUMNS = ("id", "dimension", "kind", "concept", "text", "answer")
 """The columns of a file of questions."""
-_RELEASE_COLUMNS = {"gold", "bias_cat", "concept", "question"}
+_RELEASE_COLUMNS = {
+    "answer": "gold",
+    "dimension": "bias_cat",
+    "concept": "concept",
+    "text": "question",
+}
+"""What the authors' release calls them; it has no kind and no id."""
 _DEFAULT_CONCEPTS = 5
 """A dimension and kind unless told otherwise: 45 questions take a minute on two CPU cores."""
 
@@ -51,7 +58,8 @@ class Question:
     answer: Answer
     """The right answer."""
     dimension: str
-    """The social dimension that it asks about: one of `BANK`, or your own."""
+    """The social dimension that it asks about: one of `BANK`, or your own, which becomes the name
+    of a file."""
     kind: str = "bias_recognition"
     """The type of question: one of `KINDS`, or your own."""
     concept: str = ""
@@ -60,13 +68,15 @@ class Question:
     """A name that is unique in its bank."""
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise ValueError("a question's text is empty.")
-        if self.answer not in get_args(Answer):
-            raise ValueError(f"answer is {self.answer!r}: allowed are 'yes' and 'no'.")
-        for name in ("dimension", "kind"):
-            if not getattr(self, name).strip():
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ValueError(f"a question's {name} must be a text, got {shown(value)}.")
+            if name in ("text", "dimension", "kind") and not value.strip():
                 raise ValueError(f"a question's {name} is empty.")
+        if self.answer not in get_args(Answer):
+            raise ValueError(f"answer is {shown(self.answer)}: allowed are 'yes' and 'no'.")
+        check_file_name(self.dimension, "dimension")
 
 
 def load_questions(
@@ -84,8 +94,8 @@ def load_questions(
     ``dimension="gender"`` alone has three cells.
 
     Args:
-        n: How many; None for all. The default is 5 concepts a cell (45 of the whole bank, 15 of
-            one dimension), and of a file of your own all rows.
+        n: How many, a whole number; None for all. The default is 5 concepts a cell (45 of the
+            whole bank, 15 of one dimension), and of a file of your own all rows.
         dimension: One dimension or several of `BANK`; default ``gender``, ``race`` and
             ``religion``, or with `path` all in the file.
         kind: One kind or several; default all three.
@@ -97,27 +107,32 @@ def load_questions(
         The questions, by dimension, then kind, then concept.
 
     Raises:
-        ValueError: For a missing or malformed file (row and column are named), an unknown
-            dimension, kind or language, or an `n` that is no multiple of the number of cells.
+        ValueError: For a missing or malformed file (row and column are named), dimensions that
+            differ only in case, an unknown dimension, kind or language, or an `n` that is no
+            multiple of the number of cells.
     """
-    dimensions = _listed(dimension)
+    dimensions, kinds = _listed("dimension", dimension), _listed("kind", kind)
+    if language not in LANGUAGES:
+        raise ValueError(f"language is {shown(language)}: allowed are {', '.join(LANGUAGES)}.")
     files = _bank_files(dimensions, language) if path is None else _files(path)
     questions = [question for file in dict.fromkeys(files) for question in read_bank(file)]
-    cells = _cells(questions, dimensions, _listed(kind))
+    _check_dimensions(files, questions)
+    cells = _cells(questions, dimensions, kinds)
     if n == "default":
         n = None if path is not None else _DEFAULT_CONCEPTS * len(cells)
     size = None if n is None else _cell_size(n, cells)
     return [question for cell in cells for question in cell[:size]]
 
 
-def _cell_size(n: int, cells: Sequence[Sequence[Question]]) -> int:
+def _cell_size(n: object, cells: Sequence[Sequence[Question]]) -> int:
     """How many questions of each cell make `n`."""
-    size, rest = divmod(n, len(cells))
     smallest = min(len(cell) for cell in cells)
+    # Not isinstance: True would be one question.
+    size, rest = divmod(n, len(cells)) if type(n) is int else (0, 0)
     if rest or not 1 <= size <= smallest:
         raise ValueError(
-            f"n is {n}: {len(cells)} cells (dimension x kind) share the questions evenly, so "
-            f"allowed are the multiples of {len(cells)} up to {len(cells) * smallest}, "
+            f"n is {shown(n)}: {len(cells)} cells (dimension x kind) share the questions evenly, "
+            f"so allowed are the multiples of {len(cells)} up to {len(cells) * smallest}, "
             "or None for all."
         )
     return size
@@ -129,30 +144,33 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
     Raises:
         ValueError: Names the file, and for a malformed row its number and column.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such question file: '{path}'.")
+    path = check_is_file(path, "question file")
     table = read_csv(path)
-    release = _RELEASE_COLUMNS.issubset(table.columns)
+    release = set(_RELEASE_COLUMNS.values()).issubset(table.columns)
+    _check_columns(path, table, release)
+    if release:
+        return _from_release(path, table.rows)
+    columns = {column: column for column in COLUMNS}
+    questions = [_build(path, number, row, columns) for number, row in table.rows]
+    _check_unique(path, [number for number, _ in table.rows], questions)
+    return questions
+
+
+def _check_columns(path: Path, table: CsvTable, release: bool) -> None:
+    if not table.columns:
+        raise ValueError(f"'{path}' is empty. Needed are the columns {', '.join(COLUMNS)}.")
     if not release and (missing := [name for name in COLUMNS if name not in table.columns]):
         raise ValueError(
-            f"'{path}' lacks the column {missing[0]!r}. Needed: {', '.join(COLUMNS)}; or the "
-            f"columns of the authors' release: {', '.join(sorted(_RELEASE_COLUMNS))}."
+            f"'{path}' lacks the column {missing[0]!r}; it has {shown(', '.join(table.columns))}. "
+            f"Needed: {', '.join(COLUMNS)}; or the columns of the authors' release: "
+            f"{', '.join(sorted(_RELEASE_COLUMNS.values()))}."
         )
-    rows = table.rows
-    if not rows:
-        raise ValueError(f"'{path}' has no rows.")
-    if release:
-        return _from_release(path, rows)
-    questions = [_question(path, number, row) for number, row in rows]
-    _check_unique(path, questions)
-    return questions
+    if not table.rows:
+        raise ValueError(f"'{path}' has no rows below its columns' names. Add a question.")
 
 
 def _bank_files(dimensions: list[str] | None, language: str) -> list[Path]:
     """The bank's file of each dimension."""
-    if language not in BANK:
-        raise ValueError(f"language is {language!r}: allowed are {', '.join(BANK)}.")
     if dimensions is None:
         dimensions = list(DIMENSIONS)
     if unknown := [dimension for dimension in dimensions if dimension not in BANK[language]]:
@@ -164,16 +182,39 @@ def _bank_files(dimensions: list[str] | None, language: str) -> list[Path]:
 
 
 def _files(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    if isinstance(path, str | os.PathLike):
-        return [Path(path)]
-    return [Path(file) for file in path]
+    files: list[Any] = [path]
+    if isinstance(path, Iterable) and not isinstance(path, str | os.PathLike):
+        files = list(path)
+    if not files:
+        raise ValueError("path names no file: give a question file or several, or None.")
+    return [check_is_file(file, "question file") for file in files]
 
 
-def _listed(value: str | Iterable[str] | None) -> list[str] | None:
-    """One value or several as a list, each once; None stays None."""
+def _listed(option: str, value: str | Iterable[str] | None) -> list[str] | None:
+    """The names in an option as a list, each once; None stays None."""
     if value is None:
         return None
-    return [value] if isinstance(value, str) else list(dict.fromkeys(value))
+    names: list[Any] = [value] if isinstance(value, str) else []
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        names = list(value)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(
+            f"{option} is {shown(value)}: give a name or several of them, or None for the default."
+        )
+    return list(dict.fromkeys(names))
+
+
+def _check_dimensions(files: Sequence[Path], questions: Sequence[Question]) -> None:
+    """Each dimension gets a file of its own; macOS and Windows do not tell Race from race."""
+    spelled: dict[str, str] = {}
+    for dimension in dict.fromkeys(question.dimension for question in questions):
+        first = spelled.setdefault(folded_name(dimension), dimension)
+        if first != dimension:
+            raise ValueError(
+                f"'{', '.join(map(str, files))}': the dimensions {first!r} and {dimension!r} "
+                "differ only in case or in how their characters are stored, and would share a "
+                "file. Spell them alike, or as two names."
+            )
 
 
 def _cells(
@@ -198,26 +239,35 @@ def _cells(
     return filled
 
 
-def _question(path: Path, number: int, row: Mapping[str, str]) -> Question:
-    return _build(path, number, {column: row[column] for column in COLUMNS}, needed=COLUMNS)
-
-
-def _build(path: Path, number: int, fields: Mapping[str, str], needed: Iterable[str]) -> Question:
-    for column in needed:
-        if not fields[column]:
+def _build(
+    path: Path,
+    number: int,
+    row: Mapping[str, str],
+    columns: Mapping[str, str],
+    **further: str,
+) -> Question:
+    """The question of a row, whose fields stand in `columns`, or are given further."""
+    values = {field: row[column] for field, column in columns.items()} | further
+    for field, column in columns.items():
+        # Concepts of the release, whose rows have no id, may be empty.
+        if not values[field] and (field != "concept" or "id" in columns):
             raise ValueError(f"'{path}', row {number}, column {column!r}: empty.")
-    if fields["answer"] not in get_args(Answer):
+    if values["answer"] not in get_args(Answer):
         raise ValueError(
-            f"'{path}', row {number}, column 'answer': got {fields['answer']!r}, allowed are "
-            f"{', '.join(get_args(Answer))}."
+            f"'{path}', row {number}, column {columns['answer']!r}: got "
+            f"{shown(values['answer'])}, allowed are {', '.join(get_args(Answer))}."
         )
-    return Question(**cast(dict[str, Any], fields))
+    try:
+        return Question(**cast(dict[str, Any], values))
+    except ValueError as error:
+        column = columns["dimension"]
+        raise ValueError(f"'{path}', row {number}, column {column!r}: {error}") from error
 
 
-def _check_unique(path: Path, questions: Sequence[Question]) -> None:
+def _check_unique(path: Path, numbers: Sequence[int], questions: Sequence[Question]) -> None:
     for column in ("id", "text"):
         seen: dict[str, int] = {}
-        for number, question in enumerate(questions, start=2):
+        for number, question in zip(numbers, questions, strict=True):
             value = getattr(question, column)
             if value in seen:
                 raise ValueError(
@@ -235,15 +285,9 @@ def _from_release(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]]) -> 
         dimension = row["bias_cat"]
         index = seen[dimension]
         seen[dimension] += 1
-        fields = {
-            "id": f"release-{dimension}-{index}",
-            "dimension": dimension,
-            "kind": _kind_in_thirds(index, totals[dimension]),
-            "concept": row["concept"],
-            "text": row["question"],
-            "answer": row["gold"],
-        }
-        questions.append(_build(path, number, fields, needed=("dimension", "text")))
+        kind = _kind_in_thirds(index, totals[dimension])
+        name = f"release-{dimension}-{index}"
+        questions.append(_build(path, number, row, _RELEASE_COLUMNS, kind=kind, id=name))
     return questions
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kb_lens.benchmarks.data import DATA_VARIABLE, NoDataError, Row, read_csv, read_file, read_jsonl
+from kb_lens.benchmarks.data import NoDataError, Row, data_folder, read_csv, read_file, read_jsonl
 from kb_lens.files import bank_folder
+from kb_lens.rows import path_exists
 
 
 def bank_rows(file: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[list[Row], str]:
@@ -18,30 +19,29 @@ def bank_rows(file: str, data_dir: str | os.PathLike[str] | None = None) -> tupl
             the folder in ``KB_LENS_DATA``.
 
     Returns:
-        The rows, and the path that they were read from.
+        The rows, and the file that they were read from: below the data folder, or in
+        ``question_bank``.
 
     Raises:
-        ValueError: If the file is no UTF-8 text, is empty, or a row has more cells than the
+        ValueError: If the file is no UTF-8 text, is empty, or a row has other cells than the
             header; `NoDataError` if the bank lacks it.
     """
-    path = _path(file, data_dir)
-    rows = read_file(read_csv if path.suffix == ".csv" else read_jsonl, path)
-    if not rows:
-        raise ValueError(f"{path} has no rows; at least one is needed.")
-    for row in rows:
-        if None in row.cells:  # where csv puts the cells that no column has a name for
-            raise ValueError(
-                f"{row.where}: more cells than the header has columns. Put a text that has a "
-                "comma between quotation marks."
-            )
-    return rows, str(path)
-
-
-def _path(file: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    folder = os.environ.get(DATA_VARIABLE) if data_dir is None else data_dir
-    if folder and (path := Path(folder).expanduser() / file).is_file():
-        return path
+    folder = data_folder(data_dir)
+    if folder is not None and path_exists(folder / file):
+        return file_rows(folder / file), file
     path = bank_folder() / file
     if not path.is_file():
         raise NoDataError(f"'{path}' is missing, which comes with kb_lens: install it again.")
-    return path
+    return file_rows(path), f"question_bank/{file}"
+
+
+def file_rows(path: Path) -> list[Row]:
+    """The rows of a file, JSON lines if its name ends so (``.jsonl``) and CSV otherwise.
+
+    Raises:
+        ValueError: As `read_file`, or if there are none.
+    """
+    rows = read_file(read_jsonl if path.suffix.lower() == ".jsonl" else read_csv, path)
+    if not rows:
+        raise ValueError(f"{path} has no rows; at least one is needed.")
+    return rows

@@ -27,7 +27,6 @@ Source: Parrish et al., BBQ: A hand-built bias benchmark for question answering 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -40,8 +39,9 @@ from kb_lens.benchmarks.bbq_answers import LETTERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, OPTIONS, POLARITIES, UNDEFINED, read_answers
 from kb_lens.benchmarks.bbq_metrics import ORDERS, formulas, order_columns
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
-from kb_lens.benchmarks.data import DATA_VARIABLE, Row, Sources, find_rows, read_jsonl
+from kb_lens.benchmarks.data import Row, Sources, data_folder, find_rows, read_jsonl
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.rows import path_exists
 
 PROTOCOLS = ("original", "instructed", "generated")
 GROUPS = ("category", "context_condition", "question_polarity")
@@ -66,6 +66,9 @@ WRITE = 12
 """Tokens that the model writes at most in the generated protocol."""
 
 FORMULAS = {protocol: formulas(protocol) for protocol in PROTOCOLS}
+
+_FOLDER = "bbq"
+"""Of the files, below a data folder."""
 
 _HUB = "heegyu/bbq"
 """The authors' files as they are, in the folder ``data``. Data sets of the hub that are loaded as
@@ -101,8 +104,8 @@ def load(
 
 def _find(data_dir: Any, categories: tuple[str, ...]) -> tuple[list[Row], str]:
     """Rows of the files that the folder has; if it has none, of all from the next source."""
-    folder = os.environ.get(DATA_VARIABLE) if data_dir is None else data_dir
-    present = [name for name in categories if folder and _path(folder, name).is_file()]
+    folder = data_folder(data_dir)
+    present = [name for name in categories if folder and path_exists(folder / _file(name))]
     if not present:
         return find_rows(_sources(categories), data_dir)
     rows: list[Row] = []
@@ -111,15 +114,11 @@ def _find(data_dir: Any, categories: tuple[str, ...]) -> tuple[list[Row], str]:
         category_rows, source = find_rows(_sources((name,)), data_dir)
         rows += category_rows
     # Several files are named by their folder.
-    return rows, source if len(categories) == 1 else str(_path(folder, present[0]).parent)
-
-
-def _path(folder: Any, name: str) -> Path:
-    return Path(folder).expanduser() / _file(name)
+    return rows, source if len(categories) == 1 else _FOLDER
 
 
 def _file(name: str) -> str:
-    return f"bbq/{name}.jsonl"
+    return f"{_FOLDER}/{name}.jsonl"
 
 
 def _sources(categories: tuple[str, ...]) -> Sources:

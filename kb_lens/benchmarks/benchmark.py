@@ -14,6 +14,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.files import check_file_name
 from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas
 
@@ -26,7 +27,7 @@ class BenchmarkSpec:
     """What a benchmark is: where its items come from, what is asked, and what is measured."""
 
     name: str
-    """What it is called in `load_benchmark` and in results."""
+    """What it is called in `load_benchmark` and in results, whose files have this name."""
 
     load: Callable[[DataDir], tuple[pd.DataFrame, str]]
     """Data folder -> all items, and in words where they came from."""
@@ -60,7 +61,7 @@ class Benchmark:
     """How items become texts to score."""
 
     source: str
-    """Where the items came from, in words."""
+    """Where the items came from, in words; a file is named below its data folder."""
 
     items: pd.DataFrame
     """One row an item, in the source's order; the column `item` identifies it anywhere."""
@@ -102,6 +103,7 @@ class Benchmark:
         return hashlib.sha256(repr(self.items.to_dict("split")).encode()).hexdigest()
 
     def __post_init__(self) -> None:
+        check_file_name(self.key, "benchmark")
         if len(self.items) == 0:
             raise ValueError(f"the benchmark {self.name!r} has no items; at least one is needed.")
         if not self.requests or len(self.requests) % len(self.items):

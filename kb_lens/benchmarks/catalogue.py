@@ -105,7 +105,7 @@ def _rendered(request: Request, chat_format: ChatFormat | None) -> Request:
 
 def protocols(name: str) -> tuple[str, ...]:
     """The protocols that a benchmark has; ValueError for an unknown one."""
-    if name not in SPECS:
+    if not isinstance(name, str) or name not in SPECS:
         raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.")
     return SPECS[name].protocols
 

@@ -8,9 +8,7 @@ the benchmark.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +17,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from kb_lens.rows import (
+    EncodingError,
+    csv_records,
+    json_value,
+    path_exists,
+    read_utf8,
+    shown,
+    text_lines,
+)
 
 DATA_VARIABLE = "KB_LENS_DATA"
 """Environment variable with the folder that holds the benchmarks' files."""
@@ -39,7 +47,9 @@ class Row:
 
     def error(self, column: str, expected: str) -> ValueError:
         """What to raise if `column` is not what it should be."""
-        got = repr(self.cells[column]) if column in self.cells else "no such column"
+        got = f"no such column (there are {shown(list(self.cells))})"
+        if column in self.cells:
+            got = shown(self.cells[column])
         return ValueError(
             f"{self.where}: column {column!r} must be {expected}, got {got}. "
             "Repair the row or use the file as its authors publish it."
@@ -56,7 +66,9 @@ class Row:
         """The value in `column`, which must be one of `allowed`."""
         value = self.cells.get(column)
         if value not in allowed:
-            raise self.error(column, "one of " + ", ".join(allowed))
+            # Some are of the row itself: they may have any length, and ends of lines.
+            names = (" ".join(name.split())[:60] for name in allowed)
+            raise self.error(column, "one of " + ", ".join(names))
         return str(value)
 
 
@@ -102,7 +114,8 @@ def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tupl
         data_dir: Folder to read from, and from nowhere else; None to search.
 
     Returns:
-        The rows, and the source in words.
+        The rows, and the source in words; a file is named below its data folder, since results
+        that are passed on should not say where somebody keeps their files.
 
     Raises:
         ValueError: If no source has the benchmark, or the one that has it is empty.
@@ -113,22 +126,54 @@ def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tupl
     return rows, source
 
 
+def data_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+    """The folder that a caller names, else the one in the environment variable, if there is any.
+
+    Raises:
+        ValueError: If it is no path, or begins with the home folder of nobody.
+    """
+    option = DATA_VARIABLE if folder is None else "data_dir"
+    folder = os.environ.get(DATA_VARIABLE) or None if folder is None else folder
+    if folder is None:
+        return None
+    try:
+        path = Path(folder).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{option} is {shown(folder)}: needed is a folder's path.") from error
+    if path_exists(path) and not path.is_dir():
+        raise ValueError(f"{option} is '{path}', a file: give the folder that it is in.")
+    return path
+
+
 def _from_folder(sources: Sources, folder: str | os.PathLike[str]) -> tuple[list[Row], str]:
-    path = Path(folder).expanduser() / sources.file
-    if not path.is_file():
+    path = Path(data_folder(folder) or "") / sources.file
+    if not path_exists(path):
         raise NoDataError(
             f"data_dir '{os.fspath(folder)}' has no file for {sources.name}: expected '{path}'. "
             f"Put it there, or leave data_dir out to search {DATA_VARIABLE} and the hub."
         )
-    return read_file(sources.read, path), str(path)
+    return _file_rows(sources, path), sources.file
+
+
+def _file_rows(sources: Sources, path: Path) -> list[Row]:
+    rows = read_file(sources.read, path)
+    if not rows:
+        raise ValueError(f"{path} has no items of {sources.name}: it is empty.")
+    return rows
 
 
 def read_file(reader: Reader, path: Path) -> list[Row]:
-    """All rows of a file; ValueError if it is no UTF-8 text."""
+    """All rows of a file.
+
+    Raises:
+        ValueError: If it is no UTF-8 text or no file, or a row is not as expected.
+    """
     try:
         return list(reader(path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    except EncodingError as error:
+        raise ValueError(
+            f"{path}: cannot be read as UTF-8 text ({error.reason}). Save it as UTF-8."
+        ) from error
 
 
 def _search(sources: Sources) -> tuple[list[Row], str]:
@@ -146,13 +191,14 @@ def _search(sources: Sources) -> tuple[list[Row], str]:
 
 def _from_variable(sources: Sources) -> tuple[list[Row], str] | str:
     """The rows and their source, or why there are none (as for the two below)."""
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
+    folder = data_folder(None)
+    if folder is None:
         return f"{DATA_VARIABLE} (not set)"
-    path = Path(folder).expanduser() / sources.file
-    if not path.is_file():
+    path = folder / sources.file
+    # Something else of that name is an error, not a reason to look elsewhere.
+    if not path_exists(path):
         return f"{DATA_VARIABLE} (no file '{path}')"
-    return read_file(sources.read, path), str(path)
+    return _file_rows(sources, path), sources.file
 
 
 def _from_hub(sources: Sources) -> tuple[list[Row], str] | str:
@@ -197,16 +243,14 @@ def _from_package(sources: Sources) -> tuple[list[Row], str] | str:
 
 def read_jsonl(path: Path) -> Iterable[Row]:
     """Rows of a file with one JSON object a line; blank lines are passed over."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
+    for number, line in text_lines(read_utf8(path)):
+        yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
 def _json_object(line: str, origin: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = json_value(line)
+    except ValueError as error:
         raise ValueError(f"{origin}: not JSON ({error}).") from error
     if not isinstance(value, dict):
         raise ValueError(f"{origin}: must be a JSON object, got {type(value).__name__}.")
@@ -214,11 +258,23 @@ def _json_object(line: str, origin: str) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> Iterable[Row]:
-    """Rows of a comma-separated file with a header; the line is where a row ends."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for values in reader:
-            yield Row(values, f"{path}, line {reader.line_num}")
+    """Rows of a CSV file; the line is where a row begins."""
+    columns, records = csv_records(path)
+    for record in records:
+        where = f"{path}, line {record.line}"
+        n_cells = len(record.cells)
+        if n_cells > len(columns):
+            raise ValueError(
+                f"{where}: more cells than the header has columns ({n_cells}, not {len(columns)}). "
+                "Put a text that has a comma, semicolon or tab between double quotes."
+            )
+        if n_cells < len(columns):
+            raise ValueError(
+                f"{where}: column {columns[n_cells]!r} must be a text or empty, got no cell: the "
+                f"row has {n_cells} cells for {len(columns)} columns. Repair the row or use the "
+                "file as its authors publish it."
+            )
+        yield Row(dict(zip(columns, record.cells, strict=True)), where)
 
 
 def hub_rows(dataset: Any, name: str) -> Iterable[Row]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.results import ConditionInfo, Role
+from kb_lens.files import check_file_name
 from kb_lens.models.hooked import HookedModel
 
 
@@ -49,12 +50,7 @@ class Condition:
     """Of one of several random controls: its number."""
 
     def __post_init__(self) -> None:
-        # what Windows and Unix refuse in the name of a folder, or read as something else
-        if not self.name.strip(". ") or set(self.name) & set('/\\:*?"<>|'):
-            raise ValueError(
-                f"{self.name!r} cannot name a condition: it becomes a folder's name, so it must "
-                'not be empty or have any of / \\ : * ? " < > | in it.'
-            )
+        check_file_name(self.name, "condition")
         if self.role is None:  # frozen: this is how a dataclass fills in a default
             object.__setattr__(self, "role", "base" if self.change is None else "method")
         if self.role not in get_args(Role):

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kb_lens.benchmarks.bank import bank_rows
+from kb_lens.benchmarks.bank import file_rows
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder
@@ -32,6 +31,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
 from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.rows import check_is_file, shown
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -65,19 +65,18 @@ def load_statements(
         ValueError: For a missing or malformed file (line and column are named), a statement that
             occurs twice, or a dimension that the file has not.
     """
-    path = bank_folder() / _FILE if path is None else Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such statements file: '{path}'.")
-    rows, _ = bank_rows(path.name, path.parent)
+    path = check_is_file(bank_folder() / _FILE if path is None else path, "statements file")
     seen: set[str] = set()
-    pairs = tuple(_pair(row, seen) for row in rows)
+    pairs = tuple(_pair(row, seen) for row in file_rows(path))
     if dimension is None:
         return pairs
-    wanted = {dimension} if isinstance(dimension, str) else set(dimension)
-    present = {pair.dimension for pair in pairs}
-    if not wanted or wanted - present:
+    if not isinstance(dimension, Iterable):
+        raise ValueError(f"dimension is {dimension!r}: give a name or several, or None for all.")
+    wanted = [dimension] if isinstance(dimension, str) else list(dimension)
+    present = sorted({pair.dimension for pair in pairs})
+    if not wanted or any(name not in present for name in wanted):
         raise ValueError(
-            f"cannot take the dimensions {sorted(wanted)}: '{path}' has {sorted(present)}."
+            f"cannot take the dimensions {shown(wanted)}: '{path}' has {shown(present)}."
         )
     return tuple(pair for pair in pairs if pair.dimension in wanted)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kb_lens.files import read_csv
 from kb_lens.models.chat import DATE, ChatFormat, chat_text, has_template, token_ids
 from kb_lens.models.hooked import HookedModel
+from kb_lens.rows import EncodingError, json_value, read_csv, read_utf8, shown, text_lines
+
+_FILE = "file of examples"
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,15 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
     Raises:
         ValueError: If the file is missing, empty or something else; the row is named.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no such file of examples: '{path}'.")
-    rows = _json_rows(path) if str(path).endswith(".jsonl") else read_csv(path).rows
+    is_json = str(path).lower().endswith(".jsonl")
+    rows = _json_rows(path) if is_json else read_csv(path, _FILE).rows
     examples: list[tuple[str, str]] = []
     for number, row in rows:
         question, answer = row.get("question"), row.get("answer")
         if not (_is_text(question) and _is_text(answer)):
             raise ValueError(
                 f"'{path}', row {number}: needed are a question and its answer in columns or keys "
-                f"of these names, texts that are not empty; got {dict(row)!r}."
+                f"of these names, texts that are not empty; got {shown(dict(row))}."
             )
         examples.append((question, answer))
     if not examples:
@@ -118,12 +117,16 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
+    try:
+        text = read_utf8(path, _FILE)
+    except EncodingError as error:
+        raise ValueError(
+            f"'{path}', row {error.line} is no JSON in UTF-8: {error.reason}. Save it as UTF-8."
+        ) from error
+    for number, line in text_lines(text):
         try:
-            row = json.loads(line.decode("utf-8-sig"))  # some editors write a byte order mark
-        except ValueError as error:  # of the encoding, or of JSON
+            row = json_value(line)
+        except ValueError as error:
             raise ValueError(f"'{path}', row {number} is no JSON in UTF-8: {error}.") from error
         yield number, row if isinstance(row, dict) else {"": row}
 

@@ -257,7 +257,7 @@ def test_all_categories_of_a_folder(folder):
     benchmark = load_benchmark("bbq", data_dir=folder)
     assert len(benchmark.items) == 8 * 11
     assert benchmark.items["category"].unique().tolist() == list(CATEGORIES)
-    assert benchmark.source.startswith(f"{folder / 'bbq'} (11 of 11 categories: Age, Disab")
+    assert benchmark.source.startswith("bbq (11 of 11 categories: Age, Disab")
     assert "stereotyped person" not in benchmark.source
 
 
@@ -265,7 +265,7 @@ def test_one_category(folder):
     for name in CATEGORIES:
         benchmark = load_benchmark(f"bbq_{name.lower()}", data_dir=folder)
         assert set(benchmark.items["category"]) == {name}
-        assert str(folder / f"bbq/{name}.jsonl") in benchmark.source
+        assert benchmark.source.startswith(f"bbq/{name}.jsonl (1 of 11")
         assert benchmark.formulas is formulas(f"bbq_{name.lower()}", "original")
 
 

@@ -39,6 +39,13 @@ def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+SOURCE_FILES = {
+    "stereoset": "stereoset/dev.jsonl",
+    "crows_pairs": "crows_pairs/crows_pairs_anonymized.csv",
+    "openbookqa": "openbookqa/test.jsonl",
+}
+"""Below the data folder: a result that is passed on does not say where somebody keeps it."""
+
 CROWS_HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations\n"
 CROWS = '0,"She, weak.","He, weak.",stereo,gender,[]\n7,He is old.,He is young.,antistereo,age,[]\n'
 
@@ -65,7 +72,7 @@ def test_the_whole_files_load(data_dir, name, n):
     assert len(benchmark.items) == len(benchmark.requests) == n
     assert benchmark.items["item"].is_unique
     assert not benchmark.items.isna().any().any()
-    assert str(data_dir) in benchmark.source
+    assert benchmark.source == SOURCE_FILES[name]
 
 
 def test_stereoset_has_both_parts(data_dir):
@@ -226,7 +233,7 @@ def test_a_data_dir_without_the_file_is_an_error(tmp_path):
 def test_the_variable_is_searched(folder, monkeypatch):
     monkeypatch.setenv("KB_LENS_DATA", str(folder))
     for name in DEFAULT_BENCHMARKS:
-        assert load_benchmark(name).source.startswith(str(folder))
+        assert load_benchmark(name).source == SOURCE_FILES[name]
 
 
 def test_without_any_source_the_error_says_what_was_tried(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def check_against_the_own_task(name, rows, hub, folder):
     write_rows(folder / HARNESS[name].file, own.items["doc"])
     local = load_benchmark(name, data_dir=folder)
     assert own.source == f"Hugging Face hub, {name} of lm-evaluation-harness"
-    assert local.source == str(folder / HARNESS[name].file)
+    assert local.source == HARNESS[name].file
     assert own.requests == local.requests
     assert own.items["item"].tolist() == local.items["item"].tolist()
     right = []
@@ -374,7 +374,7 @@ def test_a_bad_row_is_named(folder, name, change, message):
 def test_the_variable_is_searched(folder, monkeypatch):
     monkeypatch.setenv("KB_LENS_DATA", str(folder))
     for name in HARNESS:
-        assert load_benchmark(name).source == str(folder / HARNESS[name].file)
+        assert load_benchmark(name).source == HARNESS[name].file
 
 
 @pytest.mark.parametrize("name", HARNESS)
