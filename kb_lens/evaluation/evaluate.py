@@ -14,7 +14,7 @@ from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.evaluation.slices import benchmark_scores
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap
 from kb_lens.store import Store
 
@@ -60,6 +60,7 @@ def evaluate(
         protocol=benchmark.protocol,
         source=benchmark.source,
         model=model_name(model),
+        fingerprint=fingerprint(model),
         metrics=_metrics(benchmark.formulas, table, n_bootstrap, seed),
         items=table,
         n_bootstrap=n_bootstrap,

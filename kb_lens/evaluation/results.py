@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import result_key
-from kb_lens.files import moved_whole, write_text
-from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.evaluation.result_files import (
+    ConditionNames,
+    Details,
+    ResultsFile,
+    Role,
+    check_same,
+    read_results,
+    write_results,
+)
+from kb_lens.models.digests import same_weights
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.statistics import Metric
-
-Role = Literal["base", "method", "control"]
-"""The model as it is; what is put to the test; what the test is held against."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,6 @@ class ConditionInfo:
 
     intervention: Any = None
     """What was done, as JSON data; None for the base model."""
-
-
-RESULTS_FILE, ITEMS_FOLDER = "results.json", "items"
-_DETAILS = ("benchmark", "protocol", "source", "seconds", "n_bootstrap", "seed", "digest")
-_LATER_DETAILS = ("chat_format",)
-"""Those that older folders lack."""
-_MERGED = ("benchmarks", "details")
-"""Of ``results.json``: what has an entry a result, and grows."""
-_SHOWN_LENGTH = 120
-"""Characters of an intervention in an error message: lambda and the first neurons."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +81,9 @@ class EvaluationResult:
 
     chat_format: Mapping[str, Any] | None = None
     """Options and date of the chat template (`ChatFormat.to_json`); None if no chat was held."""
+
+    fingerprint: str = ""
+    """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
 
     condition: ConditionInfo = ConditionInfo()
     """What was done to the model; `evaluate` does not know it, who calls it inside a block does."""
@@ -163,19 +161,8 @@ def save_results(
         ValueError: If the results, or those in the folder, are of another model or intervention.
     """
     results = list(results)
-    path = Path(folder) / RESULTS_FILE
-    content = results_json(results, intervention=intervention)
-    if path.is_file():
-        before = _read_json(path)
-        _check_same(before, content, path)
-        for name in _MERGED:
-            content[name] = {**before.get(name, {}), **content[name]}
-    # Items first: whoever finds a result in results.json finds its items.
-    for result in results:
-        with moved_whole(_items_path(path.parent, result.key)) as unfinished:
-            result.items.to_parquet(unfinished, index=False)
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return path
+    tables = {result.key: result.items for result in results}
+    return write_results(Path(folder), _content(results, intervention), tables)
 
 
 def results_json(
@@ -188,96 +175,65 @@ def results_json(
 
     ``benchmarks`` is {key: {metric: {value, low, high, n}}}; ``details`` is {key: {benchmark,
     protocol, source, seconds, n_bootstrap, seed, digest, chat_format}}. The key is the benchmark's
-    name, with the protocol behind it if that is not the original one.
+    name, with the protocol behind it if that is not the original one. ``fingerprint`` tells the
+    model's weights.
     """
-    results = list(results)
+    return asdict(_content(list(results), intervention))
+
+
+def _content(results: Sequence[EvaluationResult], intervention: Any) -> ResultsFile:
     models = sorted({result.model for result in results})
-    if len(models) != 1:
+    first = results[0] if results else None
+    if first is None or len(models) != 1:
         raise ValueError(
             f"results.json describes one model, got results of {len(models)}: {models}. "
             "Save each model's results into a folder of its own."
         )
-    condition = asdict(results[0].condition)
-    of_condition = condition.pop("intervention")
-    names = _DETAILS + _LATER_DETAILS
-    details = {result.key: {name: getattr(result, name) for name in names} for result in results}
-    return {
-        "model": models[0],
-        "condition": condition,
-        "intervention": of_condition if intervention is None else intervention,
-        "benchmarks": {result.key: result.to_json() for result in results},
-        "details": details,
-    }
+    for result in results:
+        if not same_weights(first.fingerprint, result.fingerprint):
+            raise ValueError(
+                f"results.json describes one model, got results of weights {first.fingerprint} "
+                f"and {result.fingerprint}. Save each model's results into a folder of its own."
+            )
+    return ResultsFile(
+        model=first.model,
+        fingerprint=first.fingerprint,
+        condition=ConditionNames(**_values_of(ConditionNames, first.condition)),
+        intervention=first.condition.intervention if intervention is None else intervention,
+        benchmarks={result.key: dict(result.metrics) for result in results},
+        details={result.key: Details(**_values_of(Details, result)) for result in results},
+    )
+
+
+def _values_of(record: type[Any], source: Any) -> dict[str, Any]:
+    """The fields of a record, from an object that has them too."""
+    return {option.name: getattr(source, option.name) for option in fields(record)}
 
 
 def check_folder(folder: str | os.PathLike[str], model: HookedModel, intervention: Any) -> None:
     """Raise `ValueError` if a folder has results of another model or intervention."""
-    path = Path(folder) / RESULTS_FILE
-    if path.is_file():
-        content = {"model": model_name(model), "intervention": intervention}
-        _check_same(_read_json(path), content, path)
-
-
-def _check_same(before: dict[str, Any], content: dict[str, Any], path: Path) -> None:
-    for key in ("model", "intervention"):
-        # As text: what was read back has lists where tuples were written.
-        old = json.dumps(before.get(key), sort_keys=True)
-        new = json.dumps(content[key], sort_keys=True)
-        if old != new:
-            raise ValueError(
-                f"'{path}' is of another {key}: it has {_short(before.get(key))}, this is "
-                f"{_short(content[key])}. Use another folder, or empty this one."
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]} ..."
+    check_same(Path(folder), model_name(model), fingerprint(model), intervention)
 
 
 def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
     """Every result that `save_results` wrote into a folder, by key.
 
+    The metrics are computed again from the items, and both files must say the same.
+
     Raises:
-        ValueError: If the folder has no ``results.json``, or a file is missing or damaged.
+        ValueError: If the folder has no ``results.json``, or a file is missing, damaged, of another
+            model, or changed since it was written.
     """
-    path = Path(folder) / RESULTS_FILE
-    content = _read_json(path)
-    try:
-        # Folders from before there were conditions have the intervention alone.
-        names = content.get("condition", {})
-        condition = ConditionInfo(**names, intervention=content["intervention"])
-        return {key: _result(path.parent, key, content, condition) for key in content["benchmarks"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"'{path}' is not what kb_lens writes: no {error}.") from error
-
-
-def _result(
-    folder: Path, key: str, content: dict[str, Any], condition: ConditionInfo
-) -> EvaluationResult:
-    items = _items_path(folder, key)
-    if not items.is_file():
-        raise ValueError(f"'{items}' is missing; the results of {key!r} are not complete.")
-    metrics = {name: Metric(**numbers) for name, numbers in content["benchmarks"][key].items()}
-    details = {name: content["details"][key][name] for name in _DETAILS}
-    details |= {name: content["details"][key].get(name) for name in _LATER_DETAILS}
-    return EvaluationResult(
-        model=content["model"],
-        metrics=metrics,
-        items=pd.read_parquet(items),
-        condition=condition,
-        **details,
-    )
-
-
-def _items_path(folder: Path, key: str) -> Path:
-    return folder / ITEMS_FOLDER / f"{key}.parquet"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"'{path.parent}' has no {path.name}; is it a folder of results?")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{path}' is not JSON ({error}).") from error
+    content, tables = read_results(Path(folder))
+    condition = ConditionInfo(**vars(content.condition), intervention=content.intervention)
+    return {
+        key: EvaluationResult(
+            **vars(content.details[key]),
+            model=content.model,
+            fingerprint=content.fingerprint,
+            metrics=content.benchmarks[key],
+            items=items,
+            condition=condition,
+        )
+        for key, items in tables.items()
+    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_lens.files import moved_whole, write_text
-from kb_lens.records.objects import parsed, validated
+from kb_lens.records.objects import parsed
 
 Kind = Literal["number", "text", "any"]
 """What a column of a table holds."""
@@ -34,43 +35,45 @@ class Belongs:
     """The model's name."""
     fingerprint: str = ""
     """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
-    to: str = ""
-    """What it is a part of: a condition, a study."""
 
 
-def write_parquet(
-    path: str | os.PathLike[str], table: pd.DataFrame, belongs: Belongs | None = None
-) -> None:
-    """Write a table, with whose it is in the metadata of its schema."""
-    columns = pa.Table.from_pandas(table, preserve_index=False)
-    if belongs is not None:
-        metadata = {**(columns.schema.metadata or {}), _METADATA: json.dumps(asdict(belongs))}
-        columns = columns.replace_schema_metadata(metadata)
+def table_to_bytes(table: pd.DataFrame, about: Any) -> bytes:
+    """A table as a parquet file, with JSON data about it in the metadata of its schema."""
+    columns = pa.Table.from_pandas(table)
+    # beside the types and the index, which pandas writes there
+    metadata = {**(columns.schema.metadata or {}), _METADATA: json.dumps(about)}
+    file = io.BytesIO()
+    pq.write_table(columns.replace_schema_metadata(metadata), file)
+    return file.getvalue()
+
+
+def write_parquet(path: str | os.PathLike[str], table: pd.DataFrame, about: Any) -> None:
+    """Write `table_to_bytes` into a file; folders are made."""
     with moved_whole(path) as unfinished:
-        pq.write_table(columns, unfinished)
+        unfinished.write_bytes(table_to_bytes(table, about))
 
 
-def read_parquet(
-    path: str | os.PathLike[str], columns: Mapping[str, Kind] | None = None
-) -> tuple[pd.DataFrame, Belongs]:
-    """Read a table and whose it is; empty if the file does not say.
+def read_parquet(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, Any]:
+    """Read a table and what was written about it; None where nothing was.
 
     Raises:
-        ValueError: Names the file, and the column that is missing or holds something else.
+        ValueError: Names the file that is missing or damaged.
     """
     if not Path(path).is_file():
         raise ValueError(f"'{path}' is missing: the results that it belongs to are not complete.")
+    return table_from_bytes(Path(path).read_bytes(), f"'{path}'")
+
+
+def table_from_bytes(content: bytes, where: str = "the table") -> tuple[pd.DataFrame, Any]:
+    """What `table_to_bytes` wrote; `where` names it in the `ValueError` if it is damaged."""
     try:
-        content = pq.read_table(path)
-        table = content.to_pandas()
+        columns = pq.read_table(pa.BufferReader(content))
+        table = columns.to_pandas()
     # pyarrow raises these, and plain ones where the metadata for pandas is damaged
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"'{path}' is damaged: {_first_line(error)}.") from error
-    check_columns(table, columns or {}, path)
-    metadata = (content.schema.metadata or {}).get(_METADATA)
-    if metadata is None:
-        return table, Belongs()
-    return table, validated(parsed(metadata, f"'{path}'"), Belongs, f"'{path}', metadata")
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{where} is damaged: {_first_line(error)}.") from error
+    metadata = (columns.schema.metadata or {}).get(_METADATA)
+    return table, None if metadata is None else parsed(metadata, where)
 
 
 def write_csv(

@@ -10,7 +10,7 @@ from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
-from kb_lens.models.hooked import HookedModel, model_name, weights_digest
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name, weights_digest
 from kb_lens.runs.engines import naming
 from kb_lens.store import Store, entry_key
 
@@ -67,7 +67,9 @@ class Unit:
                 nothing.
             progress: Whether to show a progress bar.
         """
-        # The key before the condition is applied: some change the weights.
+        # The key before the condition is applied: some change the weights, and what is measured
+        # is the model under the condition.
+        weights = fingerprint(model)
         slices = None if store is None else store.pieces(self.key(model))
         with self.condition.applied(model):
             result = evaluate(
@@ -78,7 +80,7 @@ class Unit:
                 progress=progress,
                 seed=self.seed,
             )
-        return replace(result, condition=self.condition.info())
+        return replace(result, fingerprint=weights, condition=self.condition.info())
 
     def entry(
         self, model: HookedModel, store: Store | None = None, *, progress: bool = False
@@ -106,4 +108,9 @@ class Unit:
     def _named(self, content: bytes, model: HookedModel) -> EvaluationResult:
         """An entry is shared by all who ask the same; its names are the asker's."""
         result = result_from_bytes(content)
-        return replace(result, model=model_name(model), condition=self.condition.info())
+        return replace(
+            result,
+            model=model_name(model),
+            fingerprint=fingerprint(model),
+            condition=self.condition.info(),
+        )

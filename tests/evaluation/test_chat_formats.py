@@ -98,6 +98,7 @@ def test_results_say_how_their_chats_were_rendered(folder, llama, tmp_path):  # 
     content = json.loads(path.read_text())
     del content["details"][result.key]["chat_format"]  # as in older folders
     path.write_text(json.dumps(content))
+    result.items.to_parquet(tmp_path / "items" / f"{result.key}.parquet")
     assert EvaluationResult.load(tmp_path).chat_format is None
 
 

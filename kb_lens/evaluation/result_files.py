@@ -1,0 +1,206 @@
+"""The files of a folder of results: ``results.json``, and a table of items for each result.
+
+What is read is checked: the two must say the same, and the metrics must be those of the items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from kb_lens.benchmarks.benchmark import result_key
+from kb_lens.benchmarks.catalogue import formulas
+from kb_lens.files import LOCKS, locked
+from kb_lens.models.digests import same_weights
+from kb_lens.records.objects import read_json, short, write_json
+from kb_lens.records.tables import read_parquet, write_parquet
+from kb_lens.resampling import point
+from kb_lens.statistics import Metric
+
+Role = Literal["base", "method", "control"]
+"""The model as it is; what is put to the test; what the test is held against."""
+
+RESULTS_FILE = "results.json"
+_SHOWN_LENGTH = 120
+"""Characters of an intervention in an error message: lambda and the first neurons."""
+_ROUNDING = 1e-9
+"""How far, in parts of itself, a metric may lie from its items': sums in another order."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """How a result was measured."""
+
+    benchmark: str
+    protocol: str
+    source: str
+    seconds: float
+    n_bootstrap: int
+    seed: int
+    digest: str
+    chat_format: dict[str, Any] | None = None  # older folders lack it
+
+
+@dataclass(frozen=True)
+class ConditionNames:
+    """A condition's name and its part in a comparison."""
+
+    name: str = ""
+    role: Role | None = None
+    control_of: str | None = None
+    draw: int | None = None
+
+
+@dataclass(frozen=True)
+class ResultsFile:
+    """The content of ``results.json``."""
+
+    model: str
+    intervention: Any
+    benchmarks: dict[str, dict[str, Metric]]
+    details: dict[str, Details]
+    # Folders from before there were conditions, and those from before the weights were noted.
+    condition: ConditionNames = field(default_factory=ConditionNames)
+    fingerprint: str = ""
+
+    def about(self, key: str) -> dict[str, Any]:
+        """What the table of a result's items says about itself, as JSON data."""
+        content = asdict(self)
+        names = ("model", "fingerprint", "intervention")
+        about = {name: content[name] for name in names}
+        about |= {"metrics": content["benchmarks"][key], "details": content["details"][key]}
+        return json.loads(json.dumps(about))  # as it is read back: tuples are lists
+
+
+def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Add results to a folder; one that is there already is replaced.
+
+    Raises:
+        ValueError: If the folder has results of another model or intervention.
+    """
+    path = folder / RESULTS_FILE
+    with locked(folder / LOCKS / "results.lock"):
+        # Items first: whoever finds a result in results.json finds its items.
+        check_same(folder, content.model, content.fingerprint, content.intervention)
+        for key, table in tables.items():
+            rows = table.reset_index(drop=True)
+            write_parquet(items_path(folder, key), rows, content.about(key))
+        merged = asdict(content)
+        if path.is_file():
+            before = asdict(read_json(path, ResultsFile))
+            for name in ("benchmarks", "details"):
+                merged[name] = before[name] | merged[name]
+        write_json(path, merged, indent=2)
+    return path
+
+
+def read_results(folder: Path) -> tuple[ResultsFile, dict[str, pd.DataFrame]]:
+    """The results of a folder, and key -> items.
+
+    Raises:
+        ValueError: Names the file that is missing, damaged, of another model, or changed since it
+            was written, and what in it.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        raise ValueError(f"'{folder}' has no {RESULTS_FILE}; is it a folder of results?")
+    content = read_json(path, ResultsFile)
+    if content.benchmarks.keys() != content.details.keys():
+        raise ValueError(f"'{path}' has benchmarks without details, or details without benchmarks.")
+    return content, {key: _items(folder, key, content) for key in content.benchmarks}
+
+
+def check_same(folder: Path, model: str, fingerprint: str, intervention: Any) -> None:
+    """Raise `ValueError` if a folder has results of another model or intervention."""
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        return
+    before = read_json(path, ResultsFile)
+    if not _same_model(before, model, fingerprint):
+        raise _another(
+            path, "model", _named(before.model, before.fingerprint), _named(model, fingerprint)
+        )
+    # As text: what was read back has lists where tuples were written.
+    old, new = (json.dumps(value, sort_keys=True) for value in (before.intervention, intervention))
+    if old != new:
+        raise _another(path, "intervention", old, new)
+
+
+def items_path(folder: Path, key: str) -> Path:
+    """The file of a result's items."""
+    return folder / "items" / f"{key}.parquet"
+
+
+def _same_model(before: ResultsFile, model: str, fingerprint: str) -> bool:
+    # folders from before the weights were noted, and results that were made by hand
+    unknown = not (before.fingerprint and fingerprint)
+    return before.model == model and (unknown or same_weights(before.fingerprint, fingerprint))
+
+
+def _named(model: str, fingerprint: str) -> str:
+    return f"{json.dumps(model)} (weights {fingerprint or 'unknown'})"
+
+
+def _another(path: Path, name: str, old: str, new: str) -> ValueError:
+    shown = [
+        text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]} ..." for text in (old, new)
+    ]
+    return ValueError(
+        f"'{path}' is of another {name}: it has {shown[0]}, this is {shown[1]}. "
+        "Use another folder, or empty this one."
+    )
+
+
+def _items(folder: Path, key: str, content: ResultsFile) -> pd.DataFrame:
+    """The items of a result, which must be those that its metrics are of."""
+    details = content.details[key]
+    if result_key(details.benchmark, details.protocol) != key:
+        raise ValueError(
+            f"'{folder / RESULTS_FILE}', details.{key}: it is of {details.benchmark}, protocol "
+            f"{details.protocol}."
+        )
+    path = items_path(folder, key)
+    table, about = read_parquet(path)
+    # Folders from before the items said whose they are have the check of the values alone.
+    if about is not None and (place := _difference(about, content.about(key))):
+        raise ValueError(
+            f"'{folder / RESULTS_FILE}' and '{path}' differ in {key}, {place}. One of them was "
+            "changed, or is of another run: measure again."
+        )
+    _check_values(table, key, content, path)
+    return table
+
+
+def _difference(items: Any, results: Any, name: str = "") -> str:
+    """Where two values differ, and how; empty if they are equal."""
+    if isinstance(items, dict) and isinstance(results, dict):
+        for key in {**items, **results}:
+            within = f"{name}.{key}".lstrip(".")
+            if place := _difference(items.get(key), results.get(key), within):
+                return place
+        return ""
+    return "" if items == results else f"{name}: {short(results)} and {short(items)}"
+
+
+def _check_values(table: pd.DataFrame, key: str, content: ResultsFile, path: Path) -> None:
+    """Compute every metric again."""
+    details = content.details[key]
+    definition = formulas(details.benchmark, details.protocol)
+    try:
+        measures = point(definition.statistics(table), definition.metrics)
+        values = {name: float(measure.value[0]) for name, measure in measures.items()}
+    # a column that is missing, or holds something else, fails in the formulas' own ways
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"'{path}': its columns are not those of {key}: {error!r}.") from error
+    for name, metric in content.benchmarks[key].items():
+        value = values.get(name, float("nan"))
+        if not abs(value - metric.value) <= _ROUNDING * max(1.0, abs(value)):
+            raise ValueError(
+                f"'{path.parents[1] / RESULTS_FILE}', benchmarks.{key}.{name} is {metric.value}, "
+                f"the items in '{path}' give {value}. One of them was changed: measure again."
+            )
