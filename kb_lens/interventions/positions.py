@@ -1,20 +1,22 @@
 """Change activations while a model runs, at every position of a pass or at the last one alone.
 
 What scaling and steering share: the hooks are set in a ``with`` block, an intervention on last
-positions tells scoring that it is one, and a hook that never fired is an error.
+positions tells scoring that it is one, and a hook that did not fire is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, get_args
+from threading import local
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kb_lens.models.exclusive_use import exclusive_use, root_of
 from kb_lens.models.hooked import Hook, HookedModel, model_name
 from kb_lens.passes import last_position
 
@@ -23,6 +25,11 @@ Positions = Literal["all", "last"]
 
 Activation = Float[Tensor, "*pos d"]
 """[batch, pos, d], or the positions of all rows in one dimension."""
+
+
+_LEAVE_ALONE = (
+    "Do not remove hooks (reset_hooks) or replace parts of the model before the block has ended."
+)
 
 
 def check_positions(positions: str) -> None:
@@ -48,27 +55,102 @@ def changing_activations(
         The model.
 
     Raises:
-        ValueError: If a hook did not fire in the block.
+        ValueError: If a hook did not fire in the block or in one of its passes, hooks were taken
+            away or the model was copied inside, or another thread changes or measures the model.
     """
-    # a hook that is set and not reached would be a silent nothing: "no effect of the neurons"
-    fired: set[str] = set()
+    announced = last_position.asking(model) if positions == "last" else nullcontext()
+    with exclusive_use(model) as use, announced:
+        hooks = _BlockHooks(model, changes, positions)
+        with hooks.attached(model), use.checked_by(hooks.check):
+            yield model
+            hooks.check()
+    hooks.check_fired()
 
-    def changed(activation: Activation, hook: Any, *, name: str) -> Activation:
-        fired.add(name)
-        result = changes[name](activation)
-        if positions == "all":
+
+class _BlockHooks:
+    """The hooks of one block: they fire in every pass of the model, and go with no copy of it.
+
+    A hook that is set and not reached would be a silent nothing: "no effect of the neurons".
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        changes: Mapping[str, Callable[[Tensor], Tensor]],
+        positions: Positions,
+    ) -> None:
+        self._model = model_name(model)
+        self._root = root_of(model)
+        self._changes = changes
+        self._positions = positions
+        self._fired: set[str] = set()
+        # text may be streamed from a thread of its own: each has passes of its own
+        self._pass = local()
+        self._numbers: dict[str, tuple[Any, set[int]]] = {}
+
+    @contextmanager
+    def attached(self, model: HookedModel) -> Iterator[None]:
+        """Inside, the hooks are set, and every pass is watched."""
+        points = {name: model.hook_dict[name] for name in self._changes}
+        before = {name: set(point._forward_hooks) for name, point in points.items()}
+        hooks: list[Hook] = [(name, partial(self._changed, name=name)) for name in points]
+        with ExitStack() as stack:
+            stack.enter_context(model.hooks(fwd_hooks=hooks))
+            stack.callback(self._root.register_forward_pre_hook(self._begin_pass).remove)
+            watch = self._root.register_forward_hook(self._end_pass, with_kwargs=True)
+            stack.callback(watch.remove)
+            for name, point in points.items():
+                self._numbers[name] = point, set(point._forward_hooks) - before[name]
+            yield
+
+    def _changed(self, activation: Activation, hook: Any, *, name: str) -> Activation:
+        self._fired.add(name)
+        getattr(self._pass, "fired", set[str]()).add(name)
+        result = self._changes[name](activation)
+        if self._positions == "all":
             return result
         return torch.where(_last_positions(activation), result, activation)
 
-    hooks: list[Hook] = [(name, partial(changed, name=name)) for name in changes]
-    announced = last_position.asking(model) if positions == "last" else nullcontext()
-    with announced, model.hooks(fwd_hooks=hooks):
-        yield model
-    if silent := [name for name in changes if name not in fired]:
+    def _begin_pass(self, root: Any, inputs: Any) -> None:
+        self._pass.fired = set[str]()
+
+    def _end_pass(self, root: Any, inputs: Any, options: Mapping[str, Any], output: Any) -> None:
+        """Refuse a pass in which a hook did not fire, if the pass went through all layers."""
+        if options.get("stop_at_layer") is not None or options.get("start_at_layer") is not None:
+            return
+        if silent := [name for name in self._changes if name not in self._pass.fired]:
+            raise ValueError(
+                f"the hook {silent[0]!r} did not fire in a pass of {self._model} inside the block: "
+                f"what came out is that of the unchanged model. {_LEAVE_ALONE}"
+            )
+
+    def check(self) -> None:
+        """Raise `ValueError` if a hook was taken away."""
+        for name, (point, numbers) in self._numbers.items():
+            if not numbers <= point._forward_hooks.keys():
+                raise ValueError(
+                    f"the hook {name!r} of {self._model} was taken away inside the block: passes "
+                    f"after that are those of the unchanged model. {_LEAVE_ALONE}"
+                )
+
+    def check_fired(self) -> None:
+        """Raise `ValueError` if a hook never fired."""
+        if silent := [name for name in self._changes if name not in self._fired]:
+            raise ValueError(
+                f"the hook {silent[0]!r} never fired: {self._model} did not run in this "
+                "block, or runs past that layer. Run this very model inside the block."
+            )
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        """A copy of the model would stay changed after the block, with its fingerprint."""
         raise ValueError(
-            f"the hook {silent[0]!r} never fired: {model_name(model)} did not run in this "
-            "block, or runs past that layer. Run this very model inside the block."
+            f"cannot copy {self._model} inside a block that changes it: the copy would stay "
+            "changed for good. Copy it outside of the block, or use fold_neurons."
         )
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """What pickles a model copies it."""
+        self.__deepcopy__(protocol)
 
 
 def _last_positions(activation: Activation) -> Bool[Tensor, "*#pos 1"]:

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kb_lens.models.evaluation_mode import evaluation_mode
+from kb_lens.models.exclusive_use import exclusive_use
+from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge, model_name
 
 # any sentence does; this one is long enough for a difference in every layer to show
@@ -39,15 +41,17 @@ _CHECKED: WeakSet[HookedModel] = WeakSet()
 def as_the_checkpoint(function: Measure) -> Measure:
     """Decorate a function of a model, so that it measures what the checkpoint computes.
 
-    The model is in evaluation mode inside, and a bridge that `load_model` did not make is compared
-    with the model that it wraps first (`check_bridge`).
+    The model is in evaluation mode inside, no other thread may change or measure it meanwhile
+    (`exclusive_use`), and a bridge that `load_model` did not make is compared with the model that
+    it wraps first (`check_bridge`).
     """
 
     @wraps(function)
-    def measure(model: HookedModel, *args: Any, **options: Any) -> Any:
-        check_bridge(model)
-        with evaluation_mode(model):
-            return function(model, *args, **options)
+    def measure(model: Any, *args: Any, **options: Any) -> Any:
+        with exclusive_use(model):
+            check_bridge(model)
+            with evaluation_mode(model):
+                return function(model, *args, **options)
 
     return cast(Measure, measure)
 
@@ -80,7 +84,7 @@ def check_bridge(model: HookedModel) -> None:
 
 def plain_outline(bridge: BridgedModel) -> Any:
     """The transformers model without weights, as it is where no bridge has wrapped its parts."""
-    with torch.device("meta"):
+    with torch.device("meta"), never_asked():
         return type(bridge.original_model)(copy.deepcopy(bridge.original_model.config)).eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -31,12 +32,39 @@ def evaluation_mode(model: HookedModel) -> Iterator[None]:
             module.training = True
 
 
+class _DefaultType:
+    """The type that a user has set, kept while blocks need another: all threads have one."""
+
+    def __init__(self) -> None:
+        # one that the garbage collector can take again while it ends a forgotten block
+        self._lock = threading.RLock()
+        self._blocks = 0
+        self._before = torch.float32
+
+    def begin(self) -> None:
+        """The first block keeps what was set."""
+        with self._lock:
+            if not self._blocks:
+                self._before = torch.get_default_dtype()
+            self._blocks += 1
+            torch.set_default_dtype(torch.float32)
+
+    def end(self) -> None:
+        """The last block sets it again."""
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                torch.set_default_dtype(self._before)
+
+
+_DEFAULT_TYPE = _DefaultType()
+
+
 @contextmanager
 def float32_default() -> Iterator[None]:
     """Inside, torch makes tensors float32 where no type is named; a user may have set another."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    _DEFAULT_TYPE.begin()
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        _DEFAULT_TYPE.end()
