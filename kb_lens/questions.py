@@ -181,7 +181,7 @@ def _bank_files(dimensions: list[str] | None, language: str) -> list[Path]:
     return [folder / f"{dimension}.csv" for dimension in dimensions]
 
 
-def _files(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+def _files(path: object) -> list[Path]:
     files: list[Any] = [path]
     if isinstance(path, Iterable) and not isinstance(path, str | os.PathLike):
         files = list(path)
@@ -190,7 +190,7 @@ def _files(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
     return [check_is_file(file, "question file") for file in files]
 
 
-def _listed(option: str, value: str | Iterable[str] | None) -> list[str] | None:
+def _listed(option: str, value: object) -> list[str] | None:
     """The names in an option as a list, each once; None stays None."""
     if value is None:
         return None

@@ -143,7 +143,7 @@ def csv_records(
     if twice:
         raise ValueError(
             f"'{path}', row {header.row} has a column twice: {shown(twice[0])} in "
-            f"{', '.join(header.cells)}. Name them apart."
+            f"{shown(list(header.cells))}. Name them apart."
         )
     return header.cells, records
 

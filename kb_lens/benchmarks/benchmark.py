@@ -103,12 +103,12 @@ class Benchmark:
         return hashlib.sha256(repr(self.items.to_dict("split")).encode()).hexdigest()
 
     def __post_init__(self) -> None:
-        check_file_name(self.key, "benchmark")
+        key = self.key  # checked: a name that cannot be a file's is refused here
         if len(self.items) == 0:
-            raise ValueError(f"the benchmark {self.name!r} has no items; at least one is needed.")
+            raise ValueError(f"the benchmark {key!r} has no items; at least one is needed.")
         if not self.requests or len(self.requests) % len(self.items):
             raise ValueError(
-                f"the benchmark {self.name!r} has {len(self.items)} items but "
+                f"the benchmark {key!r} has {len(self.items)} items but "
                 f"{len(self.requests)} requests; there must be equally many for each item."
             )
         twice = self.items["item"][self.items["item"].duplicated()].tolist()
@@ -153,8 +153,14 @@ class Benchmark:
 
 
 def result_key(name: str, protocol: str) -> str:
-    """What a result is called: the benchmark, and its protocol if that is not the original one."""
-    return name if protocol == "original" else f"{name}_{protocol}"
+    """What a result is called: the benchmark, and its protocol if that is not the original one.
+
+    Raises:
+        ValueError: If files cannot have this name.
+    """
+    key = name if protocol == "original" else f"{name}_{protocol}"
+    check_file_name(key, "benchmark")
+    return key
 
 
 def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:

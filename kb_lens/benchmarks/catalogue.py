@@ -15,6 +15,7 @@ from kb_lens.benchmarks.benchmark import (
     shuffled_items,
 )
 from kb_lens.benchmarks.data import NoDataError as NoDataError
+from kb_lens.benchmarks.data import data_folder
 from kb_lens.benchmarks.requests import Request
 from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas
@@ -69,11 +70,14 @@ def load_benchmark(
         The benchmark, ready for `evaluate`.
 
     Raises:
-        ValueError: If the name, protocol or limit is not allowed, no source has the data, or a
-            row is not as expected.
+        ValueError: If the name, protocol, limit, folder or seed is not allowed, no source has the
+            data, or a row is not as expected.
     """
     spec = _spec(name, protocol)
     _check_limit(limit)
+    if type(seed) is not int:  # not isinstance: True would be a seed
+        raise ValueError(f"seed must be a whole number; got {seed!r}.")
+    data_folder(data_dir)  # what is no folder is refused before data are looked for
     items, source = spec.load(data_dir)
     items = _sample(items, list(spec.groups), limit, seed)
     requests = spec.requests(items, protocol)
@@ -105,9 +109,7 @@ def _rendered(request: Request, chat_format: ChatFormat | None) -> Request:
 
 def protocols(name: str) -> tuple[str, ...]:
     """The protocols that a benchmark has; ValueError for an unknown one."""
-    if not isinstance(name, str) or name not in SPECS:
-        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.")
-    return SPECS[name].protocols
+    return _known(name).protocols
 
 
 def formulas(name: str, protocol: str) -> Formulas:
@@ -121,13 +123,20 @@ def named_by(key: str) -> tuple[str, str] | None:
     return known.get(key)
 
 
-def _spec(name: str, protocol: str) -> BenchmarkSpec:
-    allowed = protocols(name)
-    if protocol not in allowed:
-        raise ValueError(
-            f"the benchmark {name!r} has no protocol {protocol!r}; allowed: {', '.join(allowed)}."
-        )
+def _known(name: object) -> BenchmarkSpec:
+    if not isinstance(name, str) or name not in SPECS:
+        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.")
     return SPECS[name]
+
+
+def _spec(name: object, protocol: object) -> BenchmarkSpec:
+    spec = _known(name)
+    if protocol not in spec.protocols:
+        raise ValueError(
+            f"the benchmark {name!r} has no protocol {protocol!r}; allowed: "
+            f"{', '.join(spec.protocols)}."
+        )
+    return spec
 
 
 def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int) -> pd.DataFrame:

@@ -126,7 +126,7 @@ def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tupl
     return rows, source
 
 
-def data_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+def data_folder(folder: object) -> Path | None:
     """The folder that a caller names, else the one in the environment variable, if there is any.
 
     Raises:
@@ -136,10 +136,12 @@ def data_folder(folder: str | os.PathLike[str] | None) -> Path | None:
     folder = os.environ.get(DATA_VARIABLE) or None if folder is None else folder
     if folder is None:
         return None
+    if not isinstance(folder, str | os.PathLike) or not isinstance(os.fspath(folder), str):
+        raise ValueError(f"{option} is {shown(folder)}: needed is a folder's path, or None.")
     try:
         path = Path(folder).expanduser()
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{option} is {shown(folder)}: needed is a folder's path.") from error
+    except RuntimeError as error:
+        raise ValueError(f"{option} is {shown(folder)}: there is no such home folder.") from error
     if path_exists(path) and not path.is_dir():
         raise ValueError(f"{option} is '{path}', a file: give the folder that it is in.")
     return path
