@@ -61,7 +61,7 @@ def damaged_rows(draw, rows):
         holder, key = draw(st.sampled_from([(row, key) for key in row] + list(_inside(row))))
         change = draw(st.sampled_from(("value", "value", "lost", "double")))
         if change == "value":
-            holder[key] = draw(st.sampled_from(_VALUES))
+            holder[key] = copy.deepcopy(draw(st.sampled_from(_VALUES)))
         elif change == "double":
             rows.append(copy.deepcopy(row))
         elif isinstance(holder, dict) and len(holder) > 1:
@@ -82,11 +82,12 @@ def _inside(value):
 @st.composite
 def damaged_table(draw, table):
     """CSV with a cell or column lost, doubled or of another kind, or a row lost or doubled."""
+    n_columns = len(table[0])
     table = [list(row) for row in table]
     delimiter = draw(st.sampled_from(",;\t"))
     for _ in range(draw(st.integers(1, 3))):
         row = draw(st.sampled_from(table))
-        column = draw(st.integers(0, len(table[0]) - 1))
+        column = draw(st.integers(0, n_columns - 1))
         change = draw(st.sampled_from(("cell", "cell", "lost", "double", "column", "row")))
         for changed in table if change == "column" else [row]:
             _change_cell(draw, changed, column, change)

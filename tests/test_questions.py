@@ -1,5 +1,6 @@
 """The bank is what it says, subsets are balanced and nested, bad rows are named."""
 
+import inspect
 import re
 from collections import Counter
 from dataclasses import replace
@@ -74,6 +75,102 @@ def test_unknown_filters():
         kb.load_questions(language="fr")
     with pytest.raises(ValueError, match="no kind 'why'"):
         kb.load_questions(kind="why")
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("n", (0, -1, True, False, 1.5, 9.0, "9", "all", [9], 46)),
+        ("dimension", ("", [], (), {}, 5, True, b"race", [5], [""], [None], ["race", 5])),
+        ("kind", ("", [], (), 5, b"x", [5], [["bias_recognition"]])),
+        ("language", ("", "EN", None, 5, ["en"], {"en"})),
+        ("path", ([], (), 5, True, b"bank.csv", [5], [None])),
+    ],
+)
+def test_options_that_choose_nothing_are_refused(option, values):
+    unchecked = inspect.unwrap(kb.load_questions)  # the tests' type checker would speak first
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{option}\b|path of a question file") as error:
+            unchecked(**{option: value})
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_language_is_checked_beside_a_file_too(tmp_path):
+    path = tmp_path / "bank.csv"
+    path.write_text(HEADER + "a,g,k,c,Is it?,yes\n")
+    with pytest.raises(ValueError, match="language is 'fr'"):
+        kb.load_questions(path=path, language="fr")
+
+
+def test_an_iterator_of_names_is_read_once():
+    assert len(kb.load_questions(dimension=iter(["race", "age"]), kind=iter(["causal_rejection"])))
+
+
+BAD_NAMES = ("/any/where/package", "../../x", "socio/economic", ".", "..", "con", "a:b", "a\\b")
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a\0", "a\nb", "x.", "x" * 101, " x"])
+def test_a_dimension_that_cannot_name_a_file_is_refused_in_python(name):
+    with pytest.raises(ValueError, match="cannot name a dimension"):
+        kb.Question("Is it?", "yes", name)
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "x.", "x" * 101, "a\u202eb"])
+@pytest.mark.parametrize("release", [False, True])
+def test_a_dimension_that_cannot_name_a_file_is_refused_in_a_bank(tmp_path, name, release):
+    path = tmp_path / "bank.csv"
+    text = f'{HEADER}a,g,k,c,Who?,yes\nb,"{name}",k,c,Is it?,yes\n'
+    if release:
+        text = f'gold,bias_cat,concept,question\nyes,g,c,Who?\nyes,"{name}",c,Is it?\n'
+    path.write_text(text, encoding="utf-8")
+    column = "bias_cat" if release else "dimension"
+    message = rf"bank\.csv', row 3, column '{column}': .* cannot name a dimension"
+    with pytest.raises(ValueError, match=message):
+        kb.load_questions(path=path)
+
+
+@pytest.mark.parametrize("pair", [("Race", "race"), ("caf\u00e9", "cafe\u0301")])
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_dimensions_whose_files_would_be_one_are_refused(tmp_path, pair, n_files):
+    paths = [tmp_path / f"{k}.csv" for k in range(n_files)]
+    for path in paths:
+        path.write_text(HEADER, encoding="utf-8")
+    for path, name in zip((paths * 2)[:2], pair, strict=True):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{name},{name},k,c,Is it {name}?,yes\n")
+    with pytest.raises(ValueError, match=r"0\.csv.*differ only in case"):
+        kb.load_questions(path=paths)
+
+
+@pytest.mark.parametrize("field", ["text", "answer", "dimension", "kind", "concept", "id"])
+@pytest.mark.parametrize("value", [None, 5, True, ["yes"], b"yes"])
+def test_a_question_is_made_of_texts(field, value):
+    values = {"text": "Is it?", "answer": "yes", "dimension": "g", field: value}
+    question = object.__new__(kb.Question)  # the tests' type checker would speak first
+    with pytest.raises(ValueError, match=f"a question's {field} must be a text, got"):
+        inspect.unwrap(kb.Question.__init__)(question, **values)
+
+
+def test_rows_are_counted_as_a_spreadsheet_does(tmp_path):
+    path = tmp_path / "bank.csv"
+    path.write_text(f'{HEADER}\na,g,k,c,"Is\nit?",yes\n,,,,,\nb,g,k,c,Is it?,yes\na,g,k,c,x,yes\n')
+    with pytest.raises(ValueError, match="row 6, column 'id': repeats row 3"):
+        read_bank(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("yes,,c,Who?", "column 'bias_cat': empty"),
+        ("yes,g,c,", "column 'question': empty"),
+        ("maybe,g,c,Who?", "column 'gold': got 'maybe', allowed are yes, no"),
+    ],
+)
+def test_columns_of_the_release_have_its_names(tmp_path, row, message):
+    path = tmp_path / "release.csv"
+    path.write_text(f"gold,bias_cat,concept,question\n{row}\n")
+    with pytest.raises(ValueError, match=f"row 2, {message}"):
+        read_bank(path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.files import check_file_name
 from kb_lens.models.chat import ChatFormat
-from kb_lens.statistics import Formulas
+from kb_lens.statistics import Formulas, check_seed
 
 DataDir = str | os.PathLike[str] | None
 """A folder with the authors' files; None to search, see `kb_lens.benchmarks.data`."""
@@ -127,6 +127,7 @@ class Benchmark:
         Raises:
             ValueError: If the share is not allowed or leaves a part without items.
         """
+        check_seed(seed)
         if not 0 < share < 1:
             raise ValueError(f"share is {share}: allowed is 0 < share < 1 (0.5 is one half).")
         first = _stratified(self.items, list(self.groups), share, seed)

@@ -18,7 +18,7 @@ from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.data import data_folder
 from kb_lens.benchmarks.requests import Request
 from kb_lens.models.chat import ChatFormat
-from kb_lens.statistics import Formulas
+from kb_lens.statistics import Formulas, check_seed
 
 SPECS: dict[str, BenchmarkSpec] = {
     spec.name: spec
@@ -75,8 +75,7 @@ def load_benchmark(
     """
     spec = _spec(name, protocol)
     _check_limit(limit)
-    if type(seed) is not int:  # not isinstance: True would be a seed
-        raise ValueError(f"seed must be a whole number; got {seed!r}.")
+    check_seed(seed)
     data_folder(data_dir)  # what is no folder is refused before data are looked for
     items, source = spec.load(data_dir)
     items = _sample(items, list(spec.groups), limit, seed)

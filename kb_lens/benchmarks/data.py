@@ -272,9 +272,9 @@ def read_csv(path: Path) -> Iterable[Row]:
             )
         if n_cells < len(columns):
             raise ValueError(
-                f"{where}: column {columns[n_cells]!r} must be a text or empty, got no cell: the "
-                f"row has {n_cells} cells for {len(columns)} columns. Repair the row or use the "
-                "file as its authors publish it."
+                f"{where}: column {shown(columns[n_cells])} must be a text or empty, got no cell: "
+                f"the row has {n_cells} cells for {len(columns)} columns. Repair the row or use "
+                "the file as its authors publish it."
             )
         yield Row(dict(zip(columns, record.cells, strict=True)), where)
 

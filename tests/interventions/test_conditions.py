@@ -105,6 +105,8 @@ def test_a_condition_that_nobody_gave_a_role_is_base_or_method():
         ({"name": ""}, "cannot name a condition"),
         ({"name": " . "}, "cannot name a condition"),
         ({"name": "lambda 1/2"}, "cannot name a condition"),
+        ({"name": "con"}, "cannot name a condition"),
+        ({"name": "prompt\n"}, "cannot name a condition"),
         ({"role": "rival"}, "allowed are base, method, control"),
         ({"control_of": "lambda 2"}, "'prompt' is a method: only a control is held against"),
     ],
