@@ -29,8 +29,9 @@ ROOMS = {
         orders bank data requests""",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
-    "models": """loading adapters pretrained gguf completeness bridge_check evaluation_mode
-        exclusive_use answers prompts chat hooked digests""",
+    "models": """loading adapters pretrained sources gguf config_sizes completeness bridge_check
+        evaluation_mode exclusive_use answers prompts chat template_syntax time_limit hooked
+        foreign_code digests""",
     "statistics": "",
     "resampling": "",
     "store": "",

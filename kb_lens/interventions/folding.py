@@ -24,6 +24,7 @@ from kb_lens.interventions.weights import PLAIN_TYPES, projections, scale_weight
 from kb_lens.models.adapters import adapter_base
 from kb_lens.models.bridge_check import plain_name, plain_outline
 from kb_lens.models.evaluation_mode import evaluation_mode
+from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.neurons import NeuronSet
@@ -38,7 +39,9 @@ Source = HookedModel | str | os.PathLike[str]
 """A model, or what `load_model` takes."""
 
 
-def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
+def fold_neurons(
+    model: Source, neurons: NeuronSet, *, lam: float, trust_remote_code: bool = False
+) -> Any:
     """A plain Hugging Face model whose weights contain the scaling.
 
     It computes what `model` computes inside ``scale_neurons(model, neurons, lam=lam)``, up to
@@ -51,6 +54,7 @@ def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
             type that its checkpoint has.
         neurons: What is scaled, at the site of the set.
         lam: The factor. ``1`` leaves every weight as it is, ``0`` removes the neurons.
+        trust_remote_code: As in `load_model`, where `model` is a name.
 
     Returns:
         A transformers model in evaluation mode, of the type and on the device of `model`.
@@ -63,7 +67,7 @@ def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
     check_factor(lam)
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to fold.")
-    bridge = _bridge(model)
+    bridge = _bridge(model, trust_remote_code)
     neurons.check_model(bridge)
     outline = plain_outline(bridge)
     modules = projections(bridge, neurons, outline)
@@ -73,32 +77,39 @@ def fold_neurons(model: Source, neurons: NeuronSet, *, lam: float) -> Any:
     return plain
 
 
-def stored_dtype(name: str | os.PathLike[str], revision: str | None = None) -> torch.dtype:
+def stored_dtype(
+    name: str | os.PathLike[str], revision: str | None = None, trust_remote_code: bool = False
+) -> torch.dtype:
     """The type of the weights in a checkpoint: what `load_model` should load it as to keep it.
 
     Args:
         name: What `load_model` takes; an adapter has the type of its base model.
         revision: A branch, tag or commit of a hub name.
+        trust_remote_code: As in `load_model`.
     """
     from transformers import AutoConfig
 
     name = str(Path(name).expanduser())
-    if name == EMBEDDED_MODEL or name.endswith(".gguf"):
+    if name == EMBEDDED_MODEL or name.lower().endswith(".gguf"):
         return torch.float32
     try:
         if base := adapter_base(name, revision):
-            return stored_dtype(base)
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError):
+            return stored_dtype(base, trust_remote_code=trust_remote_code)
+        with never_asked():
+            config = AutoConfig.from_pretrained(
+                name, revision=revision, trust_remote_code=trust_remote_code
+            )
+    except Exception:  # transformers raises many kinds
         return torch.float32  # `load_model` says what is wrong with the name
     stored = config.dtype or config.get_text_config().dtype
     return stored if stored in PLAIN_TYPES else torch.float32
 
 
-def _bridge(model: Any) -> BridgedModel:
+def _bridge(model: Any, trust_remote_code: bool) -> BridgedModel:
     loaded = model
     if isinstance(model, str | os.PathLike):
-        loaded = load_model(model, dtype=stored_dtype(model))
+        dtype = stored_dtype(model, trust_remote_code=trust_remote_code)
+        loaded = load_model(model, dtype=dtype, trust_remote_code=trust_remote_code)
     if not is_bridge(loaded):
         raise ValueError(
             f"cannot fold into a {type(model).__name__}: it holds no Hugging Face model. Give a "
@@ -114,9 +125,10 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
     tensors = {plain_name(name): tensor for name, tensor in original.state_dict().items()}
     names = [name for name in outline.state_dict() if name in tensors]
     state = {name: tensors[name].to("cpu", copy=True) for name in names}
-    plain = type(original).from_pretrained(
-        None, config=config, state_dict=state, dtype=bridge.cfg.dtype
-    )
+    with never_asked():
+        plain = type(original).from_pretrained(
+            None, config=config, state_dict=state, dtype=bridge.cfg.dtype
+        )
     plain.generation_config = copy.deepcopy(original.generation_config)
     # transformers fills weights that it does not find with random ones, with a warning alone
     for name, tensor in plain.state_dict().items():
@@ -135,6 +147,7 @@ def export(
     *,
     lam: float,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> float:
     """Write the folded model as an ordinary checkpoint that needs no kb_lens.
 
@@ -148,6 +161,7 @@ def export(
         folder: Where; it may be there if it is empty.
         lam: The factor.
         overwrite: Whether an earlier export at `folder` may be replaced.
+        trust_remote_code: As in `load_model`, where `model` is a name.
 
     Returns:
         The largest difference between the logits of the hooked and of the written model on a short
@@ -159,7 +173,7 @@ def export(
     """
     folder = check_target(folder, overwrite)
     check_factor(lam)
-    bridge = _bridge(model)
+    bridge = _bridge(model, trust_remote_code)
     plain = fold_neurons(bridge, neurons, lam=lam)
     difference = _difference(bridge, plain, neurons, lam)
     exported = Export(
@@ -203,6 +217,7 @@ def _tokenizer(bridge: BridgedModel) -> Any:
         return bridge.tokenizer
     trusted = type(bridge.tokenizer).__module__.startswith("transformers_modules")
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
+        with never_asked():
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the tokenizer of '{source}' again: {error}") from error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kb_lens.models.completeness import check_weights
+from kb_lens.models.completeness import check_weights, read_object
 
 
 def adapter_base(source: str, revision: str | None = None) -> str | None:
@@ -18,7 +17,8 @@ def adapter_base(source: str, revision: str | None = None) -> str | None:
         revision: A branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If it is an adapter that names no base model, or that may be merged already.
+        ValueError: If it is an adapter that names no base model, names code to be run, or may be
+            merged already.
     """
     from transformers.utils.peft_utils import find_adapter_config_file  # seconds to import
 
@@ -30,13 +30,19 @@ def adapter_base(source: str, revision: str | None = None) -> str | None:
             f"'{source}' has a config.json and an adapter_config.json, and does not tell whether "
             "the adapter is merged. Delete adapter_config.json if it is, config.json if not."
         )
-    base = json.loads(Path(path).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    config = read_object(Path(path))
+    if config.get("megatron_config"):
+        raise ValueError(
+            f"the adapter '{source}' names a module to be imported (megatron_config in its "
+            "adapter_config.json), and foreign code is not run. Train it without Megatron."
+        )
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
         raise ValueError(
             f"the adapter '{source}' does not tell its base model: set base_model_name_or_path in "
             "its adapter_config.json."
         )
-    return str(base)
+    return base
 
 
 def check_peft(source: str, base: str) -> None:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from typing import Any
 
-from jinja2 import Environment, meta
+from kb_lens.models.template_syntax import variables_read
+from kb_lens.models.time_limit import LimitError, limited
 
 DATE = "2024-07-26"
 """Today, for templates that write it: the day that Llama 3.1's writes where it knows no clock."""
@@ -48,6 +49,14 @@ _CHANNELS = {
     "Here are my reasoning steps:": "\n[BEGIN FINAL RESPONSE]\n",
 }
 """Openings that are no tag (gpt-oss, Gemma 4, Apriel), and what follows when the answer begins."""
+
+# a template takes less than a millisecond, the first time some ten; a busy machine may stall
+_SECONDS = 5.0
+"""How long a template may take."""
+_MEMORY = 256 << 20
+"""Bytes of memory that a template may take."""
+_ADDED = 1_000_000
+"""Characters that a template may write around what is said; tools and rules are ten thousand."""
 
 Turns = Sequence[tuple[str, str]]
 """(role, text) of each turn of a chat."""
@@ -133,8 +142,8 @@ def chat_text(
         turns: The same as `user` in several turns, for templates that take them.
 
     Raises:
-        ValueError: If the template does not render, or the user's text is not in what it writes,
-            or it reads none of an option's name.
+        ValueError: If the template does not render, takes too long, or writes too much, or the
+            user's text is not in what it writes, or it reads none of an option's name.
     """
     chat_format = chat_format or ChatFormat()
     if not has_template(tokenizer):
@@ -143,8 +152,10 @@ def chat_text(
     fault = ""
     for form in _forms(system, user, turns):
         try:
-            read = _variables_read(tokenizer.get_chat_template())
-            text = _render(tokenizer, form, chat_format, read)
+            text, read = limited(partial(_render, tokenizer, form, chat_format), _SECONDS, _MEMORY)
+        except LimitError as error:
+            fault = str(error)
+            break  # the other forms would be waited for as well
         except Exception as error:  # somebody else's program: whatever it raises is its failure
             fault = f"fails with {type(error).__name__}: {error}"
             continue
@@ -198,27 +209,25 @@ def _below(system: str, user: str) -> str:
     return f"{system}\n\n{user}" if system.strip() else user
 
 
-def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat, read: frozenset[str]) -> str:
+def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat) -> tuple[str, frozenset[str]]:
+    """What the template writes, and the names that it reads."""
     template = tokenizer.get_chat_template()
+    read = variables_read(template)
+    offered = read
     if "strftime_now" in read:
-        template, read = _DATED + template, read | {"date_codes"}
-    variables = {name: value for name, value in chat_format.variables.items() if name in read}
-    return tokenizer.apply_chat_template(
+        template, offered = _DATED + template, read | {"date_codes"}
+    variables = {name: value for name, value in chat_format.variables.items() if name in offered}
+    text = tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in turns],
         chat_template=template,
         tokenize=False,
         add_generation_prompt=True,
         **variables,
     )
-
-
-@lru_cache(maxsize=64)  # few templates are in use at once, and parsing one takes longer than using
-def _variables_read(template: str) -> frozenset[str]:
-    """The names that a template reads and does not make itself."""
-    # Tags of transformers, which jinja does not know; they mark text and read nothing.
-    template = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)
-    syntax = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    return frozenset(meta.find_undeclared_variables(syntax))
+    # Not later: reading through gigabytes takes time as well.
+    if len(text) > _ADDED + 10 * sum(len(content) for _, content in turns):
+        raise LimitError(f"writes {len(text):,} characters")
+    return text, read
 
 
 def _check_options(chat_format: ChatFormat, read: frozenset[str], text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,14 +16,45 @@ number, rotary frequencies, positions."""
 _SHOWN = 3  # names in a message: enough to recognise the fault, and the message stays one line
 
 
+_OBJECTS = (
+    *("config.json", "adapter_config.json", "generation_config.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+)
+"""Small files that are read, each an object; tokenizer.json may have millions of lines."""
+
+
 def check_files(folder: Path) -> None:
-    """Refuse a checkpoint folder in which Git LFS pointers stand in place of files.
+    """Refuse a checkpoint folder without a config, with damaged JSON or with Git LFS pointers.
 
     Raises:
         ValueError: Names the file.
     """
     for path in sorted(folder.iterdir()):
         check_pointer(path)
+        if path.name in _OBJECTS:
+            read_object(path)
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(
+            f"'{folder}' has no config.json. Give the folder of a checkpoint, as transformers' "
+            "save_pretrained writes it."
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises:
+        ValueError: If the file holds anything else; names it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise ValueError(f"'{path}' is no JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f"'{path}' holds a {kind}, not an object {{...}}. Download it again.")
+    return content
 
 
 def check_pointer(path: Path) -> None:

@@ -20,6 +20,12 @@ _VERSION = 2
 """The version of conversions, part of their folders' names: those of another are made again."""
 _FACTORS = "rope_freqs.weight"
 """What each rotary frequency is divided by, as llama.cpp keeps Llama 3's."""
+_MAGIC = b"GGUF"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+BUGS = (LookupError, ArithmeticError, AttributeError, AssertionError, TypeError)
+"""Errors whose text says too little without the name of their type."""
+_SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+"""What a file must tell of its model; transformers would take Llama 7B's for what is missing."""
 
 
 def cache_folder() -> Path:
@@ -56,6 +62,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers.utils.quantization_config import GgufConfig
 
     reader = _reader(gguf)
+    _check_header(gguf, reader)
     model_class: Any = AutoModelForCausalLM
     options: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
     try:
@@ -85,12 +92,17 @@ def _reader(gguf: Path) -> Any:
     """
     from gguf import GGUFReader
 
+    with gguf.open("rb") as file:
+        if (magic := file.read(len(_MAGIC))) != _MAGIC:
+            raise ValueError(f"'{gguf}' is no GGUF file: it begins with {magic!r}, not {_MAGIC!r}.")
     try:
         reader = GGUFReader(gguf)
     except Exception as error:  # numpy's and its own, by where the file ends
+        fault, remedy = "it is cut off or damaged", "Download it again."
+        if "GGMLQuantizationType" in str(error):
+            fault, remedy = "it has tensors of an unknown type", "Upgrade the package gguf."
         raise ValueError(
-            f"cannot read the GGUF file '{gguf}', it is cut off or damaged: {first_line(error)} "
-            "Download it again."
+            f"cannot read the GGUF file '{gguf}', {fault} ({first_line(error)}). {remedy}"
         ) from error
     split = reader.get_field("split.count")
     numbered = re.search(r"-\d{5}-of-(\d{5})$", gguf.stem)
@@ -101,6 +113,50 @@ def _reader(gguf: Path) -> Any:
             "FIRST_PART MERGED.gguf`, and load the merged file."
         )
     return reader
+
+
+def _check_header(gguf: Path, reader: Any) -> None:
+    """Refuse in no time what could not be converted in any.
+
+    Raises:
+        ValueError: If the file has no tensors, lacks its model's sizes or tokenizer, or was written
+            for another kind of processor.
+    """
+    if reader.endianess.name == "BIG":
+        raise ValueError(
+            f"'{gguf}' is big-endian, transformers reads little-endian files alone. Convert it: "
+            "`gguf-convert-endian FILE little`."
+        )
+    if not reader.tensors:
+        raise ValueError(f"'{gguf}' has no tensors: it is a header or a vocabulary alone.")
+    name = "general.architecture"
+    architecture = reader.get_field(name)
+    text = str(architecture.contents()) if architecture else ""
+    sizes = [f"{text}.{size}" for size in _SIZES] if text and not text.startswith("mamba") else []
+    wanted = [name, *sizes, "tokenizer.ggml.model", "tokenizer.ggml.tokens"]
+    if missing := [key for key in wanted if reader.get_field(key) is None]:
+        raise ValueError(
+            f"the header of '{gguf}' has no {', '.join(missing)}: give a file of a whole model."
+        )
+    for key in sizes:
+        _check_size(gguf, reader, key)
+
+
+def _check_size(gguf: Path, reader: Any, key: str) -> None:
+    """Refuse a size that is none, or one that the file's tensors cannot have.
+
+    Raises:
+        ValueError: Names the key and what it says.
+    """
+    value = reader.get_field(key).contents()
+    largest = max((max(tensor.shape) for tensor in reader.tensors), default=0)
+    limit = len(reader.tensors) if key.endswith("block_count") else int(largest)
+    numbers = value if isinstance(value, list) else [value]  # a number a layer
+    if not all(type(number) is int and 0 < number <= limit for number in numbers):
+        raise ValueError(
+            f"the header of '{gguf}' says {key} = {str(value)[:80]!r}: its "
+            f"{len(reader.tensors)} tensors allow 1 to {limit}. Download it again."
+        )
 
 
 def _slow_rotations(reader: Any, config: Any) -> None:
@@ -158,6 +214,12 @@ def fill_architectures(hf_model: Any) -> None:
         hf_model.config.architectures = [type(hf_model).__name__]
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, cut to one line; its type's name if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line; its type's name if it says nothing or is a bug's."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    # "Validation error for field 'hidden_size':" says nothing without the next line
+    n_lines = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    text = " ".join(lines[:n_lines])
+    if text and not isinstance(error, BUGS):
+        return text
+    return ": ".join(part for part in (type(error).__name__, text) if part)

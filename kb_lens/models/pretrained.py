@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from kb_lens.models.completeness import check_weights
-from kb_lens.models.gguf import first_line
+from kb_lens.models.config_sizes import check_room, check_sizes, check_weight_files
+from kb_lens.models.gguf import BUGS, first_line
 
 
 def read_model(
@@ -31,10 +35,15 @@ def read_model(
     """
     from transformers import AutoConfig  # seconds to import
 
-    config = AutoConfig.from_pretrained(source, **options)
+    if (path := Path(source, "config.json")).is_file():
+        check_sizes(path)
+    with _naming("its config.json cannot be used"):
+        config = AutoConfig.from_pretrained(source, **options)
+        model_class = _model_class(config)
+        check_room(config, model_class, Path(source), options)
     packing = getattr(config, "quantization_config", None)
     try:
-        model, report = _model_class(config).from_pretrained(
+        model, report = model_class.from_pretrained(
             source,
             dtype=dtype,
             attn_implementation="eager",
@@ -51,11 +60,32 @@ def read_model(
             f"its weights are packed ({method}), and a package is missing: {first_line(error)}"
         ) from error
     except SafetensorError as error:
+        check_weight_files(Path(source))
         raise ValueError(
             f"a .safetensors file is cut off or damaged ({error}). Download it again."
         ) from error
+    except Exception:  # torch's, pickle's and zip's for a .bin file
+        check_weight_files(Path(source))
+        raise
     check_weights(model, report)
     return (model if packing else model.to(device)).eval()
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Say what it was that transformers could not read, where its own words do not.
+
+    Raises:
+        ValueError: In place of other errors; those about files and code are clear as they are.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is ValueError:
+            raise
+        raise ValueError(f"{what}: {first_line(error)}") from error
+    except (*BUGS, RecursionError) as error:
+        raise ValueError(f"{what}: {first_line(error)}") from error
 
 
 def _model_class(config: Any) -> Any:

@@ -43,13 +43,24 @@ class ModelChoice:
     """Branch, tag or commit of a hub model: one of its training checkpoints."""
     dtype: DType | None = "float32"
     """Type of the weights."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
 
     def load(self, device: str | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
+        trust = self.trust_remote_code
         dtype = (
-            getattr(torch, self.dtype) if self.dtype else stored_dtype(self.model, self.revision)
+            getattr(torch, self.dtype)
+            if self.dtype
+            else stored_dtype(self.model, self.revision, trust)
         )
-        return load_model(self.model, device=device, dtype=dtype, revision=self.revision)
+        return load_model(
+            self.model,
+            device=device,
+            dtype=dtype,
+            revision=self.revision,
+            trust_remote_code=trust,
+        )
 
     def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
         """These settings for a model, by its name or as it is loaded."""

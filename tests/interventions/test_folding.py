@@ -157,7 +157,7 @@ def test_shared_weights_are_refused():
 
 def test_a_factor_that_overflows(folder):
     model = kb.load_model(folder, dtype=torch.float16)
-    with pytest.raises(ValueError, match=r"too large: .* overflows torch\.float16"):
+    with pytest.raises(ValueError, match="too large"):
         kb.fold_neurons(model, some_neurons(model), lam=1e7)
 
 

