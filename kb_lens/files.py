@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +22,13 @@ from kb_lens.rows import CsvTable as CsvTable
 from kb_lens.rows import read_csv as read_csv
 from kb_lens.rows import shown
 
-LOCKS = ".locks"
-"""The folder of the locks, in the folder that they are for."""
+BOOKS = ".kb_lens"
+"""The folder, in a folder of results, of what nobody reads: locks, who is at work, what was
+written."""
+_WRITTEN = "written.jsonl"
+_NOTED_IN: ContextVar[Path | None] = ContextVar("noted_in", default=None)
+_KEPT = (BOOKS, "store")
+"""What stays: finished pieces of work are known by their content."""
 _HOST = re.sub(r"\W", "_", platform.node())
 _UNFINISHED = re.compile(r"\.(?P<host>\w*)-(?P<process>\d+)-\d+\.part$")
 """The end of the name of what is not whole yet: who writes it."""
@@ -43,6 +50,7 @@ def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _note(path)  # before it is there: whoever is killed in between has noted it
     unfinished = unfinished_name(path)
     try:
         unfinished.touch()
@@ -51,8 +59,63 @@ def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield unfinished
         unfinished.chmod(mode)
         unfinished.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say what for
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def noting(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Note in a folder what is written into it inside the block: `delete_noted` deletes that."""
+    noted_in = _NOTED_IN.set(Path(folder).resolve())
+    try:
+        yield
+    finally:
+        _NOTED_IN.reset(noted_in)
+
+
+def _note(path: Path) -> None:
+    folder = _NOTED_IN.get()
+    if folder is None or not path.resolve().is_relative_to(folder):
+        return
+    name = path.resolve().relative_to(folder)
+    if name.parts[0] in _KEPT:
+        return
+    books = folder / BOOKS
+    books.mkdir(parents=True, exist_ok=True)
+    # One short line at the end: what other processes append meanwhile stays whole.
+    with (books / _WRITTEN).open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(name.as_posix())}\n")
+
+
+def delete_noted(folder: str | os.PathLike[str]) -> None:
+    """Delete what `noting` noted, and the folders that are left empty; nothing else.
+
+    Raises:
+        ValueError: If nothing was noted there: then nobody knows what may be deleted.
+    """
+    folder = Path(folder).resolve()
+    books = folder / BOOKS / _WRITTEN
+    if not books.is_file():
+        raise ValueError(
+            f"'{folder}' does not say which of its files kb_lens wrote: empty it yourself, or "
+            "choose another --out."
+        )
+    names = {json.loads(line) for line in books.read_text(encoding="utf-8").splitlines()}
+    paths = [path for name in names if (path := folder / name).resolve().is_relative_to(folder)]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    books.unlink()
+    parents = {parent for path in paths for parent in path.parents if folder in parent.parents}
+    for parent in sorted(parents, reverse=True):  # what lies within before what lies around
+        _delete_if_empty(parent)
+
+
+def _delete_if_empty(folder: Path) -> None:
+    if folder.is_dir() and all(path.name == BOOKS for path in folder.iterdir()):
+        shutil.rmtree(folder)
 
 
 def unfinished_name(path: Path) -> Path:
@@ -104,19 +167,24 @@ def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
         Whether it was to be had.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    # FileLock would take the right to lock from a group that the umask gives it to.
-    lock = FileLock(path, timeout=timeout, mode=path.stat().st_mode & 0o777)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        before = path.stat()
+        # FileLock would take the right to lock from a group that the umask gives it to.
+        lock = FileLock(path, timeout=timeout, mode=before.st_mode & 0o777)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            # Who had it before may have deleted the file: then it is the lock of nothing.
+            if path.exists() and path.stat().st_ino == before.st_ino:
+                yield True
+                return
+        finally:
+            lock.release()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

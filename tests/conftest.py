@@ -1,5 +1,6 @@
 """What all tests share: shape checks, no network, small models, the data folder if there is one."""
 
+import multiprocessing
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,3 +69,12 @@ def _threads(request):
     torch.set_num_threads(before if request.node.get_closest_marker("embedded") else 1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that is no more."""
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid

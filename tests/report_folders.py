@@ -28,7 +28,7 @@ def run_folder(folder: Path, *, parts: bool = True, **n_more: int) -> Path:
     knowledge, sets = _found(folder)
     results = {}
     for name, n in ((name.replace("_", " "), n) for name, n in n_more.items()):
-        results[name] = [replace(crows(n, 200), condition=condition_info(name))]
+        results[name] = [replace(crows(n, 200), condition=condition_info(name), model=EVIL)]
     for name, several in results.items():
         save_results(folder / "evaluations" / name, several)
     write_record(folder, "run")
@@ -83,7 +83,7 @@ def write_record(folder: Path, command: str) -> None:
     content = {
         "command": command,
         "arguments": ARGUMENTS,
-        "model": {"name": EVIL, "fingerprint": "f00d", "device": "cpu", "dtype": "float32"},
+        "model": {"name": EVIL, "fingerprint": "f", "device": "cpu", "dtype": "float32"},
         "seconds": {"identify": 1.5},
         "versions": {"torch": "2.13.0", "lm-eval": None},
         "python": "3.11.7",

@@ -8,35 +8,39 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
-    "cli": "main jobs studies pages terminal options parsing",
+    "cli": "main jobs studies pages terminal options parsing errors",
     "report": "write run study words page",
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity results knowledge completeness attribution neurons export themes
         column marks style layout""",
     "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
     "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
-        settings asking measure units ray_engine engines""",
+        settings asking measure units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
-        neuron_effects effects neuron_meaning scaled_rows specificity""",
-    "interventions": "folding weights checkpoint steering prompting scaling positions conditions",
+        neuron_effects effects neuron_meaning scaled_rows specificity
+        agreed_spelling""",
+    "interventions": """folding weights checkpoint export_folder steering prompting scaling
+        positions conditions""",
     "neurons": "",
     "attribution": """attribute engines attributions settings quadrature path_gradients head
         objective""",
-    "evaluation": "comparison evaluate slices entries results generation scoring encoding",
+    "evaluation": """comparison evaluate slices entries results result_files generation scoring
+        encoding""",
     "knowledge": "check verdict measures",
     "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
+    "records": "tensors tables objects",
     "models": """loading adapters pretrained sources gguf config_sizes completeness bridge_check
         evaluation_mode exclusive_use answers prompts chat template_syntax time_limit hooked
         foreign_code digests""",
     "statistics": "",
     "resampling": "",
     "store": "",
-    "records": "tensors tables objects",
     "files": "",
+    "arguments": "",
     "rows": "",
 }
 """The rooms from top to bottom, and the files of each from top to bottom."""

@@ -1,6 +1,5 @@
 """A file an entry: the same bytes come back, and neither damage nor death goes unnoticed."""
 
-import multiprocessing
 import os
 import random
 
@@ -16,15 +15,6 @@ CONTENT = random.Random(1).randbytes(300)
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store", ".bin")
-
-
-@pytest.fixture
-def dead():
-    """The number of a process that is no more."""
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    return process.pid
 
 
 def test_a_key_depends_on_the_content_alone():
@@ -90,8 +80,9 @@ def test_a_claim_is_given_back_after_an_exception(store):
 
 
 def test_what_dead_processes_left_half_written_is_deleted(store, dead):
+    host = files._HOST
     unfinished = {
-        (key, process): store.write(key, CONTENT).with_suffix(f".bin.{files._HOST}-{process}-1.part")
+        (key, process): store.write(key, CONTENT).with_suffix(f".bin.{host}-{process}-1.part")
         for key in (KEY, entry_key("other"), entry_key("elsewhere"))
         for process in (dead, os.getpid())
     }

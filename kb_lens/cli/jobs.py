@@ -43,7 +43,7 @@ def run(
     with later_stage(out, "figures"):
         figures = make_all(folder.attributions, folder.sets, folder.results, folder.knowledge)
         save_figures(figures, out / "figures")
-    write_report(out, figures, out / "report.html")
+        write_report(out, figures, out / "report.html")
     if folder.knowledge is not None:
         tell(f"\n{folder.knowledge.verdict()}")
     tell(f"Everything is in {out}; read {out}/report.html")

@@ -5,11 +5,15 @@ A command is imported when it is called: ``kb-lens --help`` must not wait for to
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
+from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words
 from kb_lens.cli.parsing import default_text, split_commas
 
 app = App(
@@ -62,20 +66,28 @@ for number, (command, (file, summary)) in enumerate(COMMANDS.items()):
 
 def main() -> None:
     """Run the command; what a user got wrong is one line and exit status 2."""
+    # A batch system ends a job by SIGTERM and kills it soon after: it ends as by Ctrl-C.
+    with suppress(ValueError):  # only the main thread may say so
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+    except Terminated as error:
+        _stop("terminated; the same command goes on from here.", 128 + signal.SIGTERM, error)
     except KeyboardInterrupt as error:
         _stop("interrupted; the same command goes on from here.", 130, error)
-    except (CycloptsError, ValueError, OSError) as error:
-        _stop(f"error: {error}", 2, error)
     except Exception as error:
-        # Without torch imported there is no such error; importing it to ask would take seconds.
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        advice = "--batch-size, --batch-tokens or bfloat16 take less."
-        _stop(f"error: out of memory: {advice}", 2, error)
+        _stop(f"error: {in_words(error)}", 2, error)
     raise SystemExit(0)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _terminate(*signal_and_frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _stop(message: str, status: int, error: BaseException) -> NoReturn:

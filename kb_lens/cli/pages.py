@@ -12,7 +12,8 @@ from kb_lens.cli.options import ThemeOption, WidthOption, save_figures, tell
 from kb_lens.evaluation.comparison import rank_table, summarize
 from kb_lens.figures.export import FORMATS
 from kb_lens.figures.folders import draw_folder
-from kb_lens.files import write_text
+from kb_lens.files import noting
+from kb_lens.records.tables import write_csv
 from kb_lens.report.write import write_report
 from kb_lens.runs.folder import read_conditions
 
@@ -34,7 +35,7 @@ def compare(
     terminal.show_table(tables["ranks"], title)
     if out is not None:
         for name, table in tables.items():
-            write_text(out / f"{name}.csv", table.to_csv(index=False))
+            write_csv(out / f"{name}.csv", table)
         tell(f"Written to {out}")
 
 
@@ -50,7 +51,8 @@ def figures(
 ) -> None:
     """Draw every figure again from saved results."""
     by_name = draw_folder(folder)
-    save_figures(by_name, out or folder / "figures", formats, theme=theme, width=width)
+    with noting(folder):
+        save_figures(by_name, out or folder / "figures", formats, theme=theme, width=width)
 
 
 def report(
@@ -63,7 +65,8 @@ def report(
     """Everything in a folder of results on one page that needs nothing else."""
     page = out or folder / "report.html"
     try:
-        write_report(folder, draw_folder(folder), page)
+        with noting(folder):
+            write_report(folder, draw_folder(folder), page)
     except (KeyError, TypeError) as error:  # a table without its columns
         raise ValueError(f"'{folder}' has a file that kb_lens did not write: {error!r}.") from error
     tell(f"Written to {page}")

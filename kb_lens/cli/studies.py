@@ -17,6 +17,7 @@ from kb_lens.figures import (
 )
 from kb_lens.runs.diagnose import DoctorSettings, diagnose_model
 from kb_lens.runs.neurons import NeuronsExecution, NeuronsSettings, read_neurons
+from kb_lens.runs.record import later_stage
 from kb_lens.runs.settings import AttributeExecution, EvaluateExecution
 from kb_lens.studies.choose_lambda import TuneSettings, choose_lambda
 from kb_lens.studies.run_study import ExperimentSettings, StudyExecution, run_study
@@ -35,7 +36,8 @@ def experiment(
         brief = study.headline(name, 1) if "metric" in table.columns else table
         terminal.show_study(brief, f"{study.name}: {name}")
     folder = out / study.name
-    save_figures(draw_study(study.name, study.tables, study.settings), folder / "figures")
+    with later_stage(folder, "figures"):
+        save_figures(draw_study(study.name, study.tables, study.settings), folder / "figures")
     tell(f"Written to {folder}")
 
 
@@ -49,7 +51,8 @@ def tune(
     tuning = choose_lambda(out, settings, execution)
     terminal.show_table(tuning.development, "Development items")
     terminal.show_table(tuning.test, "Test items")
-    save_figures({"tuning": tuning_figure(tuning)}, out / "figures")
+    with later_stage(out, "figures"):
+        save_figures({"tuning": tuning_figure(tuning)}, out / "figures")
     tell(f"\n{tuning.verdict}\nWritten to {out}")
 
 
@@ -65,7 +68,8 @@ def neurons(
     if reading.scores is not None:
         compared = effect_against_attribution(reading.effects, reading.scores)
         figures["effect_against_attribution"] = compared
-    save_figures(figures, out / "figures")
+    with later_stage(out, "figures"):
+        save_figures(figures, out / "figures")
     terminal.show_table(reading.strongest(), "The strongest effects on P(right answer)")
     tell(f"Written to {out}")
 
@@ -85,6 +89,7 @@ def doctor(
         terminal.show_table(specificity.overlaps, "What else selects the know-bias neurons")
         terminal.show_table(specificity.stability, "Jaccard of sets of random halves")
     figures = make_all(None, {}, knowledge=knowledge, specificity=specificity)
-    save_figures(figures, out / "figures")
+    with later_stage(out, "figures"):
+        save_figures(figures, out / "figures")
     terminal.show_table(as_table(diagnosis.checks), f"{knowledge.model}: the checks")
     tell(f"\n{knowledge.verdict()}\nWritten to {out}")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import result_key
 from kb_lens.benchmarks.catalogue import formulas
-from kb_lens.files import LOCKS, locked
+from kb_lens.files import BOOKS, locked
 from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import read_json, short, write_json
 from kb_lens.records.tables import read_parquet, write_parquet
@@ -84,7 +84,7 @@ def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.Da
         ValueError: If the folder has results of another model or intervention.
     """
     path = folder / RESULTS_FILE
-    with locked(folder / LOCKS / "results.lock"):
+    with locked(folder / BOOKS / "results.lock"):
         # Items first: whoever finds a result in results.json finds its items.
         check_same(folder, content.model, content.fingerprint, content.intervention)
         for key, table in tables.items():

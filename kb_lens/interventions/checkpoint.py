@@ -1,13 +1,11 @@
-"""An exported checkpoint's folder: put in place whole, what it says about itself, and the hub."""
+"""What an exported checkpoint says about itself, and how it gets onto the hub."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +14,8 @@ from typing import Any
 
 import torch
 
+from kb_lens.interventions.export_folder import FORMAT
 from kb_lens.neurons import NeuronSet
-
-RECORD = "kb_lens.json"
-"""The file that says what was done to which model."""
-_FORMAT = "kb_lens export 1"
 
 _CARD = """---
 {head}
@@ -89,11 +84,11 @@ class Export:
         marked = name.startswith((".", "/", "~")) or name.count("/") > 1
         return marked or Path(name).exists() or name.endswith(".gguf")
 
-    def record(self) -> str:
-        """The text of ``kb_lens.json``."""
+    def record(self, files: Mapping[str, str]) -> str:
+        """The text of ``kb_lens.json``; `files` are those beside it, name -> SHA-256."""
         neurons = self.neurons
         content: dict[str, Any] = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "kb_lens_version": _version(),
             "model": self.model,
             "fingerprint": self.fingerprint,
@@ -109,6 +104,7 @@ class Export:
             "largest_logit_difference": self.difference,
             "n_neurons": len(neurons),
             "neurons": neurons.neurons,
+            "files": dict(files),
         }
         return json.dumps(content) + "\n"
 
@@ -153,45 +149,6 @@ def _version() -> str | None:
         return version("kb-lens")
     except PackageNotFoundError:  # a source tree that is on the path and was never installed
         return None
-
-
-def check_target(folder: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """The folder as an absolute path, if an export may be written there.
-
-    Raises:
-        ValueError: If it is a file, or a folder with something in it that may not be replaced.
-    """
-    path = Path(folder).expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"'{folder}' is a file: give a folder that is new or empty.")
-    if not path.is_dir() or not any(path.iterdir()):
-        return path
-    if not (path / RECORD).is_file():
-        raise ValueError(f"'{folder}' is not empty and holds no export: choose a new folder.")
-    if not overwrite:
-        raise ValueError(
-            f"'{folder}' holds an export: choose another folder, or --overwrite to replace it."
-        )
-    return path
-
-
-@contextmanager
-def put_in_place(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; it takes the place of `folder` when all went well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        if folder.is_dir():
-            folder.rename(old)  # a folder cannot take the name of one that has something in it
-        unfinished.rename(folder)
-    finally:
-        if old.is_dir() and not folder.is_dir():
-            old.rename(folder)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_push(repository: str) -> None:

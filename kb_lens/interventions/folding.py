@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kb_lens.files import write_text
-from kb_lens.interventions.checkpoint import RECORD, Export, check_target, put_in_place
+from kb_lens.interventions.checkpoint import Export
+from kb_lens.interventions.export_folder import RECORD, check_target, digests, put_in_place
 from kb_lens.interventions.scaling import check_factor, scale_neurons
 from kb_lens.interventions.weights import PLAIN_TYPES, projections, scale_weights
 from kb_lens.models.adapters import adapter_base
@@ -68,6 +70,7 @@ def fold_neurons(
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to fold.")
     bridge = _bridge(model, trust_remote_code)
+    check_factor(lam, bridge.cfg.dtype)
     neurons.check_model(bridge)
     outline = plain_outline(bridge)
     modules = projections(bridge, neurons, outline)
@@ -148,6 +151,7 @@ def export(
     lam: float,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    also: Mapping[str, str] | None = None,
 ) -> float:
     """Write the folded model as an ordinary checkpoint that needs no kb_lens.
 
@@ -160,8 +164,9 @@ def export(
         neurons: What is scaled.
         folder: Where; it may be there if it is empty.
         lam: The factor.
-        overwrite: Whether an earlier export at `folder` may be replaced.
+        overwrite: Whether an earlier export at `folder` may be replaced. Other files there stay.
         trust_remote_code: As in `load_model`, where `model` is a name.
+        also: Further files, name -> text.
 
     Returns:
         The largest difference between the logits of the hooked and of the written model on a short
@@ -182,8 +187,10 @@ def export(
     with put_in_place(folder) as unfinished:
         plain.save_pretrained(unfinished)
         _tokenizer(bridge).save_pretrained(unfinished)
-        write_text(unfinished / RECORD, exported.record())
         write_text(unfinished / "README.md", exported.card())
+        for name, text in (also or {}).items():
+            write_text(unfinished / name, text)
+        write_text(unfinished / RECORD, exported.record(digests(unfinished)))
     return difference
 
 

@@ -45,17 +45,19 @@ def read_json(
     Raises:
         ValueError: Names the file, the place in it, what is there and what is needed.
     """
-    content = parsed(_bytes(path), f"'{path}'", finite)
+    check_there(path, file_format or "results")
+    content = parsed(Path(path).read_bytes(), f"'{path}'", finite)
     if file_format is not None:
         content = _without_format(content, file_format, f"'{path}'")
     return validated(content, kind, f"'{path}'")
 
 
-def _bytes(path: str | os.PathLike[str]) -> bytes:
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no such file: '{path}'.")
-    return path.read_bytes()
+def check_there(path: str | os.PathLike[str], file_format: str) -> None:
+    """Raise `ValueError` unless there is a file."""
+    if not Path(path).is_file():
+        kind = named(file_format).removeprefix("kb_lens ")
+        what = "a folder, not a file" if Path(path).is_dir() else f"no such {kind} file"
+        raise ValueError(f"{what}: '{path}'.")
 
 
 def parsed(content: bytes, where: str, finite: bool = False) -> Any:

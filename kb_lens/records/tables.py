@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kb_lens.files import moved_whole, write_text
+from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import parsed
 
 Kind = Literal["number", "text", "any"]
@@ -35,6 +36,29 @@ class Belongs:
     """The model's name."""
     fingerprint: str = ""
     """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
+
+    def __str__(self) -> str:
+        return f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
+
+    def check(self, other: Belongs, name: str) -> None:
+        """Refuse what is of another model.
+
+        Args:
+            other: Whose it should be.
+            name: What it is, for the message.
+
+        Raises:
+            ValueError: If the weights differ, or where they are not known the names.
+        """
+        if self.fingerprint and other.fingerprint:
+            is_same = same_weights(self.fingerprint, other.fingerprint)
+        else:
+            is_same = not (self.model and other.model) or self.model == other.model
+        if not is_same:
+            raise ValueError(
+                f"{name} is of {self}, what is beside it of {other}. Keep each model's results in "
+                "a folder of its own."
+            )
 
 
 def table_to_bytes(table: pd.DataFrame, about: Any) -> bytes:
@@ -90,7 +114,7 @@ def write_csv(
 
 
 def read_table(
-    path: str | os.PathLike[str], columns: Mapping[str, Kind], *, text: Iterable[str] = ()
+    path: str | os.PathLike[str], columns: Mapping[str, Kind], *, text: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, Belongs]:
     """Read a table of `write_csv` without the columns that say whose it is.
 
@@ -105,9 +129,10 @@ def read_table(
     if not Path(path).is_file():
         raise ValueError(f"no such table: '{path}'.")
     try:
+        columns_there = pd.read_csv(path, nrows=0, encoding="utf-8").columns
         # a token may be spelled like a missing value (NA, null) and is none
-        texts: Any = dict.fromkeys(text, str)
-        table: pd.DataFrame = pd.read_csv(path, converters=texts, encoding="utf-8")
+        missing: Any = {name: ["", "nan", "NaN"] for name in columns_there if name not in text}
+        table = pd.read_csv(path, keep_default_na=False, na_values=missing, encoding="utf-8")
     except (ValueError, OSError) as error:  # pandas' parsers and decoders raise kinds of these
         raise ValueError(f"'{path}' is no table of kb_lens: {_first_line(error)}.") from error
     table = table.map(_unescaped)
@@ -119,6 +144,23 @@ def read_table(
         if name in table
     }
     return table, Belongs(**whose)
+
+
+def read_table_of(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, Kind],
+    whose: Belongs,
+    *,
+    text: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Read a table that must be of a model, see `read_table`.
+
+    Raises:
+        ValueError: Also if it is of another model.
+    """
+    table, stated = read_table(path, columns, text=text)
+    stated.check(whose, f"'{path}'")
+    return table
 
 
 def check_columns(

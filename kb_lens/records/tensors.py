@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kb_lens.files import moved_whole
-from kb_lens.records.objects import named, parsed, short, validated
+from kb_lens.records.objects import check_there, named, parsed, short, validated
 
 T = TypeVar("T")
 
@@ -27,8 +26,11 @@ def write_tensors(
     """Write a safetensors file, with what is no tensor as JSON in its header."""
     texts = {name: json.dumps(value) for name, value in header.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with moved_whole(path) as unfinished:
-        save_file(contiguous, unfinished, {"format": file_format, **texts})
+    try:
+        with moved_whole(path) as unfinished:
+            save_file(contiguous, unfinished, {"format": file_format, **texts})
+    except SafetensorError as error:  # a full disk, mostly
+        raise OSError(f"cannot write '{path}': {error}") from error
 
 
 def read_tensors(
@@ -51,8 +53,7 @@ def read_tensors(
     Raises:
         ValueError: Names the file, and the tensor or the place in the header.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no such file: '{path}'.")
+    check_there(path, file_format)
     try:
         with safe_open(path, "pt") as file:
             texts = file.metadata() or {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,16 +15,16 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.doctor import Check, as_table, examine
 from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
-from kb_lens.files import write_text
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
+from kb_lens.records.objects import write_json
 from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import answered, select_by_dimension
-from kb_lens.runs.record import RunLog
+from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import (
     AttributeExecution,
     ModelChoice,
@@ -110,11 +109,12 @@ def diagnose_model(
                 name: getattr(quadrature, name) for name in ("rule", "n_steps", "tol", "template")
             }
     options |= {"batch_size": execution.batch_size, "progress": execution.progress}
-    model = log.load_model()
-    with log.stage("examine"):
-        diagnosis = diagnose(model, questions, out, settings, **options)
-    log.write()
-    return diagnosis
+    with log.claimed():
+        model = log.load_model()
+        with log.stage("examine"):
+            diagnosis = diagnose(model, questions, out, settings, **options)
+        log.write()
+        return diagnosis
 
 
 def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
@@ -211,14 +211,17 @@ def diagnose(
     findings = {"attributions": attributions, "sets": sets, "specificity": selectivity}
     materials: dict[str, Any] = {**findings, **sides}
     checks = examine(knowledge=knowledge, tau=settings.tau, **materials)
-    save_checks(checks, out)
+    save_checks(checks, out, model)
     return Diagnosis(knowledge, selectivity, checks)
 
 
-def save_checks(checks: Sequence[Check], folder: str | os.PathLike[str]) -> None:
-    """Write ``checks.json``."""
-    rows = as_table(checks).to_dict("records")
-    write_text(Path(folder) / "checks.json", json.dumps(rows, indent=1) + "\n")
+def save_checks(
+    checks: Sequence[Check], folder: str | os.PathLike[str], model: HookedModel
+) -> None:
+    """Write ``checks.json``; each row says which model it is of."""
+    whose = asdict(belongs_to(model))
+    rows = [row | whose for row in as_table(checks).to_dict("records")]
+    write_json(Path(folder) / "checks.json", rows, indent=1)
 
 
 def _check_same_model(

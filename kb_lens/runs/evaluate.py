@@ -31,7 +31,7 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
         if (self.neurons is None) != (self.lam is None):
             raise ValueError("--neurons and --lam belong together: give both or neither.")
         if self.lam is not None:
-            check_factor(self.lam)
+            check_factor(self.lam, self.dtype)
 
     def condition(self) -> Condition:
         """The model as it is, or with the neurons scaled."""
@@ -58,17 +58,18 @@ def evaluate_model(
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
     condition = settings.condition()
-    model = log.load_model()
-    with log.stage("evaluate"):
-        results = measure(
-            model,
-            condition,
-            benchmarks,
-            out,
-            store=Store(log.folder / "store", SUFFIX),
-            seed=settings.seed,
-            batch_tokens=execution.batch_tokens,
-            progress=execution.progress,
-        )
-    log.write()
-    return results
+    with log.claimed():
+        model = log.load_model()
+        with log.stage("evaluate"):
+            results = measure(
+                model,
+                condition,
+                benchmarks,
+                out,
+                store=Store(log.folder / "store", SUFFIX),
+                seed=settings.seed,
+                batch_tokens=execution.batch_tokens,
+                progress=execution.progress,
+            )
+        log.write()
+        return results

@@ -10,11 +10,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kb_lens.interventions.checkpoint import check_push, check_target, push
+from kb_lens.interventions.checkpoint import check_push, push
+from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.neurons import NeuronSet
-from kb_lens.runs.record import RunLog
+from kb_lens.runs.record import RECORD, RunLog
 from kb_lens.runs.settings import DType, Execution, ModelChoice
 
 
@@ -34,7 +35,7 @@ class ExportSettings(ModelChoice):
     """Type of the weights; default the checkpoint's own."""
 
     def __post_init__(self) -> None:
-        check_factor(self.lam)
+        check_factor(self.lam, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,12 @@ def export_model(
     neurons = NeuronSet.load(settings.neurons)
     with log.stage("load the model"):
         model = settings.load(execution.device)
-    with log.stage("export"):
-        difference = export(model, neurons, out, lam=settings.lam, overwrite=execution.overwrite)
-    # Not before: the folder is put in its place whole, run.json goes into the finished one.
-    log.begin(model)
+    log.note(model)
+    # The folder is put in its place whole, run.json with it.
+    also = {RECORD: log.text()}
+    difference = export(
+        model, neurons, out, lam=settings.lam, overwrite=execution.overwrite, also=also
+    )
     tell(
         f"{len(neurons)} neurons times {settings.lam:g} are in the weights in {out}. Largest "
         f"difference of logits from the hooked model on a short prompt: {difference:.2g}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,12 +17,20 @@ from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult, Role, load_results
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
-from kb_lens.runs.record import load_record, read_json
+from kb_lens.records.objects import read_json
+from kb_lens.records.tables import Belongs, Kind, check_columns, read_table_of
+from kb_lens.runs.record import RECORD, load_record
 
 T = TypeVar("T")
 
-_TOKENS = ("layer", "index", "side", "rank", "token")
-_CHECKS = ("check", "status", "finding", "advice")
+_TOKENS: dict[str, Kind] = {
+    "layer": "number",
+    "index": "number",
+    "side": "text",
+    "rank": "number",
+    "token": "text",
+}
+_CHECKS: dict[str, Kind] = dict.fromkeys(("check", "status", "finding", "advice"), "text")
 """Columns of ``tokens.csv`` and ``checks.json`` that are needed."""
 
 
@@ -60,23 +69,75 @@ class RunFolder:
         knowledge = _load(Knowledge.load, folder / "knowledge.json")
         neurons = _load(NeuronSet.load, folder / "neurons.json")
         sets = _load_sets(folder / "neurons", attributions)
-        if not sets and neurons is not None:
-            sets = {"all": neurons}
-        results = _load_conditions(folder)
-        if not (attributions or sets or results or knowledge):
+        results = load_conditions(folder)
+        if not (attributions or neurons or sets or results or knowledge):
             raise ValueError(f"'{folder}' has no results: expected what `kb-lens run` wrote.")
-        has_specificity = (folder / "specificity.csv").is_file()
-        return cls(
+        record = load_record(folder)
+        run = cls(
             attributions,
-            sets,
+            sets or ({} if neurons is None else {"all": neurons}),
             results,
             knowledge,
-            specificity=Specificity.load(folder) if has_specificity else None,
             neurons=neurons,
-            tokens=_load(_load_tokens, folder / "tokens.csv"),
-            checks=_load(_load_checks, folder / "checks.json"),
-            record=load_record(folder),
+            record=record,
         )
+        whose = run.whose(folder)
+        has_specificity = (folder / "specificity.csv").is_file()
+        return replace(
+            run,
+            specificity=Specificity.load(folder, whose) if has_specificity else None,
+            tokens=_load(partial(_load_tokens, whose=whose), folder / "tokens.csv"),
+            checks=_load(partial(_load_checks, whose=whose), folder / "checks.json"),
+        )
+
+    def whose(self, folder: Path) -> Belongs:
+        """The one model that everything is of.
+
+        Raises:
+            ValueError: Names what is of another model, or was measured with other neurons.
+        """
+        stated = dict(self._stated())
+        # what says its weights is believed before what has a name alone
+        whose = next((origin for origin in stated.values() if origin.fingerprint), None)
+        whose = whose or next(iter(stated.values()))
+        for name, origin in stated.items():
+            origin.check(whose, f"'{folder / name}'")
+        if self.neurons is not None:
+            _check_neurons(folder, self.neurons, self.results)
+        return whose
+
+    def _stated(self) -> Iterator[tuple[str, Belongs]]:
+        """File -> whose it says it is."""
+        if model := self.record.get("model"):
+            yield RECORD, Belongs(model.get("name") or "", model.get("fingerprint") or "")
+        if self.attributions is not None:
+            settings = self.attributions.settings
+            yield "attributions.safetensors", Belongs(settings.model, settings.fingerprint)
+        if self.knowledge is not None:
+            yield "knowledge.json", Belongs(self.knowledge.model, self.knowledge.fingerprint)
+        for name, neurons in self.sets.items():
+            yield f"neurons/{name}.json", Belongs(neurons.model, neurons.fingerprint)
+        if self.neurons is not None:
+            yield "neurons.json", Belongs(self.neurons.model, self.neurons.fingerprint)
+        for name, results in self.results.items():
+            for result in results:
+                file = f"evaluations/{name}/results.json"
+                yield file, Belongs(result.model, result.fingerprint)
+
+
+def _check_neurons(
+    folder: Path, neurons: NeuronSet, results: Mapping[str, Sequence[EvaluationResult]]
+) -> None:
+    """Raise `ValueError` if a method of a run scaled other neurons than the run found."""
+    expected = [list(neuron) for neuron in neurons]
+    for name, measured in results.items():
+        change: Any = measured[0].condition.intervention if measured else None
+        is_method = bool(measured) and measured[0].condition.role == "method"
+        if is_method and isinstance(change, dict) and change.get("neurons", expected) != expected:
+            raise ValueError(
+                f"'{folder / 'evaluations' / name}' was measured with other neurons than those in "
+                f"'{folder / 'neurons.json'}'. Keep each run in a folder of its own."
+            )
 
 
 def _load(read: Callable[[Path], T], path: Path) -> T | None:
@@ -84,19 +145,19 @@ def _load(read: Callable[[Path], T], path: Path) -> T | None:
     return read(path) if path.is_file() else None
 
 
-def _load_tokens(path: Path) -> pd.DataFrame:
-    # A token may be spelled like a missing value (``NA``, ``null``) and is none.
-    return _with_columns(pd.read_csv(path, keep_default_na=False), _TOKENS, path)
+def _load_tokens(path: Path, whose: Belongs) -> pd.DataFrame:
+    return read_table_of(path, _TOKENS, whose, text=("token",))
 
 
-def _load_checks(path: Path) -> pd.DataFrame:
-    return _with_columns(pd.DataFrame(read_json(path)), _CHECKS, path)
-
-
-def _with_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
-    if missing := [name for name in columns if name not in table]:
-        raise ValueError(f"'{path}' is not what kb_lens writes: no {missing[0]!r}.")
-    return table
+def _load_checks(path: Path, whose: Belongs) -> pd.DataFrame:
+    rows: list[dict[str, str]] = read_json(path, list[dict[str, str]])
+    table = pd.DataFrame(rows)
+    check_columns(table, _CHECKS, path)
+    # checks from before they said whose they are
+    if "fingerprint" in table:
+        for model, fingerprint in set(zip(table["model"], table["fingerprint"], strict=True)):
+            Belongs(model, fingerprint).check(whose, f"'{path}'")
+    return pd.DataFrame(table[list(_CHECKS)])
 
 
 def _load_sets(folder: Path, attributions: Attributions | None) -> dict[str, NeuronSet]:
@@ -107,7 +168,7 @@ def _load_sets(folder: Path, attributions: Attributions | None) -> dict[str, Neu
     return {dimension: NeuronSet.load(files[dimension]) for dimension in order}
 
 
-def _load_conditions(folder: Path) -> dict[str, list[EvaluationResult]]:
+def load_conditions(folder: Path) -> dict[str, list[EvaluationResult]]:
     """Condition -> its results: the base, the methods, the controls; lambda 2 before lambda 10."""
     results = {
         path.parent.name: list(load_results(path.parent).values())
@@ -139,8 +200,10 @@ def read_conditions(
     """
     results: dict[str, list[EvaluationResult]] = {}
     for folder in map(Path, folders):
-        conditions = _load_conditions(folder)
-        if not conditions:
+        conditions = load_conditions(folder)
+        if conditions:
+            RunFolder(None, {}, conditions, None, record=load_record(folder)).whose(folder)
+        else:
             conditions = {folder.resolve().name: list(load_results(folder).values())}
         if repeated := results.keys() & conditions.keys():
             raise ValueError(

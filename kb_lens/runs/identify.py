@@ -61,20 +61,21 @@ def find_neurons(
     log.check()
     questions = settings.load_questions()
     template = settings.template()
-    model = log.load_model()
-    with log.stage("identify"):
-        identified = identify(
-            model,
-            questions,
-            out,
-            settings,
-            tell=tell,
-            template=template,
-            batch_size=execution.batch_size,
-            progress=execution.progress,
-        )
-    log.write()
-    return identified
+    with log.claimed():
+        model = log.load_model()
+        with log.stage("identify"):
+            identified = identify(
+                model,
+                questions,
+                out,
+                settings,
+                tell=tell,
+                template=template,
+                batch_size=execution.batch_size,
+                progress=execution.progress,
+            )
+        log.write()
+        return identified
 
 
 def identify(

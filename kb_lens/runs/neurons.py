@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,15 +13,12 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.effects import NeuronEffects
 from kb_lens.checks.neuron_effects import check_effects, neuron_effects
 from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
-from kb_lens.files import write_text
 from kb_lens.interventions.positions import Positions
-from kb_lens.knowledge.check import check_knowledge
-from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.digests import same_weights
-from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
+from kb_lens.records.tables import write_csv
 from kb_lens.runs.asking import Asking
-from kb_lens.runs.record import RunLog
+from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import Execution, ModelChoice, values_of
 
 
@@ -43,7 +40,7 @@ class NeuronsSettings(Asking, ModelChoice):
     """Kept in run.json; nothing here is random."""
 
     def __post_init__(self) -> None:
-        check_effects(self.lam, None)
+        check_effects(self.lam, None, self.dtype)
         if self.top < 1:
             raise ValueError(f"--top is {self.top}: at least 1 is needed.")
 
@@ -105,43 +102,32 @@ def read_neurons(
         _check_comparable(neurons, scores, settings)
     questions = settings.load_questions() if scores is None else scores.questions
     template = settings.template() if scores is None else scores.settings.template
-    model = log.load_model(neurons=neurons)
-    with log.stage("scale neurons"):
-        effects = neuron_effects(
-            model,
-            neurons,
-            questions,
-            lams=settings.lam,
-            positions=settings.positions,
-            batch_size=execution.batch_size,
-            progress=execution.progress,
-            template=template,
-            knowledge=_spelled_like(model, scores, execution.progress),
-        )
-    effects.save(log.folder / "effects.safetensors")
-    with log.stage("read neurons"):
-        tables = {
-            "effects": effects.table(),
-            "tokens": promoted_tokens(model, neurons, settings.top),
-            "texts": top_prompts(model, neurons, k=settings.top, progress=execution.progress),
-        }
-    for name, table in tables.items():
-        write_text(log.folder / f"{name}.csv", table.to_csv(index=False))
-    log.write()
-    return NeuronReading(effects, scores, tables)
-
-
-def _spelled_like(
-    model: HookedModel, scores: Attributions | None, progress: bool
-) -> Knowledge | None:
-    """What the model answers in the spelling that scores are of: else they are not comparable."""
-    if scores is None:
-        return None
-    template = scores.settings.template
-    knowledge = check_knowledge(
-        model, scores.questions, template=template, forms=(), progress=progress
-    )
-    return replace(knowledge, spelling=scores.settings.spelling)
+    with log.claimed():
+        model = log.load_model(neurons=neurons)
+        with log.stage("scale neurons"):
+            effects = neuron_effects(
+                model,
+                neurons,
+                questions,
+                lams=settings.lam,
+                positions=settings.positions,
+                batch_size=execution.batch_size,
+                progress=execution.progress,
+                template=template,
+                # in the spelling that the scores are of: else they are not comparable
+                spelling=None if scores is None else scores.settings.spelling,
+            )
+        effects.save(log.folder / "effects.safetensors")
+        with log.stage("read neurons"):
+            tables = {
+                "effects": effects.table(),
+                "tokens": promoted_tokens(model, neurons, settings.top),
+                "texts": top_prompts(model, neurons, k=settings.top, progress=execution.progress),
+            }
+        for name, table in tables.items():
+            write_csv(log.folder / f"{name}.csv", table, belongs_to(model))
+        log.write()
+        return NeuronReading(effects, scores, tables)
 
 
 def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kb_lens.files import write_text
+from kb_lens.files import delete_noted, noting, write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
 from kb_lens.neurons import NeuronSet
+from kb_lens.records.objects import read_json, write_json
+from kb_lens.records.tables import Belongs
+from kb_lens.runs.holders import Holder, holding, step
 from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
 
 RECORD = "run.json"
@@ -39,6 +42,21 @@ class RunLog:
     """Wall time of each stage."""
     model: dict[str, Any] = field(default_factory=dict)
     """The model's name, fingerprint, device, type and form."""
+
+    @contextmanager
+    def claimed(self) -> Iterator[RunLog]:
+        """Be at work in the folder inside the block, and note what is written there.
+
+        Raises:
+            ValueError: If it holds another run (names the argument that differs), or another
+                process is at work there that does not share it (names it).
+        """
+        content = json.dumps([self.command, self._arguments()], sort_keys=True)
+        settings = hashlib.sha256(content.encode()).hexdigest()
+        holder = Holder(self.command, settings, alone=self.execution.overwrite)
+        with holding(self.folder, holder), noting(self.folder):
+            self.check()
+            yield self
 
     def check(self) -> None:
         """Refuse a folder that holds another run. Nothing is changed.
@@ -72,7 +90,8 @@ class RunLog:
         """Load the model of the settings, unless `model` is loaded already, and `begin`.
 
         Raises:
-            ValueError: If there is no such model, `neurons` are of another one, or as `check`.
+            ValueError: If there is no such model, `neurons` are of another one, or the folder
+                holds a run with other weights.
         """
         if isinstance(model, str | os.PathLike):
             with self.stage("load the model"):
@@ -84,6 +103,15 @@ class RunLog:
 
     def begin(self, model: HookedModel) -> None:
         """Note the model, check again, empty the folder if it is to be replaced, write."""
+        self.note(model)
+        # The name may be the same and the weights others: a checkpoint that was trained again.
+        self.check()
+        if self.execution.overwrite and (self.folder / RECORD).is_file():
+            delete_noted(self.folder)
+        self.write()
+
+    def note(self, model: HookedModel) -> None:
+        """Note which model it is."""
         self.model = {
             "name": model_name(model),
             "fingerprint": fingerprint(model),
@@ -91,16 +119,6 @@ class RunLog:
             "dtype": dtype_name(model),
             "form": form(model),
         }
-        # The name may be the same and the weights others: a checkpoint that was trained again.
-        self.check()
-        if self.execution.overwrite:
-            for name in WRITTEN:
-                path = self.folder / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-        self.write()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -111,6 +129,11 @@ class RunLog:
 
     def write(self) -> None:
         """Write ``run.json``."""
+        with step(self.folder):
+            write_text(self.folder / RECORD, self.text())
+
+    def text(self) -> str:
+        """The text of ``run.json``."""
         content = {
             "command": self.command,
             "arguments": self._arguments(),
@@ -122,7 +145,7 @@ class RunLog:
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
         }
-        _write(self.folder, content)
+        return json.dumps(content, indent=2) + "\n"
 
     def _arguments(self) -> dict[str, Any]:
         return _plain(asdict(self.settings))
@@ -133,31 +156,20 @@ class RunLog:
 
     def _before(self) -> dict[str, Any] | None:
         """What the folder's ``run.json`` says that is compared."""
-        path = self.folder / RECORD
         try:
-            content = read_json(path)
-            if content is None:
-                return None
-            return {key: content[key] for key in ("command", "arguments", "model")}
-        except (ValueError, KeyError, TypeError) as error:
-            # What is to be replaced may be damaged.
-            if self.execution.overwrite:
+            return load_record(self.folder) or None
+        except ValueError as error:
+            if self.execution.overwrite:  # what is to be replaced may be damaged
                 return None
             raise ValueError(
-                f"'{path}' is damaged. Choose another --out, or --overwrite to replace the run."
+                f"{error} Choose another --out, or --overwrite to replace the run."
             ) from error
 
 
-WRITTEN = (
-    *("attributions.safetensors", "neurons.json", "knowledge.json", "summary.csv", "results.json"),
-    *("checks.json", "specificity.csv", "stability.csv", "control_knowledge.json"),
-    *("neurons", "evaluations", "items", "figures", "development", "test", "tuning.json"),
-    *("development.csv", "test.csv", "study.json", "results.parquet", "control_tests.parquet"),
-    *("ranks.parquet", "sets.parquet", "answered_right.parquet", "effects.safetensors"),
-    *("effects.csv", "tokens.csv", "texts.csv", "report.html"),
-)
-"""What a run writes and --overwrite removes; the attribution cache and the store stay, their
-entries are known by their content."""
+def belongs_to(model: HookedModel) -> Belongs:
+    """Whose a table is that was made with a model."""
+    return Belongs(model_name(model), fingerprint(model))
+
 
 PACKAGES = (
     *("kb-lens", "torch", "transformer-lens", "transformers", "lm-eval"),
@@ -168,12 +180,18 @@ PACKAGES = (
 
 @contextmanager
 def later_stage(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
-    """Time a stage that follows a finished job, into the job's ``run.json``."""
+    """Time a stage that follows a finished job, into the job's ``run.json``; note what it writes.
+
+    A folder that was written without ``run.json`` stays without.
+    """
     start = time.perf_counter()
-    yield
-    content = load_record(folder)
-    content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 2)
-    _write(folder, content)
+    with noting(folder):
+        yield
+        with step(Path(folder)):
+            content = load_record(folder)
+            if content:
+                content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 2)
+                write_json(Path(folder) / RECORD, content, indent=2)
 
 
 def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -183,31 +201,25 @@ def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     path = Path(folder) / RECORD
-    content = read_json(path, {})
-    mappings = ("arguments", "model", "seconds", "versions")
-    if not isinstance(content, dict) or any(
-        not isinstance(content.get(name, {}), dict) for name in mappings
-    ):
-        raise ValueError(f"'{path}' is not what kb_lens writes.")
-    return content
-
-
-def read_json(path: Path, absent: Any = None) -> Any:
-    """The content of a JSON file; `absent` if there is no file.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
     if not path.is_file():
-        return absent
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is damaged: {error}.") from error
+        return {}
+    content = asdict(read_json(path, _File))
+    return {name: value for name, value in content.items() if value is not None}
 
 
-def _write(folder: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    write_text(Path(folder) / RECORD, json.dumps(content, indent=2) + "\n")
+@dataclass(frozen=True)
+class _File:
+    """The content of ``run.json``; what older versions did not write may be missing."""
+
+    command: str
+    arguments: dict[str, Any]
+    model: dict[str, str | None]
+    execution: dict[str, Any] | None = None
+    seconds: dict[str, float] | None = None
+    versions: dict[str, str | None] | None = None
+    python: str | None = None
+    platform: str | None = None
+    cpus: int | None = None
 
 
 def _plain(value: Any) -> Any:

@@ -21,18 +21,18 @@ from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.files import write_text
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.loading import EMBEDDED_MODEL
 from kb_lens.neurons import NeuronSet
+from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify
 from kb_lens.runs.measure import measure
-from kb_lens.runs.record import RunLog
+from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import RunExecution, RunSettings, values_of, with_keywords
 from kb_lens.store import Store
 
@@ -78,15 +78,17 @@ def run(
     benchmarks = load_available(
         settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
     )
-    loaded = log.load_model(model)
-    with log.stage("identify"):
-        identified = identify(loaded, questions, out, settings, tell=tell, **options)
-    results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)
-    summarize(results, seed=settings.seed).to_csv(log.folder / "summary.csv", index=False)
-    with log.stage("checks and tokens"):
-        write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
-    log.write()
-    return RunFolder.load(out)
+    with log.claimed():
+        loaded = log.load_model(model)
+        with log.stage("identify"):
+            identified = identify(loaded, questions, out, settings, tell=tell, **options)
+        results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)
+        with log.stage("checks and tokens"):
+            summary = summarize(results, seed=settings.seed)
+            write_csv(log.folder / "summary.csv", summary, belongs_to(loaded))
+            write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
+        log.write()
+        return RunFolder.load(out)
 
 
 def conditions(neurons: NeuronSet, lams: Sequence[float], seed: int) -> list[Condition]:
@@ -158,10 +160,10 @@ def write_reading(
         sets=identified.sets,
         **values_of(Compared, compared(results, lam)),
     )
-    save_checks(checks, folder)
+    save_checks(checks, folder, model)
     try:
         tokens = promoted_tokens(model, identified.neurons)
     except ValueError as error:  # packed weights cannot be read
         left_out(f"LEFT OUT: the tokens that the neurons promote. {error}")
     else:
-        write_text(Path(folder) / "tokens.csv", tokens.to_csv(index=False))
+        write_csv(Path(folder) / "tokens.csv", tokens, belongs_to(model))

@@ -173,7 +173,7 @@ class RunSettings(Measuring, IdentifySettings):
         if not self.lam:
             raise ValueError("--lam has no factor: give at least one.")
         for factor in self.lam:
-            check_factor(factor)
+            check_factor(factor, self.dtype)
         names = [f"{factor:g}" for factor in self.lam]
         if len(set(names)) < len(names):
             raise ValueError(f"--lam has a factor twice: {', '.join(names)}.")

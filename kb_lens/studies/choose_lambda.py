@@ -29,7 +29,7 @@ class TuneSettings(Seeded, Items, ModelChoice):
     """Points of capability that may not be lost."""
 
     def __post_init__(self) -> None:
-        check_choice(self.lam, self.bound)
+        check_choice(self.lam, self.bound, self.dtype)
         if "," in self.bias + self.capability:
             raise ValueError("--bias and --capability name one benchmark each.")
 
@@ -54,20 +54,21 @@ def choose_lambda(
     benchmarks = load_named(names, settings, settings.seed)
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
-    model = log.load_model(neurons=neurons)
-    with log.stage("tune"):
-        tuning = tune_lambda(
-            model,
-            neurons,
-            benchmarks[0],
-            benchmarks[-1],
-            lams=settings.lam,
-            bound=settings.bound,
-            seed=settings.seed,
-            folder=out,
-            batch_tokens=execution.batch_tokens,
-            progress=execution.progress,
-        )
-    tuning.save(out)
-    log.write()
-    return tuning
+    with log.claimed():
+        model = log.load_model(neurons=neurons)
+        with log.stage("tune"):
+            tuning = tune_lambda(
+                model,
+                neurons,
+                benchmarks[0],
+                benchmarks[-1],
+                lams=settings.lam,
+                bound=settings.bound,
+                seed=settings.seed,
+                folder=out,
+                batch_tokens=execution.batch_tokens,
+                progress=execution.progress,
+            )
+        tuning.save(out)
+        log.write()
+        return tuning

@@ -69,7 +69,7 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
     def __post_init__(self) -> None:
         check_name(self.name)
         super().__post_init__()
-        check_factor(self.lam)
+        check_factor(self.lam, self.dtype)
         if self.controls is not None and self.controls < 1:
             raise ValueError(f"--controls is {self.controls}: a study needs at least 1.")
 
@@ -122,17 +122,18 @@ def run_study(
     control = settings.load_control()
     if execution.engine == "ray":
         check_ray(execution.workers)
-    model = log.load_model()
-    lab = _lab(model, control, benchmarks, Path(out), settings, execution)
-    with log.stage(settings.name):
-        study = experiment(
-            settings.name, lab, benchmarks, engine=_engine(model, settings, execution)
-        )
-    study.save(folder)
-    for condition, results in study.ranked.items():
-        save_results(folder / "evaluations" / condition, results)
-    log.write()
-    return study
+    with log.claimed():
+        model = log.load_model()
+        lab = _lab(model, control, benchmarks, Path(out), settings, execution)
+        with log.stage(settings.name):
+            study = experiment(
+                settings.name, lab, benchmarks, engine=_engine(model, settings, execution)
+            )
+        study.save(folder)
+        for condition, results in study.ranked.items():
+            save_results(folder / "evaluations" / condition, results)
+        log.write()
+        return study
 
 
 def _lab(

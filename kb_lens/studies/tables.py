@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,12 @@ import pandas as pd
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.files import moved_whole, write_text
+from kb_lens.files import check_file_name
+from kb_lens.records.objects import read_json, short, write_json
+from kb_lens.records.tables import read_parquet, write_parquet
 
 _FORMAT = "kb_lens study 1"
+_WHOSE = ("model", "fingerprint")
 _ROLE = ("role", "control_of", "draw")
 """The columns that say a case's part in a comparison."""
 
@@ -54,39 +56,60 @@ class Experiment:
         folder = Path(folder)
         # The tables first: a study.json says that they are all there.
         for name, table in self.tables.items():
-            with moved_whole(folder / f"{name}.parquet") as unfinished:
-                table.to_parquet(unfinished, index=False)
-        content = {
-            "format": _FORMAT,
-            "study": self.name,
-            "settings": self.settings,
-            "tables": list(self.tables),
-        }
-        write_text(folder / "study.json", json.dumps(content, indent=1) + "\n")
+            write_parquet(folder / f"{name}.parquet", table, self._about(table))
+        content = _File(self.name, dict(self.settings), tuple(self.tables))
+        write_json(folder / "study.json", {"format": _FORMAT, **asdict(content)}, indent=1)
+
+    def _about(self, table: pd.DataFrame) -> dict[str, Any]:
+        """What a table's file says about itself."""
+        whose = {name: self.settings.get(name) for name in _WHOSE}
+        return {**whose, "study": self.name, "rows": len(table), "columns": list(table.columns)}
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Experiment:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If the folder has no study, or a table is missing.
+            ValueError: If the folder has no study, or a table is missing, damaged, changed, or of
+                another study.
         """
         path = Path(folder) / "study.json"
         if not path.is_file():
             raise ValueError(f"'{folder}' has no study.json: is it a folder of `experiment`?")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            files = {name: path.parent / f"{name}.parquet" for name in content["tables"]}
-            tables = {name: pd.read_parquet(file) for name, file in files.items()}
-            study = cls(content["study"], content["settings"], tables)
-        except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"'{path}' is not what kb_lens writes: {error!r}.") from error
+        content = read_json(path, _File, file_format=_FORMAT, finite=False)
+        study = cls(content.study, content.settings, {})
+        tables = {name: study._table(path.parent / f"{name}.parquet") for name in content.tables}
+        study = replace(study, tables=tables)
         if missing := [name for name in _ROLE if name not in study.tables.get("results", _ROLE)]:
             raise ValueError(
                 f"'{folder}' has a study without the column {missing[0]!r}: an earlier kb_lens "
                 "wrote it. Run the study again."
             )
         return study
+
+    def _table(self, path: Path) -> pd.DataFrame:
+        """A table of this very study."""
+        table, about = read_parquet(path)
+        # older tables do not say whose they are
+        if about is not None and about != (expected := self._about(table)):
+            raise ValueError(
+                f"'{path}' is not the table that was written for {path.with_name('study.json')}: "
+                f"it is of {short(about)}, expected {short(expected)}. Run the study again."
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class _File:
+    """The content of ``study.json``."""
+
+    study: str
+    settings: dict[str, Any]
+    tables: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.tables:
+            check_file_name(name, "a table")
 
 
 def _headline(key: str) -> tuple[str, ...]:

@@ -12,27 +12,29 @@ metric's best value, so a rise of accuracy is positive.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
+from kb_lens.arguments import check_seed
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.comparison import compare, flip_names, gain, headline
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.files import write_text
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
+from kb_lens.records.objects import read_json, write_json
+from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 from kb_lens.runs.measure import measure
 from kb_lens.statistics import Metric, interval_text
 from kb_lens.store import Store
@@ -67,26 +69,45 @@ class Tuning:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``development.csv``, ``test.csv`` and ``tuning.json``."""
+        whose = Belongs(self.settings.get("model", ""), self.settings.get("fingerprint", ""))
         for name in _TABLES:
-            write_text(Path(folder) / f"{name}.csv", getattr(self, name).to_csv(index=False))
-        content = {"lam": self.lam, "verdict": self.verdict, "settings": dict(self.settings)}
-        write_text(Path(folder) / "tuning.json", json.dumps(content, indent=1) + "\n")
+            write_csv(Path(folder) / f"{name}.csv", getattr(self, name), whose)
+        content = _File(self.lam, self.verdict, dict(self.settings))
+        write_json(Path(folder) / "tuning.json", asdict(content), indent=1)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tuning:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If a file is missing or something else.
+            ValueError: If a file is missing, damaged, something else or of another model.
         """
-        try:
-            content = json.loads((Path(folder) / "tuning.json").read_text(encoding="utf-8"))
-            development, test = (pd.read_csv(Path(folder) / f"{name}.csv") for name in _TABLES)
-            return cls(development=development, test=test, **content)
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"'{os.fspath(folder)}' has no tuning of kb_lens: {error}") from error
+        folder = Path(folder)
+        content = read_json(folder / "tuning.json", _File)
+        whose = Belongs(content.settings.get("model", ""), content.settings.get("fingerprint", ""))
+        tables = {
+            name: read_table_of(folder / f"{name}.csv", columns, whose)
+            for name, columns in _COLUMNS.items()
+        }
+        return cls(
+            content.lam, content.verdict, tables["development"], tables["test"], content.settings
+        )
 
 
+@dataclass(frozen=True)
+class _File:
+    """The content of ``tuning.json``."""
+
+    lam: float
+    verdict: str
+    settings: dict[str, Any]
+
+
+_COLUMNS: dict[str, dict[str, Kind]] = {
+    "development": dict.fromkeys(("lam", "gain", "low", "high", "capability_change"), "number"),
+    "test": {"benchmark": "any", "metric": "any", "difference": "number"},
+}
+"""Table -> what it has to have."""
 _TABLES = ("development", "test")
 
 
@@ -124,7 +145,8 @@ def tune_lambda(
     Raises:
         ValueError: For bad arguments or neurons of another model, before the model runs.
     """
-    lams = check_choice(lams, bound)
+    check_seed(seed)
+    lams = check_choice(lams, bound, model.cfg.dtype)
     halves = _halves(bias, capability, share, seed)
     measure_half = partial(_measured, model, folder, halves)
     measured = partial(measure_half, seed=seed, batch_tokens=batch_tokens, progress=progress)
@@ -158,10 +180,12 @@ def _settings(neurons: NeuronSet, before: Results, keys: tuple[str, str]) -> dic
     }
 
 
-def check_choice(lams: Sequence[float], bound: float) -> list[float]:
+def check_choice(
+    lams: Sequence[float], bound: float, dtype: torch.dtype | str | None = None
+) -> list[float]:
     """The factors, the smallest first; `ValueError` for what `tune_lambda` does not take."""
     for lam in lams:
-        check_factor(lam)
+        check_factor(lam, dtype)
     # Compared as they are written: a factor's condition and folder are named by it.
     if not len(lams) or len({f"{lam:g}" for lam in lams}) < len(lams):
         raise ValueError(f"lams is {list(lams)}: give at least one factor, and none twice.")

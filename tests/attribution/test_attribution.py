@@ -104,7 +104,7 @@ def test_save_and_load(scores, tmp_path):
 
 
 def test_files_that_are_no_attributions(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="no such attributions file"):
         kb.Attributions.load(tmp_path / "none")
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"not a safetensors file")

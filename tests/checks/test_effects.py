@@ -86,7 +86,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_files_that_are_something_else(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="no such neuron effects file"):
         NeuronEffects.load(tmp_path / "none")
     (tmp_path / "text").write_text("no tensors")
     with pytest.raises(ValueError, match="no whole safetensors"):

@@ -14,8 +14,10 @@ from tiny_models import tiny_bridge, tiny_hf_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import kb_lens as kb
+from kb_lens import files
 from kb_lens.cli import main as cli
-from kb_lens.interventions.checkpoint import Export, check_target, push
+from kb_lens.interventions.checkpoint import Export, push
+from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 
 
@@ -74,7 +76,7 @@ def test_what_an_export_says(exported, bridge):
 def test_a_source_on_the_hub_is_named(bridge):
     neurons = some_neurons(bridge, "pre")
     done = Export("owner/model-1B", "0", torch.bfloat16, neurons, 2.5, 0.01)
-    assert json.loads(done.record())["model"] == "owner/model-1B"
+    assert json.loads(done.record({}))["model"] == "owner/model-1B"
     assert "\nbase_model: owner/model-1B\n" in done.card()
     assert "# model-1B, 3 neurons times 2.5\n" in done.card()
     assert "weights and biases of the gate" in " ".join(done.card().split())
@@ -187,6 +189,53 @@ def test_the_target(bridge, exported, tmp_path):
             check_target(tmp_path, overwrite)
         with pytest.raises(ValueError, match="is a file"):
             check_target(tmp_path / "thesis.txt", overwrite)
+
+
+def test_what_is_somebody_elses_stays(bridge, exported, tmp_path):
+    out = tmp_path / "out"
+    neurons = some_neurons(bridge)
+    export(bridge, neurons, out, lam=2)
+    (out / "notes.txt").write_text("mine")
+    (out / "plots").mkdir()
+    (out / "plots" / "one.png").write_bytes(b"mine too")
+    export(bridge, neurons, out, lam=3, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "plots" / "one.png").read_bytes() == b"mine too"
+    assert (out / "model.safetensors").read_bytes() == entries(exported)["model.safetensors"]
+    (out / "README.md").write_text("My own card.")
+    with pytest.raises(ValueError, match=r"README\.md' was changed since it was exported"):
+        export(bridge, neurons, out, lam=2, overwrite=True)
+    assert (out / "README.md").read_text() == "My own card."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", '{"format": "kb_lens export 1"}', '{"format": "kb_lens export 2"}'),
+        *("[" * 9999, '{"format": "kb_lens export 2", "files": {"../../thesis.txt": 1}}'),
+    ],
+)
+def test_a_folder_with_another_record_is_no_export(bridge, tmp_path, text):
+    (tmp_path / "kb_lens.json").write_text(text)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"kb_lens\.json"):
+        export(bridge, some_neurons(bridge), tmp_path, lam=2, overwrite=True)
+    assert sorted(entries(tmp_path)) == ["kb_lens.json", "thesis.txt"]
+
+
+def test_an_export_that_was_killed_leaves_nothing(bridge, exported, tmp_path, dead):
+    """Killed between the two renames: the earlier export comes back."""
+    writer = f"{files._HOST}-{dead}-1.part"
+    shutil.copytree(exported, tmp_path / f"out.old.{writer}")
+    (tmp_path / f"out.{writer}").mkdir()
+    with pytest.raises(ValueError, match="holds an export"):
+        check_target(tmp_path / "out")
+    assert entries(tmp_path / "out") == entries(exported)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_have_the_mode_of_the_umask(exported):
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
 
 
 def test_push(exported, monkeypatch):

@@ -248,7 +248,7 @@ def test_a_file_gives_back_what_was_saved(model, tmp_path):
 
 def test_files_that_hold_no_steering(tmp_path):
     path = tmp_path / "steering.safetensors"
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="no such steering file"):
         Steering.load(path)
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no whole safetensors"):

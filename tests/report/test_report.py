@@ -23,7 +23,6 @@ from kb_lens.report.words import change_points, changes, conclusion
 from kb_lens.report.write import write_report
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified
-from kb_lens.runs.record import WRITTEN
 from kb_lens.runs.run import write_reading
 
 NO_CHANGE = {"base": 160, "lambda_2": 158, "random_lambda_2": 160}
@@ -157,7 +156,7 @@ def test_the_summary_of_a_run(tmp_path):
 def test_settings_and_provenance(tmp_path):
     text = Page(page_of(run_folder(tmp_path, **NO_CHANGE))).text
     for words in (
-        "fingerprint f00d",
+        "fingerprint f",
         "versions torch = 2.13.0",
         "identify = 1.5",
         "lam = 2.0 and 3.0",
@@ -317,15 +316,15 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     ("name", "content", "message"),
     [
         (None, "", "has no results: expected what `kb-lens run` wrote"),
-        ("run.json", "{", "run.json' is damaged"),
-        ("run.json", "[]", "run.json' is not what kb_lens writes"),
-        ("run.json", '{"model": 5}', "run.json' is not what kb_lens writes"),
-        ("checks.json", '[{"check": 1}]', "no 'status'"),
-        ("tokens.csv", "layer,index\n1,2\n", "no 'side'"),
+        ("run.json", "{", "run.json' is not whole JSON"),
+        ("run.json", "[]", "run.json': it should be an object, got []"),
+        ("run.json", '{"model": 5}', "run.json', command: Field required"),
+        ("checks.json", '[{"check": "a"}]', "checks.json' has no column 'status'"),
+        ("tokens.csv", "layer,index\n1,2\n", "tokens.csv' has no column 'side'"),
         ("knowledge.json", "{}", "is no knowledge file"),
-        ("study.json", "{}", "is not what kb_lens writes"),
+        ("study.json", "{}", "is no file of kb_lens study"),
         ("knowledge.json", NO_COLUMNS, "the knowledge table lacks dimension"),
-        ("evaluations/base/results.json", "{", "is not JSON"),
+        ("evaluations/base/results.json", "{", "is not whole JSON"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(monkeypatch, tmp_path, capsys, name, content, message):
@@ -346,7 +345,7 @@ def test_items_without_their_columns_are_one_line_too(monkeypatch, tmp_path, cap
     pd.read_parquet(items)[["item"]].to_parquet(items)
     assert call(monkeypatch, "report", tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has a file that kb_lens did not write: KeyError" in line
+    assert "its columns are not those of crows_pairs: KeyError" in line
 
 
 @pytest.mark.slow
@@ -359,7 +358,8 @@ def test_a_run_ends_in_a_report(monkeypatch, tmp_path, folder, bank, data, capsy
     text = Page((out / "report.html").read_text(encoding="utf-8")).text
     assert "CANNOT TELL" in text
     assert {"checks.json", "tokens.csv", "report.html"} <= {path.name for path in out.iterdir()}
-    assert {"checks.json", "tokens.csv", "report.html"} <= set(WRITTEN)
+    noted = (out / ".kb_lens" / "written.jsonl").read_text().splitlines()
+    assert {"checks.json", "tokens.csv", "report.html"} <= set(map(json.loads, noted))
     tokens = RunFolder.load(out).tokens
     neurons = kb.NeuronSet.load(out / "neurons.json")
     assert {*zip(tokens["layer"], tokens["index"], strict=True)} == {tuple(n) for n in neurons}
@@ -381,4 +381,5 @@ def test_neurons_that_cannot_be_read_do_not_stop_a_run(monkeypatch, tmp_path, ll
 
 
 def checks_in(place):
-    return pd.DataFrame(json.loads((place / "checks.json").read_text()))
+    rows = json.loads((place / "checks.json").read_text())
+    return pd.DataFrame(rows)[["check", "status", "finding", "advice"]]

@@ -1,0 +1,64 @@
+"""Every error in one line: what was wrong, with what, and what to do next.
+
+kb_lens's own errors say that themselves. Here is what comes from the system and from libraries.
+Imports nothing that takes time: whoever raised an error has imported its library.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+from cyclopts import CycloptsError
+
+TRACEBACK_VARIABLE = "KB_LENS_TRACEBACK"
+"""Environment variable: anything in it shows where an error came from."""
+
+_ADVICE = {
+    errno.ENOSPC: "The disk is full: make room, or choose another --out; what is finished is kept.",
+    errno.EDQUOT: "Your quota is used up: make room, or choose another --out.",
+    errno.EROFS: "Nothing can be written there: choose another --out.",
+    errno.EACCES: "You may not do that there: choose another --out, or ask for the right.",
+    errno.EPERM: "You may not do that there: choose another --out, or ask for the right.",
+    errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n`.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+"""What to do about an error of the system."""
+_MEMORY = "out of memory: --batch-size, --batch-tokens or bfloat16 take less."
+_FULL_DISK = ("No space left", "disk quota", "os error 28")
+"""What libraries that write files themselves say of a full disk."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as one line without a traceback."""
+    kind = type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return _MEMORY
+    if isinstance(error, CycloptsError):
+        return text
+    # before ValueError, which some of the system's errors are as well
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        return f"{text.rstrip('.')}. {_ADVICE[error.errno]}"
+    if any(words in text for words in _FULL_DISK):
+        return f"{text.rstrip('.')}. {_ADVICE[errno.ENOSPC]}"
+    if isinstance(error, (ValueError, OSError)):
+        return text or _unforeseen(error)
+    return _unforeseen(error)
+
+
+def _unforeseen(error: BaseException) -> str:
+    """Of an error that nobody foresaw: its kind, where it came from, how to see more."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "kb_lens" in frame.filename
+    ]
+    place = ""
+    if frames:
+        file = frames[-1].filename.replace("\\", "/").rpartition("/kb_lens/")[2]
+        place = f" in kb_lens/{file}, line {frames[-1].lineno}"
+    notes = " ".join(getattr(error, "__notes__", ()))
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"{type(error).__name__}{place}: {text} {notes} This was not foreseen: please report it, "
+        f"with what {TRACEBACK_VARIABLE}=1 in front of the command shows."
+    )
