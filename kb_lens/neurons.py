@@ -22,9 +22,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kb_lens.arguments import check_count, check_number
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.models.digests import same_weights
-from kb_lens.models.hooked import HookedModel, Site, check_weights
+from kb_lens.models.hooked import HookedModel, Site, check_weights, mlp_width, model_name
 from kb_lens.records.objects import read_json, write_json
 
 _FORMAT = "kb_lens neurons 1"
@@ -138,7 +139,8 @@ class NeuronSet:
             ValueError: For no sets, sets of different models or sites, or a `k` out of range.
         """
         sets = list(sets)
-        if not sets or not 1 <= k <= len(sets):
+        check_count("k", k)
+        if not sets or k > len(sets):
             raise ValueError(f"cannot take neurons of at least {k} of {len(sets)} sets.")
         counts = Counter(chain.from_iterable(sets))
         joined = reduce(or_, sets)  # which checks that they belong together
@@ -177,6 +179,12 @@ class NeuronSet:
             source=self.model,
             remedy="Find the neurons of this model first.",
         )
+        sizes = int(model.cfg.n_layers), mlp_width(model)
+        if sizes != (self.n_layers, self.d_mlp):
+            raise ValueError(
+                f"the set is of {self.n_layers} layers of {self.d_mlp} neurons, "
+                f"{model_name(model)} has {sizes[0]} of {sizes[1]}. Find the neurons of this model."
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set as JSON."""
@@ -252,7 +260,7 @@ def select_neurons(
 def check_thresholds(tau: float, beta: float) -> None:
     """Raise `ValueError` unless both are shares, 0 <= threshold < 1."""
     for name, value in (("tau", tau), ("beta", beta)):
-        if not 0 <= value < 1:
+        if not 0 <= check_number(name, value, f"0 <= {name} < 1") < 1:
             raise ValueError(f"{name} is {value}: allowed is 0 <= {name} < 1 (0.10 is 10 %).")
 
 

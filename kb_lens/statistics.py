@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from kb_lens.arguments import check_seed as check_seed
+from kb_lens.arguments import is_count
 from kb_lens.resampling import Formula, point, resample
 from kb_lens.resampling import Measure as Measure
 from kb_lens.resampling import Statistics as Statistics
@@ -124,6 +126,17 @@ class Formulas:
         return next((m for m in self.headline if self.describe(m).role == role), None)
 
 
+def check_resampling(n_bootstrap: object, seed: object) -> None:
+    """Refuse a number of resamples below 1, or what is no seed.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if not is_count(n_bootstrap):
+        raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap!r}.")
+    check_seed(seed)
+
+
 def bootstrap(
     statistics: Statistics,
     formula: Formula,
@@ -146,8 +159,10 @@ def bootstrap(
         Metric name -> value, low, high and n, in the unit of the formula.
 
     Raises:
-        ValueError: If `n_bootstrap` is below 1 or a metric does not exist on the items.
+        ValueError: If `n_bootstrap` is below 1, the seed is not allowed, or a metric does not exist
+            on the items.
     """
+    check_resampling(n_bootstrap, seed)
     (resampled,) = resample([statistics], formula, n_bootstrap, seed)
     return {
         name: Metric(_exists(name, measure), *interval(resampled[name]), int(measure.n[0]))
@@ -178,6 +193,7 @@ def paired_bootstrap(
     Raises:
         ValueError: If the two have different numbers of items or different groups.
     """
+    check_resampling(n_bootstrap, seed)
     if not base.groups.reset_index(drop=True).equals(other.groups.reset_index(drop=True)):
         raise ValueError(
             "a paired comparison needs the same items in the same groups and order; got "

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path as Folder
 from typing import Any, cast
 
 import torch
@@ -43,7 +44,7 @@ from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
 from kb_lens.knowledge.check import answer_spelling
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.models.answers import AnswerStyle
+from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, Site, weights_digest
 from kb_lens.models.prompts import PromptTemplate
@@ -66,6 +67,7 @@ def attribute(
     template: PromptTemplate | None = None,
     answer_style: AnswerStyle = "model",
     knowledge: Knowledge | None = None,
+    spelling: Spelling | None = None,
     engine: Engine = "auto",
     batch_size: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -83,27 +85,35 @@ def attribute(
         objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference``.
         template: The words around each question; default the paper's.
         answer_style: ``model``: yes and no as the model spells them; ``release``: lower case.
-        knowledge: What `check_knowledge` says of these questions; asked here if not given.
+        knowledge: What `check_knowledge` says of these questions (and perhaps of more) with this
+            template; asked here if not given.
+        spelling: In its stead, how yes and no are spelled, such as that of other attributions.
         engine: ``joined`` (all layers in a pass), ``per-layer`` (slow), ``auto``: what applies.
         batch_size: Rows a pass at most; default what a quarter of the memory holds.
         cache_dir: Where finished questions are kept; the same call continues from there.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For settings or a model that are not allowed, answers of several tokens or of
-            probability 0, or `torch.inference_mode`, which has no gradients.
+        ValueError: For settings or a model that are not allowed, `knowledge` of another model,
+            template or questions, answers of several tokens or of probability 0, or
+            `torch.inference_mode`, which has no gradients.
     """
     check_gradients(model)
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
-    template = template or PromptTemplate()
-    spelling = answer_spelling(
-        model, questions, template, knowledge, answer_style=answer_style, progress=progress
-    )
+    _check_cache(cache_dir)
+    template = PromptTemplate() if template is None else template
+    style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
+    spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
     settings = resolve(model, **options, spelling=spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
+
+
+def _check_cache(folder: str | os.PathLike[str] | None) -> None:
+    if folder is not None and Folder(folder).exists() and not Folder(folder).is_dir():
+        raise ValueError(f"cache_dir is '{folder}', a file: give a folder that is there or new.")
 
 
 def _attribute_all(

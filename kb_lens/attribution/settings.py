@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from kb_lens.arguments import check_count, check_number
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.models.answers import Spelling
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, model_name
@@ -103,9 +104,13 @@ def check_settings(
     _check_choice("engine", engine, Engine)
     if rule == "adaptive" and n_steps is not None:
         raise ValueError("the adaptive rule takes tol, not n_steps: give a fixed rule or drop it.")
-    _check_count("n_steps", n_steps)
-    _check_count("batch_size", batch_size)
-    if tol is not None and not 0 < tol < 1:
+    if rule != "adaptive" and tol is not None:
+        raise ValueError(f"the rule {rule!r} takes n_steps, not tol: drop tol, or take 'adaptive'.")
+    if n_steps is not None:
+        check_count("n_steps", n_steps)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    if tol is not None and not 0 < check_number("tol", tol, "0 < tol < 1") < 1:
         raise ValueError(f"tol is {tol}: allowed is 0 < tol < 1.")
 
 
@@ -113,8 +118,3 @@ def _check_choice(name: str, value: str, choices: Any) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
-
-
-def _check_count(name: str, count: object) -> None:
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise ValueError(f"{name} is {count!r}: allowed are integers from 1.")

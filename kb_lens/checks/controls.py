@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kb_lens.arguments import check_count, check_seed, check_texts
 from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.neuron_meaning import output_directions
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -38,8 +39,9 @@ def influence(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there is no text.
+        ValueError: If there is no text, or one is empty.
     """
+    check_texts(texts)
     if texts is None:
         texts = [request.options[0] for request in load_benchmark("plain_text").requests]
     if not texts:
@@ -61,6 +63,28 @@ def influence(
         model.run_with_hooks(tokens, fwd_hooks=hooks)
         n_positions += tokens.shape[1]
     return sums / n_positions * norms
+
+
+def _check_influence(influence: object, neurons: NeuronSet) -> None:
+    """Refuse what is no table of sizes: it would be matched all the same."""
+    remedy = "Give what kb.influence returned for this model."
+    shape = (neurons.n_layers, neurons.d_mlp)
+    if not isinstance(influence, Tensor):
+        raise ValueError(f"influence is a {type(influence).__name__}, not a tensor. {remedy}")
+    if tuple(influence.shape) != shape:
+        raise ValueError(
+            f"influence has shape {tuple(influence.shape)}, the set needs {shape}. {remedy}"
+        )
+    if influence.dtype != torch.float32 or influence.device.type != "cpu":
+        raise ValueError(
+            f"influence is {influence.dtype} on {influence.device}: needed is torch.float32 on "
+            f"cpu. {remedy}"
+        )
+    if not bool((influence.isfinite() & (influence >= 0)).all()):
+        raise ValueError(
+            "influence has numbers that are negative or not finite: sizes are 0 or more. If the "
+            "model overflowed, load it in float32."
+        )
 
 
 def _add(
@@ -91,13 +115,13 @@ def random_neurons(
         pool: From how many of the nearest each is drawn.
 
     Raises:
-        ValueError: If `influence` has another shape or `pool` is not positive.
+        ValueError: If `influence` is not what `influence` returns for such a model, or the seed or
+            `pool` is not allowed.
     """
-    if pool < 1:
-        raise ValueError(f"pool is {pool}: each neuron needs at least 1 other to be drawn from.")
-    shape = (neurons.n_layers, neurons.d_mlp)
-    if influence is not None and tuple(influence.shape) != shape:
-        raise ValueError(f"influence has shape {tuple(influence.shape)}, the set needs {shape}.")
+    check_count("pool", pool)
+    check_seed(seed)
+    if influence is not None:
+        _check_influence(influence, neurons)
     generator = np.random.default_rng(seed)
     members: list[Neuron] = []
     for layer, indices in neurons.by_layer().items():
@@ -107,7 +131,7 @@ def random_neurons(
         if influence is None:
             chosen = generator.choice(candidates, size=len(indices), replace=False)
         else:
-            sizes = influence[layer].numpy()
+            sizes = influence[layer].detach().numpy()
             chosen = _nearest(sizes, indices, candidates, pool, generator)
         members += [Neuron(layer, int(index)) for index in chosen]
     matched = "layer-matched" if influence is None else "matched in layer and influence"
@@ -137,5 +161,11 @@ def _nearest(
 def influence_ratio(
     control: NeuronSet, neurons: NeuronSet, influence: Float[Tensor, "layer d_mlp"]
 ) -> float:
-    """The summed influence of a control over that of the set it controls for; 1 is a match."""
+    """The summed influence of a control over that of the set it controls for; 1 is a match.
+
+    Raises:
+        ValueError: If `influence` is not what `influence` returns for such a model.
+    """
+    for members in (control, neurons):
+        _check_influence(influence, members)
     return float(influence[control.mask()].sum() / influence[neurons.mask()].sum())

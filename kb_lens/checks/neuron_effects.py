@@ -12,16 +12,18 @@ One forward pass tries many neurons: each row of the batch has its own neuron an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kb_lens.arguments import check_count
 from kb_lens.checks.effects import EffectSettings, NeuronEffects
 from kb_lens.checks.scaled_rows import ScaledRows, Trial
 from kb_lens.interventions.positions import Positions, check_positions
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.knowledge.check import answer_spelling
+from kb_lens.knowledge.check import answer_spelling, check_questions
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -41,6 +43,7 @@ def neuron_effects(
     lams: Sequence[float] = (0.0, 2.0),
     positions: Positions = "last",
     knowledge: Knowledge | None = None,
+    spelling: Spelling | None = None,
     template: PromptTemplate | None = None,
     answer_style: AnswerStyle = "model",
     batch_size: int | None = None,
@@ -56,8 +59,9 @@ def neuron_effects(
         positions: ``last``: the last position of the prompt alone, where attributions are taken;
             one-token rows over a shared prefix where the model allows it. ``all``: every position
             of the prompt; whole prompts as rows, slower by about the prompt's length.
-        knowledge: What `check_knowledge` found for these questions with this template and style;
-            asked here if not given.
+        knowledge: What `check_knowledge` found for these questions (and perhaps for more) with this
+            template and style; asked here if not given.
+        spelling: In its stead, how yes and no are spelled, such as that of attributions.
         template: The words around each question; default the paper's.
         answer_style: As in `attribute`.
         batch_size: Most neurons x factors in one forward pass; default 256 one-token rows or 32
@@ -65,15 +69,19 @@ def neuron_effects(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, a factor is not finite or
-            comes twice, or `positions` or `batch_size` is not allowed.
+        ValueError: If the set is empty or belongs to another model, `knowledge` is of another
+            model, template or questions, a factor is not finite in the type of the weights or comes
+            twice, or another argument is not allowed.
     """
-    _check(neurons, questions, lams, positions, batch_size)
+    check_positions(positions)
+    check_effects(lams, batch_size, model.cfg.dtype)
+    check_questions(questions)
+    if not len(neurons):
+        raise ValueError("the neuron set is empty: there is nothing to measure.")
     neurons.check_model(model)
-    template = template or PromptTemplate()
-    spelling = answer_spelling(
-        model, questions, template, knowledge, answer_style=answer_style, progress=progress
-    )
+    template = PromptTemplate() if template is None else template
+    style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
+    spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
     settings = _settings(model, neurons, positions, spelling, template)
     tensors = _measured(model, neurons, questions, lams, settings, batch_size, progress)
     return NeuronEffects(
@@ -137,25 +145,16 @@ def _measured(
     }
 
 
-def check_effects(lams: Sequence[float], batch_size: int | None) -> None:
-    """Raise `ValueError` for factors or a batch size that `neuron_effects` does not take."""
-    if not lams or len(set(lams)) < len(lams):
-        raise ValueError(f"lams is {lams}: allowed are one or more different factors.")
-    for lam in lams:
-        check_factor(lam)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: allowed are integers from 1.")
-
-
-def _check(
-    neurons: NeuronSet,
-    questions: Sequence[Question],
-    lams: Sequence[float],
-    positions: str,
-    batch_size: int | None,
+def check_effects(
+    lams: object, batch_size: int | None, dtype: torch.dtype | str | None = None
 ) -> None:
-    check_positions(positions)
-    check_effects(lams, batch_size)
-    if not len(neurons) or not questions:
-        what = "the neuron set is empty" if questions else "there are no questions"
-        raise ValueError(f"{what}: there is nothing to measure.")
+    """Raise `ValueError` for factors or a batch size that `neuron_effects` does not take."""
+    if isinstance(lams, str) or not isinstance(lams, Sequence):
+        raise ValueError(f"lams is {lams!r}: allowed are one or more different factors in a list.")
+    factors = cast(Sequence[object], lams)
+    for lam in factors:
+        check_factor(lam, dtype)
+    if not factors or len(set(factors)) < len(factors):
+        raise ValueError(f"lams is {lams}: allowed are one or more different factors.")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from kb_lens.arguments import check_count, check_texts
 from kb_lens.benchmarks import plain_text
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
@@ -178,6 +179,7 @@ def top_prompts(
             two tokens, or one is longer than the model's context.
     """
     _check(model, neurons, k)
+    check_texts(texts)
     texts = _default_texts() if texts is None else texts
     by_source = texts if isinstance(texts, Mapping) else {"": texts}
     encoded = [
@@ -287,6 +289,5 @@ def _token(model: HookedModel, token_id: int) -> str:
 def _check(model: HookedModel, neurons: NeuronSet, k: int) -> None:
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to describe.")
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k is {k!r}: allowed are integers from 1.")
+    check_count("k", k)
     neurons.check_model(model)

@@ -23,14 +23,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kb_lens.arguments import check_count, check_seed
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.files import write_text
+from kb_lens.checks.agreed_spelling import agreed_spelling
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, salient, select_neurons
 from kb_lens.questions import Question, load_questions
+from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 
 # the paper's threshold, and half and twice of it
 TAUS = (0.05, 0.10, 0.20)
@@ -74,27 +76,42 @@ class Specificity:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``specificity.csv``, ``stability.csv`` and ``control_knowledge.json``."""
-        write_text(Path(folder) / "specificity.csv", self.overlaps.to_csv(index=False))
-        write_text(Path(folder) / "stability.csv", self.stability.to_csv(index=False))
-        self.control_knowledge.save(Path(folder) / "control_knowledge.json")
+        knowledge = self.control_knowledge
+        whose = Belongs(knowledge.model, knowledge.fingerprint)
+        write_csv(Path(folder) / "specificity.csv", self.overlaps, whose)
+        write_csv(Path(folder) / "stability.csv", self.stability, whose)
+        knowledge.save(Path(folder) / "control_knowledge.json")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Specificity:
+    def load(cls, folder: str | os.PathLike[str], whose: Belongs | None = None) -> Specificity:
         """Read what `save` wrote.
 
+        Args:
+            folder: The folder.
+            whose: Of which model it has to be; default that of ``control_knowledge.json``.
+
         Raises:
-            ValueError: If a file is missing or something else.
+            ValueError: If a file is missing, damaged, something else or of another model.
         """
-        overlaps = _read_table(Path(folder) / "specificity.csv", "contained")
-        stability = _read_table(Path(folder) / "stability.csv", "n_halves")
-        return cls(overlaps, stability, Knowledge.load(Path(folder) / "control_knowledge.json"))
+        folder = Path(folder)
+        path = folder / "control_knowledge.json"
+        knowledge = Knowledge.load(path)
+        stated = Belongs(knowledge.model, knowledge.fingerprint)
+        stated.check(whose or stated, f"'{path}'")
+        overlaps = read_table_of(folder / "specificity.csv", _OVERLAPS, stated)
+        stability = read_table_of(folder / "stability.csv", _STABILITY, stated)
+        return cls(overlaps, stability, knowledge)
 
 
-def _read_table(path: Path, column: str) -> pd.DataFrame:
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    if column not in table:
-        raise ValueError(f"'{path}' is missing or not what kb_lens writes.")
-    return table
+_OVERLAPS: dict[str, Kind] = {
+    "set": "text",
+    **dict.fromkeys(("tau", "size", "know_bias_size", "shared", "jaccard", "contained"), "number"),
+}
+_STABILITY: dict[str, Kind] = {
+    "dimension": "text",
+    **dict.fromkeys(("tau", "n_questions", "jaccard", "low", "high", "n_halves"), "number"),
+}
+"""The columns of the tables."""
 
 
 def gather(
@@ -114,7 +131,7 @@ def gather(
         control: Plain factual questions; default as many concepts of the control bank as a
             dimension of `questions` has.
         bias: What `attribute` found for `questions`, if that is known already.
-        knowledge: What `check_knowledge` found for them.
+        knowledge: What `check_knowledge` found for them; asked here if it and `bias` are not given.
         options: Further arguments of `attribute` (``cache_dir``, ``site``, ``rule`` ...).
 
     Raises:
@@ -122,19 +139,16 @@ def gather(
     """
     how_asked = ("template", "answer_style", "progress")
     asking = {name: option for name, option in options.items() if name in how_asked}
-    knowledge = knowledge or check_knowledge(model, questions, forms=(), **asking)
-    control = default_control(questions) if control is None else list(control)
-    if bias is not None and list(bias.questions) != list(questions):
-        raise ValueError("bias holds the attributions of other questions: give those of these.")
-    control_knowledge = check_knowledge(model, control, forms=(), **asking)
     # all sets are read at the same two answer tokens, or they would differ for that reason
-    respelled = replace(control_knowledge, spelling=knowledge.spelling)
+    options["spelling"] = agreed_spelling(model, questions, bias, knowledge, options)
+    control = default_control(questions) if control is None else list(control)
+    control_knowledge = check_knowledge(model, control, forms=(), **asking)
     of_logits: dict[str, Any] = {**options, "objective": "logit_difference"}
     return Evidence(
-        bias=bias or attribute(model, questions, knowledge=knowledge, **options),
-        wrong=attribute(model, flipped(questions), knowledge=knowledge, **options),
-        control=attribute(model, control, knowledge=respelled, **options),
-        logits=attribute(model, questions, knowledge=knowledge, **of_logits),
+        bias=attribute(model, questions, **options) if bias is None else bias,
+        wrong=attribute(model, flipped(questions), **options),
+        control=attribute(model, control, **options),
+        logits=attribute(model, questions, **of_logits),
         control_knowledge=control_knowledge,
     )
 
@@ -170,8 +184,10 @@ def specificity(
         n_halves: Random splits of the questions.
         seed: Of the splits.
     """
+    check_count("n_halves", n_halves)
     if n_halves < 2:
         raise ValueError(f"n_halves is {n_halves}: at least 2 splits make an interval.")
+    check_seed(seed)
     overlaps: list[dict[str, Any]] = []
     stability: list[dict[str, Any]] = []
     for tau in taus:

@@ -23,6 +23,7 @@ from kb_lens.statistics import (
     Metric,
     Statistics,
     Sums,
+    check_resampling,
     flips,
     paired_bootstrap,
     resample,
@@ -221,6 +222,7 @@ def rank_table(
     Raises:
         ValueError: If a method lacks a benchmark that another has, or was measured on other items.
     """
+    check_resampling(n_bootstrap, seed)
     by_key = _by_key(results)
     columns: dict[str, Any] = {}
     ranks: list[np.ndarray] = []

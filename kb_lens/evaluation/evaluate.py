@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from kb_lens.arguments import check_count
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.evaluation.slices import benchmark_scores
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
-from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap
+from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap, check_resampling
 from kb_lens.store import Store
 
 
@@ -47,8 +48,14 @@ def evaluate(
         Metrics with intervals, and the item table.
 
     Raises:
-        ValueError: If an item does not fit the model's context or a score is not finite.
+        ValueError: For an argument that is not allowed, an item that does not fit the model's
+            context, or a score that is not finite.
     """
+    if not isinstance(benchmark, Benchmark):
+        raise ValueError(f"benchmark is {benchmark!r}: give what load_benchmark returned.")
+    check_resampling(n_bootstrap, seed)  # now, not after hours of scoring
+    if batch_tokens is not None:
+        check_count("batch_tokens", batch_tokens)
     scores, seconds = benchmark_scores(
         model, benchmark, store, batch_tokens=batch_tokens, progress=progress
     )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kb_lens.arguments import check_number
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.models.hooked import HookedModel, site_hooks
@@ -45,11 +46,12 @@ def scale_neurons(
         The model.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, `lam` is not finite,
-            `positions` is unknown, or the model did not run in the block.
+        ValueError: If the set is empty or belongs to another model, `lam` is not finite in the
+            type of the weights, `positions` is unknown, the model did not run in the block, its
+            hooks were taken away there, or another thread changes or measures it.
     """
     check_positions(positions)
-    check_factor(lam)
+    check_factor(lam, model.cfg.dtype)
     if not len(neurons):
         raise ValueError(
             "the neuron set is empty: nothing would be scaled. Lower tau or beta, or join sets."
@@ -59,18 +61,38 @@ def scale_neurons(
     # one product with a factor for every neuron, mostly 1, is exact and quicker than an index
     changes: dict[str, Callable[[Tensor], Tensor]] = {}
     for layer, indices in neurons.by_layer().items():
-        factors = torch.ones(neurons.d_mlp)
-        factors[indices] = lam
+        # float64 may hold a factor that float32 does not
+        factors = torch.ones(neurons.d_mlp, dtype=_wide(model.cfg.dtype))
+        factors[indices] = float(lam)
         factors = factors.to(model.cfg.device, model.cfg.dtype)
         changes[names[layer]] = partial(torch.mul, factors)
     with changing_activations(model, changes, positions):
         yield model
 
 
-def check_factor(lam: float) -> None:
-    """Raise `ValueError` unless `lam` is finite."""
-    if not math.isfinite(lam):  # the model would go on, with NaN for every metric
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_factor(lam: object, dtype: torch.dtype | str | None = None) -> None:
+    """Refuse a factor that is not finite.
+
+    Args:
+        lam: The factor.
+        dtype: The type of the weights, which has to hold it; None if that is not known.
+
+    Raises:
+        ValueError: Says what is allowed.
+    """
+    factor = check_number("lam", lam)
+    if not math.isfinite(factor):  # the model would go on, with NaN for every metric
         raise ValueError(f"lam is {lam}: allowed is any finite number.")
+    if dtype is None:
+        return
+    name = str(dtype).removeprefix("torch.")
+    largest = torch.finfo(getattr(torch, name)).max
+    if abs(factor) > largest:
+        raise ValueError(f"lam = {factor:g} is too large for {name} (at most {largest:.2g}).")
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,10 @@ class Scaling:
     """The factor."""
     positions: Positions = "all"
     """Where it is applied."""
+
+    def __post_init__(self) -> None:
+        check_factor(self.lam)
+        check_positions(self.positions)
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """See `scale_neurons`."""

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kb_lens.arguments import check_number, check_seed
 from kb_lens.benchmarks.bank import file_rows
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
@@ -122,7 +123,7 @@ class Steering:
                 f"the steering vector (shape {tuple(self.vector.shape)}) must be one row of finite "
                 "numbers. If the model overflowed, load it in float32."
             )
-        if not math.isfinite(self.strength):
+        if not math.isfinite(check_number("strength", self.strength)):
             raise ValueError(f"strength is {self.strength}: allowed is any finite number.")
         check_positions(self.positions)
 
@@ -136,13 +137,18 @@ class Steering:
             The model.
 
         Raises:
-            ValueError: If the vector belongs to another model, or the model did not run in the
-                block.
+            ValueError: If the vector belongs to another model or is too large for its type, or as
+                in `scale_neurons`.
         """
         self._check_model(model)
         name = _hook_name(model, self.layer)
         # multiplied in float32: only the sum is rounded to the model's type
         shift = (self.strength * self.vector).to(model.cfg.device, model.cfg.dtype)
+        if not bool(shift.isfinite().all()):
+            raise ValueError(
+                f"strength = {self.strength:g} makes the steering vector too large for "
+                f"{model.cfg.dtype}: take a smaller one, or load the model in float32."
+            )
         with changing_activations(model, {name: partial(torch.add, shift)}, self.positions):
             yield model
 
@@ -256,6 +262,7 @@ def steering_vector(
 
 def random_direction(steering: Steering, seed: int = 0) -> Steering:
     """A random direction of the same norm, at the same place and strength: the control."""
+    check_seed(seed)
     # a generator of its own: the draw must not depend on what else was drawn
     noise = torch.randn(steering.vector.shape, generator=torch.Generator().manual_seed(seed))
     vector = noise * (steering.vector.norm() / noise.norm())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from kb_lens.arguments import check_count
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import (
+    SPELLINGS,
     AnswerStyle,
     Spelling,
     check_spelling,
@@ -22,7 +25,8 @@ from kb_lens.models.answers import (
     spellings,
 )
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.models.digests import same_weights
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
 from kb_lens.questions import BANK, Question, bank_folder, load_questions
@@ -56,10 +60,14 @@ def check_knowledge(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For no questions, no single-token answers, or a kind of `forms` without both.
+        ValueError: For no questions or some that are asked twice, no single-token answers, a kind
+            of `forms` without both, or another argument that is not allowed.
     """
-    _check_asking(questions, answer_style)
+    _check_asking(questions, answer_style, template)
+    check_count("batch_size", batch_size)
     forms = _form_questions(questions) if forms is None else forms
+    if forms:
+        check_questions(forms, "forms")
     _check_balanced(forms)
     template = template or PromptTemplate()
     texts = [template.text(model.tokenizer, questions[k].text) for k in (0, -1)]
@@ -81,6 +89,8 @@ def check_knowledge(
         _table(questions, *(column[:n] for column in columns)),
         _table(forms, *(column[n:] for column in columns)) if forms else None,
         _likeliest(model.tokenizer, predicted.mean),
+        fingerprint(model),
+        template,
     )
 
 
@@ -89,28 +99,107 @@ def answer_spelling(
     questions: Sequence[Question],
     template: PromptTemplate,
     knowledge: Knowledge | None,
+    spelling: Spelling | None,
     *,
     answer_style: AnswerStyle,
     progress: bool,
 ) -> Spelling:
-    """How yes and no are spelled behind these questions: as `knowledge` says, or found by asking.
+    """How yes and no are spelled behind these questions: as given, or found by asking.
+
+    Args:
+        model: Whose tokens they are.
+        questions: What is asked.
+        template: The words around each question.
+        knowledge: What `check_knowledge` found for these questions, and perhaps for more.
+        spelling: One to be taken, whatever it was found with.
+        answer_style: As in `check_knowledge`.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If `knowledge` was found with a template behind which they have other tokens.
+        ValueError: For questions that cannot be asked; if `knowledge` is of another model, template
+            or questions; or if the answers have other tokens behind these prompts.
     """
-    if knowledge is None:
+    _check_asking(questions, answer_style, template)
+    if knowledge is not None and spelling is not None:
+        raise ValueError("knowledge and spelling both say how yes and no are spelled: give one.")
+    if knowledge is not None:
+        _check_found_for(knowledge, model, questions, template)
+        spelling = knowledge.spelling
+    if spelling is None:
         asking: dict[str, Any] = {"template": template, "answer_style": answer_style}
         return check_knowledge(model, questions, forms=(), progress=progress, **asking).spelling
-    first_prompt = template.text(model.tokenizer, questions[0].text)
-    check_spelling(knowledge.spelling, model.tokenizer, first_prompt)
-    return knowledge.spelling
+    if answer_style == "release" and (spelling.yes, spelling.no) != SPELLINGS[0]:
+        raise ValueError(
+            f"answer_style is 'release', but the answers given are spelled {spelling.yes!r} and "
+            f"{spelling.no!r}. Ask with the same answer_style."
+        )
+    for question in (questions[0], questions[-1]):
+        check_spelling(spelling, model.tokenizer, template.text(model.tokenizer, question.text))
+    return spelling
 
 
-def _check_asking(questions: Sequence[Question], answer_style: str) -> None:
-    if not questions:
-        raise ValueError("no questions: give at least one.")
+def _check_found_for(
+    knowledge: Knowledge,
+    model: HookedModel,
+    questions: Sequence[Question],
+    template: PromptTemplate,
+) -> None:
+    """Refuse what was found on other weights, in other words or for other questions."""
+    remedy = "Call check_knowledge for these questions on this model with this template."
+    # Files of older versions do not say whose weights and template they are of.
+    if knowledge.fingerprint and not same_weights(knowledge.fingerprint, fingerprint(model)):
+        raise ValueError(
+            f"knowledge is of {knowledge.model} (weights {knowledge.fingerprint}), not of "
+            f"{model_name(model)} (weights {fingerprint(model)}). {remedy}"
+        )
+    if knowledge.template is not None and knowledge.template != template:
+        difference = _difference(knowledge.template, template)
+        raise ValueError(f"knowledge was found with another template: {difference}. {remedy}")
+    asked = set(knowledge.table["text"])
+    if others := [question.text for question in questions if question.text not in asked]:
+        raise ValueError(
+            f"knowledge is of other questions: {len(others)} of {len(questions)} are not in it, "
+            f"the first is {others[0][:60]!r}. {remedy}"
+        )
+
+
+def _difference(found: PromptTemplate, given: PromptTemplate) -> str:
+    """The first field in which two templates differ."""
+    name = next(name for name in vars(found) if getattr(found, name) != getattr(given, name))
+    old, new = (repr(getattr(template, name))[:60] for template in (found, given))
+    return f"its {name} is {old}, that given is {new}"
+
+
+def _check_asking(questions: object, answer_style: str, template: object) -> None:
+    check_questions(questions)
     if answer_style not in get_args(AnswerStyle):
         raise ValueError(f"answer_style is {answer_style!r}: allowed are 'model' and 'release'.")
+    if not isinstance(template, PromptTemplate | None):
+        raise ValueError(f"template is {template!r}: give a PromptTemplate.")
+
+
+def check_questions(questions: object, name: str = "questions") -> None:
+    """Refuse what is no list of questions, each to be asked once.
+
+    Args:
+        questions: What was given.
+        name: The argument's.
+
+    Raises:
+        ValueError: Says what is there.
+    """
+    if isinstance(questions, str) or not isinstance(questions, Sequence):
+        raise ValueError(f"{name} is a {type(questions).__name__}: give a list of Question.")
+    texts: list[str] = []
+    for question in cast(Sequence[object], questions):
+        if not isinstance(question, Question):
+            raise ValueError(f"{name} has {question!r} in it: each must be a Question.")
+        texts.append(question.text)
+    if not texts:
+        raise ValueError(f"there are no {name}: give at least one.")
+    text, count = Counter(texts).most_common(1)[0]
+    if count > 1:  # it would count for as many
+        raise ValueError(f"{name} has {text[:60]!r} {count} times: ask each question once.")
 
 
 def _form_questions(questions: Sequence[Question]) -> list[Question]:

@@ -23,6 +23,7 @@ import pandas as pd
 from kb_lens.files import write_text
 from kb_lens.knowledge.measures import answer_measures
 from kb_lens.models.answers import Spelling
+from kb_lens.models.prompts import PromptTemplate
 from kb_lens.statistics import Metric, interval_text
 
 Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
@@ -30,6 +31,8 @@ Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
 
 LEAST_MASS = 0.1
 """With less of the probability on yes and no the model is answering something else."""
+_COLUMNS = ("dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right")
+"""What every table of answers has."""
 CHANCE = {"balanced_accuracy": 50.0, "auc": 0.5}
 _GOOD = {"balanced_accuracy": 75.0, "auc": 0.75}
 """An interval that holds both chance and this tells nothing."""
@@ -69,6 +72,10 @@ class Knowledge:
     they were not asked: then the verdict says "form not checked"."""
     next_tokens: Sequence[tuple[str, float]] = ()
     """The likeliest tokens behind a question, and their mean probability over the questions."""
+    fingerprint: str = ""
+    """The model's weights (`kb_lens.models.hooked.fingerprint`); empty in older files."""
+    template: PromptTemplate | None = None
+    """The words around each question; None in older files."""
 
     @property
     def all_answers(self) -> pd.DataFrame:
@@ -209,6 +216,8 @@ class Knowledge:
         measures |= {"form_auc": self.form_auc}
         content: dict[str, Any] = {
             "model": self.model,
+            "fingerprint": self.fingerprint,
+            "template": self.template and asdict(self.template),
             "spelling": asdict(self.spelling),
             "knows": self.knows,
             "verdict": self.verdict(),
@@ -234,15 +243,26 @@ class Knowledge:
             # files from before the form questions have neither of these two
             forms = content.get("forms")
             tokens = [(str(token), float(share)) for token, share in content.get("next_tokens", ())]
+            template = content.get("template")  # nor these two, which came later
             return cls(
                 content["model"],
                 spelling,
-                pd.DataFrame(content["table"]),
-                None if forms is None else pd.DataFrame(forms),
+                _answers(content["table"]),
+                None if forms is None else _answers(forms),
                 tokens,
+                content.get("fingerprint", ""),
+                None if template is None else PromptTemplate(**template),
             )
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no knowledge file of kb_lens: {error!r}.") from error
+
+
+def _answers(rows: Any) -> pd.DataFrame:
+    """Rows of answers as a table; KeyError if a column is missing."""
+    table = pd.DataFrame(rows)
+    if missing := set(_COLUMNS) - set(table):
+        raise KeyError(min(missing))
+    return table
 
 
 def measures_text(accuracy: Metric, auc: Metric) -> str:

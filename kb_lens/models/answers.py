@@ -68,11 +68,21 @@ def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
     Raises:
         ValueError: Names it.
     """
-    tokens = {(other.yes_token, other.no_token) for other in _spellings_behind(tokenizer, prompt)}
-    if (spelling.yes_token, spelling.no_token) not in tokens:
+    given = spelling.yes_token, spelling.no_token
+    words = spelling.yes.strip(), spelling.no.strip()
+    written = tuple(
+        _token_behind(tokenizer, prompt, answer) for answer in (spelling.yes, spelling.no)
+    )
+    # Where a tokenizer drops the space, " yes" may be what is "yes" behind another prompt.
+    same = {
+        (other.yes_token, other.no_token)
+        for other in _spellings_behind(tokenizer, prompt)
+        if (other.yes.strip(), other.no.strip()) == words
+    }
+    if given not in {written, *same} or given[0] == given[1]:
         raise ValueError(
             f"yes and no spelled {spelling.yes!r} and {spelling.no!r} have other tokens behind a "
-            f"prompt that ends in {prompt[-20:]!r}. Check the knowledge with the same template."
+            f"prompt that ends in {prompt[-20:]!r}. Ask this model with the same template."
         )
 
 

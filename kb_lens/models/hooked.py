@@ -105,6 +105,18 @@ def block_of(model: HookedModel, layer: int) -> Any:
     return cast(Any, model).blocks[layer]
 
 
+def mlp_width(model: HookedModel) -> int:
+    """Neurons of the first layer's MLP."""
+    if is_bridge(model):  # what the config says of OPT is not so
+        out = getattr(getattr(block_of(model, 0), "mlp", None), "out", None)
+        component = getattr(out, "original_component", None)
+        if width := getattr(component, "in_features", None):
+            return int(width)
+        if component is not None and hasattr(component, "nf"):  # GPT-2's Conv1D, [in, out]
+            return len(component.weight)
+    return int(model.cfg.d_mlp)
+
+
 def model_name(model: HookedModel) -> str:
     """The name that the model was loaded by."""
     return str(getattr(model.cfg, "model_name", None) or "unnamed")

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from kb_lens.arguments import check_seed
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.benchmarks.benchmark import Benchmark
@@ -115,7 +116,8 @@ class Lab:
 
     def __post_init__(self) -> None:
         check_thresholds(self.tau, self.beta)
-        check_factor(self.lam)
+        check_factor(self.lam, self.model.cfg.dtype)
+        check_seed(self.seed)
         if self.n_controls < 1:
             raise ValueError(f"n_controls is {self.n_controls}: a study needs at least 1.")
         self.questions  # noqa: B018 - a number that cannot be balanced is refused before work
@@ -165,11 +167,12 @@ class Lab:
     def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
         """Scores of the right answers, from the cache where they were found before."""
         given: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": self.progress}
-        given["template"] = self.template
-        # Another answer style has another spelling, which `attribute` finds out for itself.
-        if options.get("answer_style", "model") == "model":
-            given["knowledge"] = self.knowledge
-        return attribute(self.model, questions, **given, **{**self.options, **options})
+        given |= {"template": self.template, **self.options, **options}
+        # Another answer style has another spelling, which `attribute` finds out for itself. Plain
+        # facts, too, are read at the answers that the bank is read at.
+        if given.get("answer_style", "model") == "model":
+            given["spelling"] = self.knowledge.spelling
+        return attribute(self.model, questions, **given)
 
     def default(self, **options: Any) -> Attributions:
         """Scores of the default questions."""

@@ -1,0 +1,76 @@
+"""What single arguments of the public functions may be: each is refused in one line that names it.
+
+A number that is not what it should be would often run all the same, and give numbers: True is 1,
+1.5 neurons are more than 1, NaN is below nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, cast
+
+_SEEDS = 2**32
+"""numpy's limit, and torch takes more: so every draw can be made with either."""
+
+
+def is_count(count: object, least: int = 1) -> bool:
+    """Whether it is a whole number that is large enough."""
+    # Not a bool: a number from a configuration file may be `true`.
+    return isinstance(count, Integral) and not isinstance(count, bool) and int(count) >= least
+
+
+def check_count(name: str, count: object, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if not is_count(count, least):
+        raise ValueError(f"{name} is {count!r}: allowed are integers from {least}.")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed of both numpy and torch.
+
+    Raises:
+        ValueError: Says what is allowed.
+    """
+    if not is_count(seed, 0) or is_count(seed, _SEEDS):
+        raise ValueError(f"seed is {seed!r}: allowed are integers from 0 to {_SEEDS - 1}.")
+
+
+def check_number(name: str, value: object, allowed: str = "any finite number") -> float:
+    """A real number as a float; a bool, a text and a tensor are none.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}: allowed is {allowed}.")
+    return float(value)
+
+
+def check_texts(texts: object) -> None:
+    """Refuse what is no list of texts: one text would be read as many of one letter each.
+
+    Args:
+        texts: Texts, source -> texts, or None for a default.
+
+    Raises:
+        ValueError: Says what is there.
+    """
+    if texts is None:
+        return
+    groups: list[Any] = list(cast(Any, texts).values()) if isinstance(texts, Mapping) else [texts]
+    for group in groups:
+        if isinstance(group, str) or not isinstance(group, Sequence):
+            raise ValueError(f"texts is {_short(group)}: give a list of texts.")
+        for text in cast(Sequence[object], group):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"texts has {_short(text)} in it: give texts that are not empty.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
