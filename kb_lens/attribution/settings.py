@@ -89,11 +89,11 @@ def check_settings(
     *,
     site: str = "post",
     rule: str = "adaptive",
-    n_steps: int | None = None,
-    tol: float | None = None,
+    n_steps: object = None,
+    tol: object = None,
     objective: str = "probability",
     engine: str = "auto",
-    batch_size: int | None = None,
+    batch_size: object = None,
     **others: Any,
 ) -> None:
     """Raise `ValueError` for arguments that `attribute` would refuse; cheap, before long work."""

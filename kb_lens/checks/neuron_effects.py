@@ -145,9 +145,7 @@ def _measured(
     }
 
 
-def check_effects(
-    lams: object, batch_size: int | None, dtype: torch.dtype | str | None = None
-) -> None:
+def check_effects(lams: object, batch_size: object, dtype: torch.dtype | str | None = None) -> None:
     """Raise `ValueError` for factors or a batch size that `neuron_effects` does not take."""
     if isinstance(lams, str) or not isinstance(lams, Sequence):
         raise ValueError(f"lams is {lams!r}: allowed are one or more different factors in a list.")
