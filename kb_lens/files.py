@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import psutil
 from filelock import FileLock, Timeout
 
-from kb_lens.rows import CsvTable as CsvTable
-from kb_lens.rows import read_csv as read_csv
 from kb_lens.rows import shown
 
 BOOKS = ".kb_lens"
@@ -191,6 +189,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text; folders are made."""
     with moved_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def shared_name(text: str) -> str:
+    """A text as it may be shared: of a path its last part, without home folder and user name."""
+    is_path = text.startswith(("/", "~", ".", "\\")) or text[1:3] in (":\\", ":/")
+    if is_path:
+        return PurePath(os.path.abspath(text).replace("\\", "/")).name or text  # noqa: PTH100
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() fails where there is none
+    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def check_file_name(name: object, what: str) -> None:

@@ -26,7 +26,7 @@ ROOMS = {
         objective""",
     "evaluation": """comparison evaluate slices entries results result_files generation scoring
         encoding""",
-    "knowledge": "check verdict measures",
+    "knowledge": "check verdict answer_files measures",
     "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",

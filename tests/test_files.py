@@ -5,7 +5,8 @@ from damaged_files import check_read_or_refused, damaged_bytes, damaged_table, f
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb_lens.files import check_file_name, folded_name, read_csv
+from kb_lens.files import check_file_name, folded_name
+from kb_lens.rows import read_csv
 
 COLUMNS = ("id", "text")
 ROWS = (("a", "Is it, or not?"), ("b", "Is caf\u00e9 a drink?"))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import result_key
 from kb_lens.benchmarks.catalogue import formulas
-from kb_lens.files import BOOKS, locked
+from kb_lens.files import BOOKS, locked, shared_name
 from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import read_json, short, write_json
 from kb_lens.records.tables import read_parquet, write_parquet
@@ -139,7 +139,10 @@ def items_path(folder: Path, key: str) -> Path:
 def _same_model(before: ResultsFile, model: str, fingerprint: str) -> bool:
     # folders from before the weights were noted, and results that were made by hand
     unknown = not (before.fingerprint and fingerprint)
-    return before.model == model and (unknown or same_weights(before.fingerprint, fingerprint))
+    # older folders have the whole path of a model
+    return shared_name(before.model) == model and (
+        unknown or same_weights(before.fingerprint, fingerprint)
+    )
 
 
 def _named(model: str, fingerprint: str) -> str:

@@ -9,21 +9,20 @@ a model that knows from one that goes by the form (README: does the model know?)
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from kb_lens.files import write_text
+from kb_lens.knowledge.answer_files import KnowledgeFile, table_of
 from kb_lens.knowledge.measures import answer_measures
 from kb_lens.models.answers import Spelling
 from kb_lens.models.prompts import PromptTemplate
+from kb_lens.records.objects import read_json, write_json
 from kb_lens.statistics import Metric, interval_text
 
 Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
@@ -31,8 +30,6 @@ Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
 
 LEAST_MASS = 0.1
 """With less of the probability on yes and no the model is answering something else."""
-_COLUMNS = ("dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right")
-"""What every table of answers has."""
 CHANCE = {"balanced_accuracy": 50.0, "auc": 0.5}
 _GOOD = {"balanced_accuracy": 75.0, "auc": 0.75}
 """An interval that holds both chance and this tells nothing."""
@@ -226,43 +223,26 @@ class Knowledge:
             "table": self.table.to_dict("records"),
             "forms": None if self.forms is None else self.forms.to_dict("records"),
         }
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(path, content, indent=1)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Knowledge:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing or something else.
+            ValueError: If the file is missing, damaged or something else.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"no such knowledge file: '{path}'.")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            spelling = Spelling(**content["spelling"])
-            # files from before the form questions have neither of these two
-            forms = content.get("forms")
-            tokens = [(str(token), float(share)) for token, share in content.get("next_tokens", ())]
-            template = content.get("template")  # nor these two, which came later
-            return cls(
-                content["model"],
-                spelling,
-                _answers(content["table"]),
-                None if forms is None else _answers(forms),
-                tokens,
-                content.get("fingerprint", ""),
-                None if template is None else PromptTemplate(**template),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' is no knowledge file of kb_lens: {error!r}.") from error
-
-
-def _answers(rows: Any) -> pd.DataFrame:
-    """Rows of answers as a table; KeyError if a column is missing."""
-    table = pd.DataFrame(rows)
-    if missing := set(_COLUMNS) - set(table):
-        raise KeyError(min(missing))
-    return table
+        # a model that overflows has probabilities that are not numbers
+        content: KnowledgeFile = read_json(path, KnowledgeFile, what="knowledge", finite=False)
+        return cls(
+            content.model,
+            content.spelling,
+            table_of(content.table),
+            None if content.forms is None else table_of(content.forms),
+            content.next_tokens,
+            content.fingerprint,
+            content.template,
+        )
 
 
 def measures_text(accuracy: Metric, auc: Metric) -> str:

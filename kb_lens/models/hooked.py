@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from kb_lens.files import shared_name
 from kb_lens.models.digests import digest_of, parameters_of, same_weights
 
 Site = Literal["post", "pre"]
@@ -118,8 +119,8 @@ def mlp_width(model: HookedModel) -> int:
 
 
 def model_name(model: HookedModel) -> str:
-    """The name that the model was loaded by."""
-    return str(getattr(model.cfg, "model_name", None) or "unnamed")
+    """The name that the model was loaded by; of a path its last part, for results are shared."""
+    return shared_name(str(getattr(model.cfg, "model_name", None) or "unnamed"))
 
 
 def fingerprint(model: HookedModel) -> str:

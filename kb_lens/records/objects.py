@@ -32,6 +32,7 @@ def read_json(
     kind: type[T] | Any,
     *,
     file_format: str | None = None,
+    what: str = "results",
     finite: bool = True,
 ) -> T:
     """Read a JSON file as a value of a type, such as a dataclass or ``list[dict[str, str]]``.
@@ -40,12 +41,13 @@ def read_json(
         path: The file.
         kind: The type. Numbers are not converted: 1.0 is no whole number, and true no number.
         file_format: What the file's key ``format`` must say; it is no field of `kind`.
+        what: The kind of file, for the message; default by its format.
         finite: Whether Infinity and NaN are refused.
 
     Raises:
         ValueError: Names the file, the place in it, what is there and what is needed.
     """
-    check_there(path, file_format or "results")
+    check_there(path, file_format or what)
     content = parsed(Path(path).read_bytes(), f"'{path}'", finite)
     if file_format is not None:
         content = _without_format(content, file_format, f"'{path}'")

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kb_lens.files import moved_whole, write_text
+from kb_lens.files import moved_whole, shared_name, write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import parsed
 
@@ -53,7 +53,9 @@ class Belongs:
         if self.fingerprint and other.fingerprint:
             is_same = same_weights(self.fingerprint, other.fingerprint)
         else:
-            is_same = not (self.model and other.model) or self.model == other.model
+            # older files have the whole path of a model
+            names = {shared_name(name) for name in (self.model, other.model) if name}
+            is_same = len(names) < 2
         if not is_same:
             raise ValueError(
                 f"{name} is of {self}, what is beside it of {other}. Keep each model's results in "

@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from kb_lens.figures.layout import without_title
+from kb_lens.files import shared_name
 
 INTERVALS = (
     ("value", "low", "high"),
@@ -254,4 +255,5 @@ def setting_text(value: Any) -> str:
         return " and ".join(map(setting_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "default" if value is None else str(value)
+    # The page is shared; whose home folder a file lies in is nobody's business.
+    return "default" if value is None else shared_name(str(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -86,7 +87,7 @@ def _ray(address: str | None) -> Generator[Any, None, None]:
         return
     try:
         _check_address(address)
-        ray.init(address=address or "local", include_dashboard=None if address else False)
+        ray.init(**({"address": address} if address else _OF_THIS_MACHINE))
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         what = f"join the cluster at {address!r}" if address else "start on this machine"
         raise ValueError(
@@ -97,6 +98,13 @@ def _ray(address: str | None) -> Generator[Any, None, None]:
         yield ray
     finally:
         ray.shutdown()
+
+
+# The second address of the loopback: Ray replaces the first by one that the network reaches. macOS
+# has no second; there a local Ray keeps to the loopback by itself.
+_LOOPBACK = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
+_OF_THIS_MACHINE: dict[str, Any] = {"address": "local", "include_dashboard": False, **_LOOPBACK}
+"""How a Ray of this machine alone is started."""
 
 
 def _keep_to_itself() -> None:

@@ -1,5 +1,6 @@
 """One interface for everything that is done to a model."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -128,7 +129,7 @@ def test_a_condition_tells_results_everything_about_itself():
 
 def measured(condition):
     """A result under a condition."""
-    table = pd.DataFrame({"item": ["a"], "logprob": [-1.0]})
+    table = pd.DataFrame({"item": ["a"], "logprob": [-math.log(2)], "tokens": [1]})
     metrics = {"perplexity": Metric(2.0, 1.0, 3.0, n=1)}
     return EvaluationResult(
         *("plain_text", "original", "made", "tiny", metrics, table),

@@ -321,9 +321,9 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         ("run.json", '{"model": 5}', "run.json', command: Field required"),
         ("checks.json", '[{"check": "a"}]', "checks.json' has no column 'status'"),
         ("tokens.csv", "layer,index\n1,2\n", "tokens.csv' has no column 'side'"),
-        ("knowledge.json", "{}", "is no knowledge file"),
+        ("knowledge.json", "{}", "knowledge.json', model: Field required"),
         ("study.json", "{}", "is no file of kb_lens study"),
-        ("knowledge.json", NO_COLUMNS, "the knowledge table lacks dimension"),
+        ("knowledge.json", NO_COLUMNS, "knowledge.json', table[0].text: Field required"),
         ("evaluations/base/results.json", "{", "is not whole JSON"),
     ],
 )

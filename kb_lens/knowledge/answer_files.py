@@ -1,0 +1,66 @@
+"""The file ``knowledge.json``: which answers were given, by which model, to which questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from kb_lens.models.answers import Spelling
+from kb_lens.models.prompts import PromptTemplate
+from kb_lens.statistics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow:
+    """One question and what the model answered."""
+
+    text: str
+    answer: Literal["yes", "no"]
+    dimension: str
+    kind: str
+    concept: str = ""
+    id: str = ""
+    p_yes: float
+    p_no: float
+    mass: float
+    said: Literal["yes", "no"]
+    right: bool
+
+    def __post_init__(self) -> None:
+        if self.right != (self.said == self.answer):
+            raise ValueError(
+                f"right is {self.right}, but said is {self.said!r} and the answer {self.answer!r}"
+            )
+
+
+@dataclass(frozen=True)
+class KnowledgeFile:
+    """The content of ``knowledge.json``."""
+
+    model: str
+    spelling: Spelling
+    table: tuple[AnswerRow, ...]
+    # files from before the form questions have neither of these two, nor those below
+    forms: tuple[AnswerRow, ...] | None = None
+    next_tokens: tuple[tuple[str, float], ...] = ()
+    fingerprint: str = ""
+    template: PromptTemplate | None = None
+    # for readers of the file: computed from the answers, and computed again
+    knows: bool | None = None
+    verdict: str = ""
+    balanced_accuracy: Metric | None = None
+    auc: Metric | None = None
+    form_balanced_accuracy: Metric | None = None
+    form_auc: Metric | None = None
+
+    def __post_init__(self) -> None:
+        if not self.table:
+            raise ValueError("table has no rows")
+
+
+def table_of(rows: Sequence[AnswerRow]) -> pd.DataFrame:
+    """Rows as a table, a column a field."""
+    return pd.DataFrame([vars(row) for row in rows])
