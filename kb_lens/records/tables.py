@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,14 @@ import pyarrow.parquet as pq
 
 from kb_lens.files import moved_whole, shared_name, write_text
 from kb_lens.models.digests import same_weights
-from kb_lens.records.objects import parsed
+from kb_lens.records.objects import parsed, short
 
 Kind = Literal["number", "text", "any"]
 """What a column of a table holds."""
 
 _METADATA = b"kb_lens"
 """Under which name the schema of a parquet file carries JSON."""
+_WHOSE = ("model", "fingerprint")
 _RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r\n|%]")
 """Beginnings of a cell that Excel and LibreOffice may take for a formula, or that were escaped."""
 
@@ -39,6 +41,15 @@ class Belongs:
 
     def __str__(self) -> str:
         return f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
+
+    @classmethod
+    def stated_in(cls, settings: Mapping[str, Any]) -> Belongs:
+        """Whose the settings ``model`` and ``fingerprint`` say it is; ValueError if no texts do."""
+        stated = {name: settings.get(name) or "" for name in _WHOSE}
+        for name, text in stated.items():
+            if not isinstance(text, str):
+                raise ValueError(f"settings.{name} must be a text, got {short(text)}")
+        return cls(**stated)
 
     def check(self, other: Belongs, name: str) -> None:
         """Refuse what is of another model.
@@ -116,51 +127,68 @@ def write_csv(
 
 
 def read_table(
-    path: str | os.PathLike[str], columns: Mapping[str, Kind], *, text: Sequence[str] = ()
+    path: str | os.PathLike[str], columns: Mapping[str, Kind]
 ) -> tuple[pd.DataFrame, Belongs]:
     """Read a table of `write_csv` without the columns that say whose it is.
 
     Args:
         path: The file.
-        columns: The columns that it has to have.
-        text: Of these, the columns in which an empty cell or ``NA`` is a text and not missing.
+        columns: The columns that it has to have. In a ``text`` column an empty cell or ``NA`` is a
+            text and not missing.
 
     Raises:
-        ValueError: Names the file, and the column.
+        ValueError: Names the file, and the row or column.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no such table: '{path}'.")
-    try:
-        columns_there = pd.read_csv(path, nrows=0, encoding="utf-8").columns
-        # a token may be spelled like a missing value (NA, null) and is none
-        missing: Any = {name: ["", "nan", "NaN"] for name in columns_there if name not in text}
-        table = pd.read_csv(path, keep_default_na=False, na_values=missing, encoding="utf-8")
-    except (ValueError, OSError) as error:  # pandas' parsers and decoders raise kinds of these
-        raise ValueError(f"'{path}' is no table of kb_lens: {_first_line(error)}.") from error
-    table = table.map(_unescaped)
-    check_columns(table, columns, path)
+    table = _cells(Path(path))
     # files from before the two columns do not say whose they are
     whose = {
-        name: "; ".join(sorted(set(table.pop(name).fillna("").astype(str))))
-        for name in ("model", "fingerprint")
-        if name in table
+        name: "; ".join(sorted(set(table.pop(name)))) for name in _WHOSE if name in table.columns
     }
+    for name in table.columns:
+        if columns.get(name) != "text":
+            table[name] = _numbers(pd.Series(table[name]))
+    check_columns(table, columns, path)
     return table, Belongs(**whose)
+
+
+def _cells(path: Path) -> pd.DataFrame:
+    """The cells of a CSV file as texts."""
+    if not path.is_file():
+        raise ValueError(f"no such table: '{path}'.")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"'{path}' is no table of kb_lens: {error}.") from error
+    names, rows = (rows[0], rows[1:]) if rows else ([], [])
+    if len(set(names)) < len(names):
+        raise ValueError(f"'{path}' has a column twice: {short(', '.join(names))}.")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(names):
+            raise ValueError(f"'{path}', row {number}: {len(row)} cells for {len(names)} columns.")
+    cells = [[_unescaped(cell) for cell in row] for row in rows]
+    return pd.DataFrame(cells, columns=names, dtype="str")
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column of texts as numbers, if they are; an empty cell is a missing number."""
+    try:
+        return pd.Series(pd.to_numeric(column.replace("", None)))
+    except ValueError:
+        return column
 
 
 def read_table_of(
     path: str | os.PathLike[str],
     columns: Mapping[str, Kind],
     whose: Belongs,
-    *,
-    text: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a table that must be of a model, see `read_table`.
 
     Raises:
         ValueError: Also if it is of another model.
     """
-    table, stated = read_table(path, columns, text=text)
+    table, stated = read_table(path, columns)
     stated.check(whose, f"'{path}'")
     return table
 
@@ -175,7 +203,7 @@ def check_columns(
     """
     for name, kind in columns.items():
         if name not in table.columns:
-            there = ", ".join(map(str, table.columns)) or "none"
+            there = short(", ".join(map(str, table.columns)))
             raise ValueError(f"'{path}' has no column {name!r}; its columns: {there}.")
         values = table[name]
         is_number = pd.api.types.is_numeric_dtype(values) or bool(values.isna().all())

@@ -146,7 +146,7 @@ def _load(read: Callable[[Path], T], path: Path) -> T | None:
 
 
 def _load_tokens(path: Path, whose: Belongs) -> pd.DataFrame:
-    return read_table_of(path, _TOKENS, whose, text=("token",))
+    return read_table_of(path, _TOKENS, whose)
 
 
 def _load_checks(path: Path, whose: Belongs) -> pd.DataFrame:

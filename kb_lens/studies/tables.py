@@ -78,7 +78,10 @@ class Experiment:
             raise ValueError(f"'{folder}' has no study.json: is it a folder of `experiment`?")
         content = read_json(path, _File, file_format=_FORMAT, finite=False)
         study = cls(content.study, content.settings, {})
-        tables = {name: study._table(path.parent / f"{name}.parquet") for name in content.tables}
+        files = {name: path.parent / f"{name}.parquet" for name in content.tables}
+        if missing := [file for file in files.values() if not file.is_file()]:
+            raise ValueError(f"'{path}' lists the table '{missing[0]}', which is not there.")
+        tables = {name: study._table(file) for name, file in files.items()}
         study = replace(study, tables=tables)
         if missing := [name for name in _ROLE if name not in study.tables.get("results", _ROLE)]:
             raise ValueError(

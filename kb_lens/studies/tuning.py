@@ -69,7 +69,7 @@ class Tuning:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``development.csv``, ``test.csv`` and ``tuning.json``."""
-        whose = Belongs(self.settings.get("model", ""), self.settings.get("fingerprint", ""))
+        whose = Belongs.stated_in(self.settings)
         for name in _TABLES:
             write_csv(Path(folder) / f"{name}.csv", getattr(self, name), whose)
         content = _File(self.lam, self.verdict, dict(self.settings))
@@ -84,7 +84,7 @@ class Tuning:
         """
         folder = Path(folder)
         content = read_json(folder / "tuning.json", _File)
-        whose = Belongs(content.settings.get("model", ""), content.settings.get("fingerprint", ""))
+        whose = Belongs.stated_in(content.settings)
         tables = {
             name: read_table_of(folder / f"{name}.csv", columns, whose)
             for name, columns in _COLUMNS.items()
@@ -101,6 +101,9 @@ class _File:
     lam: float
     verdict: str
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        Belongs.stated_in(self.settings)
 
 
 _COLUMNS: dict[str, dict[str, Kind]] = {
