@@ -8,14 +8,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kb_lens.cli import terminal
-from kb_lens.cli.options import ThemeOption, WidthOption, save_figures, tell
+from kb_lens.cli.options import ThemeOption, WidthOption, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import rank_table, summarize
 from kb_lens.figures.export import FORMATS
 from kb_lens.figures.folders import draw_folder
-from kb_lens.files import noting
 from kb_lens.records.tables import write_csv
 from kb_lens.report.write import write_report
-from kb_lens.runs.folder import read_conditions
+from kb_lens.runs.folder import read_conditions, several_models
+from kb_lens.written import noting
 
 
 def compare(
@@ -29,6 +29,8 @@ def compare(
 ) -> None:
     """Set saved results beside one another: paired differences from the first, and ranks."""
     results = read_conditions(folders)
+    if note := several_models(results):
+        left_out(note)
     tables = {"comparison": summarize(results, seed=seed), "ranks": rank_table(results, seed=seed)}
     terminal.show_summary(tables["comparison"])
     title = "Ranks: the nearer the metric is to its best value, the better"

@@ -51,6 +51,13 @@ class Belongs:
                 raise ValueError(f"settings.{name} must be a text, got {short(text)}")
         return cls(**stated)
 
+    def may_be(self, other: Belongs) -> bool:
+        """Whether both are of one model, as far as they say it."""
+        if self.fingerprint and other.fingerprint:
+            return same_weights(self.fingerprint, other.fingerprint)
+        # older files have the whole path of a model
+        return len({shared_name(name) for name in (self.model, other.model) if name}) < 2
+
     def check(self, other: Belongs, name: str) -> None:
         """Refuse what is of another model.
 
@@ -61,13 +68,7 @@ class Belongs:
         Raises:
             ValueError: If the weights differ, or where they are not known the names.
         """
-        if self.fingerprint and other.fingerprint:
-            is_same = same_weights(self.fingerprint, other.fingerprint)
-        else:
-            # older files have the whole path of a model
-            names = {shared_name(name) for name in (self.model, other.model) if name}
-            is_same = len(names) < 2
-        if not is_same:
+        if not self.may_be(other):
             raise ValueError(
                 f"{name} is of {self}, what is beside it of {other}. Keep each model's results in "
                 "a folder of its own."

@@ -16,11 +16,11 @@ from kb_lens.checks.doctor import Check, as_table, examine
 from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.models.digests import same_weights
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
 from kb_lens.records.objects import write_json
+from kb_lens.records.tables import Belongs
 from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import answered, select_by_dimension
@@ -227,13 +227,16 @@ def save_checks(
 def _check_same_model(
     model: HookedModel, attributions: Attributions | None, results: Results
 ) -> None:
-    names = {result.model for result in results} | {model_name(model)}
-    present = fingerprint(model)
-    weights = {present}
+    present = belongs_to(model)
     if attributions is not None:
-        weights.add(attributions.settings.fingerprint)
-    if len(names) > 1 or not all(same_weights(other, present) for other in weights):
+        settings = attributions.settings
+        _check_is_of(Belongs(settings.model, settings.fingerprint), present, "the attributions")
+    for result in results:
+        _check_is_of(Belongs(result.model, result.fingerprint), present, "the results")
+
+
+def _check_is_of(stated: Belongs, present: Belongs, what: str) -> None:
+    if not stated.may_be(present):
         raise ValueError(
-            f"the attributions or results are of another model: {', '.join(sorted(names))} "
-            f"(weights {', '.join(sorted(weights))}). Examine a model with its own."
+            f"{what} are of another model: {stated}, not {present}. Examine a model with its own."
         )

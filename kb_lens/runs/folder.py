@@ -190,6 +190,20 @@ def _natural(name: str) -> list[tuple[float, str]]:
     return [(float(piece), "") if place % 2 else (0.0, piece) for place, piece in enumerate(pieces)]
 
 
+def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
+    """A line that says which conditions are of which model, if they are of several."""
+    whose = {
+        name: Belongs(measured[0].model, measured[0].fingerprint)
+        for name, measured in results.items()
+        if measured
+    }
+    first, *others = whose.values()
+    if all(other.may_be(first) for other in others):
+        return ""
+    listed = ", ".join(f"{name} of {origin}" for name, origin in whose.items())
+    return f"NOTE: these are different models, compared on the same items: {listed}."
+
+
 def read_conditions(
     folders: Sequence[str | os.PathLike[str]],
 ) -> dict[str, list[EvaluationResult]]:
