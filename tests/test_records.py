@@ -32,7 +32,7 @@ from kb_lens.records.tensors import read_tensors, write_tensors
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.record import load_record
 from kb_lens.studies.tables import Experiment
-from kb_lens.studies.tuning import Tuning
+from kb_lens.studies.tuned import Tuning
 
 BASE = "evaluations/base"
 NO_CHANGE = {"base": 120, "lambda_2": 120, "random_lambda_2": 120}

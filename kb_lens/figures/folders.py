@@ -30,7 +30,7 @@ from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.folder import RunFolder
 from kb_lens.studies.tables import Experiment
-from kb_lens.studies.tuning import Tuning
+from kb_lens.studies.tuned import Tuning
 
 
 def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from kb_lens.figures.marks import ZERO_LINE, error_bars, panel_title
 from kb_lens.figures.style import BACKGROUND, COLOURS, INK, PALE, finish, label
-from kb_lens.studies.tuning import Tuning
+from kb_lens.studies.tuned import Tuning
 
 _BLUE, _ORANGE = COLOURS[:2]
 # A share of the range, so that the two points are told apart at any choice of lambdas.

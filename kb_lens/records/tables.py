@@ -147,7 +147,7 @@ def read_table(
     }
     for name in table.columns:
         if columns.get(name) != "text":
-            table[name] = _numbers(pd.Series(table[name]))
+            table[name] = _values(pd.Series(table[name]))
     check_columns(table, columns, path)
     return table, Belongs(**whose)
 
@@ -171,8 +171,10 @@ def _cells(path: Path) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=names, dtype="str")
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    """A column of texts as numbers, if they are; an empty cell is a missing number."""
+def _values(column: pd.Series) -> pd.Series:
+    """A column of texts as numbers or truth values, if they are; an empty cell is a missing one."""
+    if len(column) and set(column) <= {"True", "False"}:
+        return column == "True"
     try:
         return pd.Series(pd.to_numeric(column.replace("", None)))
     except ValueError:

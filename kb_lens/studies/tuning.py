@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,10 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
-from kb_lens.records.objects import read_json, write_json
-from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 from kb_lens.runs.measure import measure
 from kb_lens.statistics import Metric, interval_text
 from kb_lens.store import Store
+from kb_lens.studies.tuned import TABLES, Tuning
 
 LAMS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """The factors that are tried unless told otherwise: the paper's 2 to 3.5, and on either side."""
@@ -46,72 +44,6 @@ Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
 Halves = Mapping[str, Sequence[Benchmark]]
 """``development`` and ``test`` -> the benchmarks with the items of that half."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tuning:
-    """Which lambda was chosen, why, and what it does on items that had no part in the choice."""
-
-    lam: float
-    """The chosen factor; 1, the model as it is, if none is worth choosing."""
-    verdict: str
-    """The choice and its test in words."""
-    development: pd.DataFrame
-    """One row a factor: lam; gain, low, high (of the bias metric towards its best value, paired
-    95 % interval) and n; capability_change, capability_low, capability_high and capability_n;
-    admissible. All on the development items."""
-    test: pd.DataFrame
-    """One row a benchmark and metric, on the test items: benchmark, metric, base, other,
-    difference, low, high, n. The metric ``gain`` is how much nearer the first headline metric came
-    to its best value; its base is 0. No rows where no factor was chosen."""
-    settings: Mapping[str, Any]
-    """The model, neurons, benchmarks, metrics and rules behind it, as JSON data."""
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``development.csv``, ``test.csv`` and ``tuning.json``."""
-        whose = Belongs.stated_in(self.settings)
-        for name in _TABLES:
-            write_csv(Path(folder) / f"{name}.csv", getattr(self, name), whose)
-        content = _File(self.lam, self.verdict, dict(self.settings))
-        write_json(Path(folder) / "tuning.json", asdict(content), indent=1)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Tuning:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If a file is missing, damaged, something else or of another model.
-        """
-        folder = Path(folder)
-        content = read_json(folder / "tuning.json", _File)
-        whose = Belongs.stated_in(content.settings)
-        tables = {
-            name: read_table_of(folder / f"{name}.csv", columns, whose)
-            for name, columns in _COLUMNS.items()
-        }
-        return cls(
-            content.lam, content.verdict, tables["development"], tables["test"], content.settings
-        )
-
-
-@dataclass(frozen=True)
-class _File:
-    """The content of ``tuning.json``."""
-
-    lam: float
-    verdict: str
-    settings: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        Belongs.stated_in(self.settings)
-
-
-_COLUMNS: dict[str, dict[str, Kind]] = {
-    "development": dict.fromkeys(("lam", "gain", "low", "high", "capability_change"), "number"),
-    "test": {"benchmark": "any", "metric": "any", "difference": "number"},
-}
-"""Table -> what it has to have."""
-_TABLES = ("development", "test")
 
 
 def tune_lambda(
@@ -207,7 +139,7 @@ def _halves(bias: Benchmark, capability: Benchmark, share: float, seed: int) -> 
             "benchmark for both, or another for the capability."
         )
     splits = [benchmark.split(share, seed) for benchmark in benchmarks.values()]
-    return dict(zip(_TABLES, zip(*splits, strict=True), strict=True))
+    return dict(zip(TABLES, zip(*splits, strict=True), strict=True))
 
 
 def _measured(

@@ -149,7 +149,7 @@ def test_files_and_figure(evidence, tmp_path):
     assert 100 * shares.iloc[0] in list(figure.data[0].x)
     assert "specificity" in kb.figures.make_all(None, {}, specificity=found)
     (tmp_path / "stability.csv").write_text("damaged")
-    with pytest.raises(ValueError, match=r"stability\.csv' is missing or not what"):
+    with pytest.raises(ValueError, match=r"stability\.csv' has no column 'dimension'"):
         Specificity.load(tmp_path)
     with pytest.raises(ValueError, match="no rows to draw"):
         kb.figures.specificity_plot(replace(found, stability=found.stability[:0]))

@@ -10,7 +10,7 @@ from kb_lens.checks.control_tests import ControlTest, control_test
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.tuning import tuning_figure
 from kb_lens.statistics import Metric
-from kb_lens.studies.tuning import Tuning
+from kb_lens.studies.tuned import Tuning
 
 METHODS = {"base": [crows(8)], "good": [crows(5)], "below": [crows(2)], "worst": [crows(10)]}
 
