@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import glob
 import os
 import platform
 import re
@@ -11,7 +11,6 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -19,17 +18,13 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kb_lens.rows import shown
+from kb_lens.written import note
 
-BOOKS = ".kb_lens"
-"""The folder, in a folder of results, of what nobody reads: locks, who is at work, what was
-written."""
-_WRITTEN = "written.jsonl"
-_NOTED_IN: ContextVar[Path | None] = ContextVar("noted_in", default=None)
-_KEPT = (BOOKS, "store")
-"""What stays: finished pieces of work are known by their content."""
 _HOST = re.sub(r"\W", "_", platform.node())
 _UNFINISHED = re.compile(r"\.(?P<host>\w*)-(?P<process>\d+)-\d+\.part$")
 """The end of the name of what is not whole yet: who writes it."""
+_ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
+"""How libraries that are written in Rust tell of an error of the system."""
 _NOT_IN_NAMES = '/\\:*?"<>|'
 """What Windows or Unix refuse in the name of a file, or read as something else."""
 _DEVICES = {
@@ -47,73 +42,62 @@ _LONGEST_NAME = 100
 def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes the place of `path` when all went well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _note(path)  # before it is there: whoever is killed in between has noted it
     unfinished = unfinished_name(path)
-    try:
-        unfinished.touch()
-        # What the umask allows: some libraries write files that their owner alone can read.
-        mode = unfinished.stat().st_mode
-        yield unfinished
-        unfinished.chmod(mode)
-        unfinished.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say what for
-        raise
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with naming_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note(path)  # before it is there: whoever is killed in between has noted it
+        delete_abandoned_beside(path)
+        try:
+            unfinished.touch()
+            # What the umask allows: some libraries write files that their owner alone can read.
+            mode = unfinished.stat().st_mode
+            yield unfinished
+            unfinished.chmod(mode)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
-def noting(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Note in a folder what is written into it inside the block: `delete_noted` deletes that."""
-    noted_in = _NOTED_IN.set(Path(folder).resolve())
+def folder_moved_whole(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which it becomes unless another process was faster."""
+    unfinished = unfinished_name(folder)
+    with naming_file(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        delete_abandoned_beside(folder)
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            as_the_umask_allows(unfinished)
+            if not folder.exists():
+                unfinished.rename(folder)
+        finally:
+            delete(unfinished)
+
+
+def as_the_umask_allows(folder: Path) -> None:
+    """Let others read the files as far as the folder's mode, which the umask gave it, allows."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Say of which file an error of the system is: a full disk does not, nor do many libraries."""
     try:
         yield
-    finally:
-        _NOTED_IN.reset(noted_in)
-
-
-def _note(path: Path) -> None:
-    folder = _NOTED_IN.get()
-    if folder is None or not path.resolve().is_relative_to(folder):
-        return
-    name = path.resolve().relative_to(folder)
-    if name.parts[0] in _KEPT:
-        return
-    books = folder / BOOKS
-    books.mkdir(parents=True, exist_ok=True)
-    # One short line at the end: what other processes append meanwhile stays whole.
-    with (books / _WRITTEN).open("a", encoding="utf-8") as file:
-        file.write(f"{json.dumps(name.as_posix())}\n")
-
-
-def delete_noted(folder: str | os.PathLike[str]) -> None:
-    """Delete what `noting` noted, and the folders that are left empty; nothing else.
-
-    Raises:
-        ValueError: If nothing was noted there: then nobody knows what may be deleted.
-    """
-    folder = Path(folder).resolve()
-    books = folder / BOOKS / _WRITTEN
-    if not books.is_file():
-        raise ValueError(
-            f"'{folder}' does not say which of its files kb_lens wrote: empty it yourself, or "
-            "choose another --out."
-        )
-    names = {json.loads(line) for line in books.read_text(encoding="utf-8").splitlines()}
-    paths = [path for name in names if (path := folder / name).resolve().is_relative_to(folder)]
-    for path in paths:
-        path.unlink(missing_ok=True)
-    books.unlink()
-    parents = {parent for path in paths for parent in path.parents if folder in parent.parents}
-    for parent in sorted(parents, reverse=True):  # what lies within before what lies around
-        _delete_if_empty(parent)
-
-
-def _delete_if_empty(folder: Path) -> None:
-    if folder.is_dir() and all(path.name == BOOKS for path in folder.iterdir()):
-        shutil.rmtree(folder)
+    except OSError as error:
+        is_known = error.filename and not str(error.filename).endswith(".part")
+        if error.errno is not None and not is_known:  # without a number it is a text
+            error.filename = str(path)
+        raise
+    except Exception as error:  # what is written in Rust raises kinds of its own
+        number = _ERROR_NUMBER.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def unfinished_name(path: Path) -> Path:
@@ -135,12 +119,25 @@ def delete_abandoned(folder: str | os.PathLike[str], *, alone: bool = False) -> 
             delete(path)
 
 
+def delete_abandoned_beside(path: Path) -> None:
+    """Delete what killed processes left half-written of one file or folder."""
+    for unfinished in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if writer_is_dead(unfinished):
+            delete(unfinished)
+
+
 def writer_is_dead(path: Path) -> bool:
     """Whether a half-written file's writer was a process of this machine that is no more."""
     writer = _UNFINISHED.search(path.name)
     if writer is None or writer["host"] != _HOST:
         return False
-    return not psutil.pid_exists(int(writer["process"]))
+    try:
+        # Killed, it keeps its number until its parent has looked: in some containers for ever.
+        return psutil.Process(int(writer["process"])).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def delete(path: Path) -> None:

@@ -66,6 +66,8 @@ class Store:
             with suppress(FileNotFoundError):  # another process has moved it aside meanwhile
                 content = path.read_bytes()
                 if path.name == self._name(key, content):
+                    # Who wrote it may have been killed before it deleted them.
+                    shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
                     return content
                 path.replace(f"{path}.damaged")
                 warnings.warn(

@@ -13,7 +13,7 @@ ROOMS = {
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity results knowledge completeness attribution neurons export themes
         column marks style layout""",
-    "studies": "run_study choose_lambda experiments tables methods plans lab tuning",
+    "studies": "run_study choose_lambda experiments tables methods plans lab tuning tuned",
     "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
         settings asking measure units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
@@ -42,6 +42,7 @@ ROOMS = {
     "files": "",
     "arguments": "",
     "rows": "",
+    "written": "",
 }
 """The rooms from top to bottom, and the files of each from top to bottom."""
 

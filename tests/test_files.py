@@ -1,11 +1,23 @@
 """CSV is read as it is meant or refused in one line; names of files are names on any system."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 from damaged_files import check_read_or_refused, damaged_bytes, damaged_table, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb_lens.files import check_file_name, folded_name
+from kb_lens.files import (
+    _HOST,
+    check_file_name,
+    folded_name,
+    moved_whole,
+    write_text,
+    writer_is_dead,
+)
 from kb_lens.rows import read_csv
 
 COLUMNS = ("id", "text")
@@ -129,3 +141,52 @@ def test_a_name_that_some_system_would_misread(name):
 def test_names_that_macos_or_windows_takes_for_the_same(pair):
     first, second = map(folded_name, pair.split())
     assert first == second
+
+
+# --- what the killed leave, and what a disk refuses ----------------------------------------------
+
+
+def test_a_file_that_is_written_again_takes_what_the_killed_left_of_it(tmp_path, dead):
+    left = tmp_path / f"a [1].csv.{_HOST}-{dead}-1.part"
+    others = [
+        tmp_path / f"a [1].csv.{_HOST}-{os.getpid()}-1.part",
+        tmp_path / f"b.csv.{_HOST}-{dead}-1.part",
+        tmp_path / "a [1].csv.part",
+    ]
+    for path in (left, *others):
+        path.write_text("half")
+    write_text(tmp_path / "a [1].csv", "whole")
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_who_was_killed_and_has_a_number_yet_is_dead(tmp_path):
+    """Until its parent has looked, the process is listed."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert writer_is_dead(tmp_path / f"a.csv.{_HOST}-{child.pid}-1.part")
+    assert not writer_is_dead(tmp_path / f"a.csv.{_HOST}-{os.getpid()}-1.part")
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), errno.ENOSPC),
+        (OSError(errno.EDQUOT, "Quota", "x.csv.host-1-1.part"), errno.EDQUOT),
+        (Exception("No space left on device (os error 28)"), errno.ENOSPC),
+        (RuntimeError("I/O error: Read-only file system (os error 30)"), errno.EROFS),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_system_names_its_file(tmp_path, error, number):
+    with pytest.raises(OSError, match=r"t\.csv'") as caught, moved_whole(tmp_path / "t.csv"):
+        raise error
+    assert caught.value.errno == number
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), OSError("no number")], ids=repr)
+def test_what_is_no_error_of_the_system_stays_what_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as caught, moved_whole(tmp_path / "t.csv"):
+        raise error
+    assert caught.value is error

@@ -122,3 +122,10 @@ def test_the_pieces_of_an_entry_go_when_it_is_written(store):
     assert "a" not in pieces
     assert not pieces.folder.exists()
     assert store.pieces("other").read("a") == b"stays"
+
+
+def test_pieces_that_a_killed_writer_left_go_when_the_entry_is_read(store):
+    store.write(KEY, CONTENT)
+    store.pieces(KEY).write("a", b"left")
+    assert store.read(KEY) == CONTENT
+    assert not store.pieces(KEY).folder.exists()

@@ -15,12 +15,13 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import result_key
 from kb_lens.benchmarks.catalogue import formulas
-from kb_lens.files import BOOKS, locked, shared_name
+from kb_lens.files import locked, shared_name
 from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import read_json, short, write_json
 from kb_lens.records.tables import read_parquet, write_parquet
 from kb_lens.resampling import point
 from kb_lens.statistics import Metric
+from kb_lens.written import BOOKS
 
 Role = Literal["base", "method", "control"]
 """The model as it is; what is put to the test; what the test is held against."""

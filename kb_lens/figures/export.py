@@ -166,13 +166,22 @@ def _render(figures: Mapping[str, go.Figure], formats: list[str]) -> tuple[dict[
     if find_spec("kaleido") is None:
         return {}, INSTALL
     # A thread of its own: a notebook's thread already runs an event loop.
+    tasks: list[asyncio.Task[Any]] = []
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _rendered(figures, formats)).result()
+        rendering = pool.submit(asyncio.run, _rendered(figures, formats, tasks))
+        try:
+            return rendering.result()
+        except KeyboardInterrupt:  # it comes here alone: the other thread would draw all the rest
+            for task in tasks:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _rendered(
-    figures: Mapping[str, go.Figure], formats: list[str]
+    figures: Mapping[str, go.Figure], formats: list[str], tasks: list[asyncio.Task[Any]]
 ) -> tuple[dict[str, bytes], str]:
+    """The images, see `_render`; the task that makes them is added to `tasks`."""
+    tasks += filter(None, [asyncio.current_task()])
     import kaleido
     from choreographer.errors import ChromeNotFoundError
 

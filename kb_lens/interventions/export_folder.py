@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from kb_lens.files import delete, unfinished_name, writer_is_dead
+from kb_lens.files import (
+    as_the_umask_allows,
+    delete,
+    naming_file,
+    unfinished_name,
+    writer_is_dead,
+)
 from kb_lens.records.objects import read_json, validated
 
 RECORD = "kb_lens.json"
@@ -98,23 +102,22 @@ def put_in_place(folder: Path) -> Iterator[Path]:
 
     What was in `folder` and is no file of the export there is kept: it is copied first.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished, old = unfinished_name(folder), unfinished_name(_old(folder))
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        _as_the_umask_allows(unfinished)
-        if folder.is_dir():
-            _copy_others(folder, unfinished)
-            folder.rename(old)  # a folder cannot take the name of one that has something in it
-        unfinished.rename(folder)
-    except SafetensorError as error:  # a full disk, mostly
-        raise OSError(f"cannot write '{folder}': {error}") from error
-    finally:
-        if old.is_dir() and not folder.is_dir():
-            old.rename(folder)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with naming_file(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            as_the_umask_allows(unfinished)
+            if folder.is_dir():
+                _copy_others(folder, unfinished)
+                folder.rename(old)  # a folder cannot take the name of one that is not empty
+            unfinished.rename(folder)
+        finally:
+            if old.is_dir() and not folder.is_dir():
+                old.rename(folder)
+            delete(unfinished)
+            delete(old)
 
 
 def _copy_others(folder: Path, target: Path) -> None:
@@ -134,14 +137,6 @@ def _copy_others(folder: Path, target: Path) -> None:
             raise ValueError(f"'{path}' is no file of the export that is there: move it away.")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target / name, follow_symlinks=False)
-
-
-def _as_the_umask_allows(folder: Path) -> None:
-    """Let others read the files as far as the folder's mode, which the umask gave it, allows."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 def _delete_abandoned(folder: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from platformdirs import user_cache_path
 
+from kb_lens.files import folder_moved_whole
 from kb_lens.models.completeness import check_pointer, check_weights
 
 # 2: every weight is checked; what version 1 kept may hold random ones
@@ -46,14 +45,8 @@ def converted(gguf: Path) -> Path:
     folder = cache_folder() / "models" / f"{gguf.stem}-v{_VERSION}-{_file_key(gguf)}"
     if (folder / "config.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix="converting-", dir=folder.parent))
-    try:
+    with folder_moved_whole(folder) as unfinished:
         _convert(gguf, unfinished)
-        if not folder.exists():  # another process may have been faster
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from kb_lens.files import BOOKS, delete_abandoned, locked
+from kb_lens.files import delete_abandoned, locked
 from kb_lens.records.objects import read_json, write_json
+from kb_lens.written import BOOKS
 
 
 @dataclass(frozen=True)

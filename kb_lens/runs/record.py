@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kb_lens.files import delete_noted, noting, write_text
+from kb_lens.files import write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
 from kb_lens.neurons import NeuronSet
@@ -22,6 +22,7 @@ from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs
 from kb_lens.runs.holders import Holder, holding, step
 from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
+from kb_lens.written import delete_noted, has_notes, noting
 
 RECORD = "run.json"
 
@@ -106,7 +107,9 @@ class RunLog:
         self.note(model)
         # The name may be the same and the weights others: a checkpoint that was trained again.
         self.check()
-        if self.execution.overwrite and (self.folder / RECORD).is_file():
+        # Without run.json there may be notes: somebody was killed who was replacing a run.
+        holds_run = (self.folder / RECORD).is_file() or has_notes(self.folder)
+        if self.execution.overwrite and holds_run:
             delete_noted(self.folder)
         self.write()
 
@@ -201,10 +204,17 @@ def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     path = Path(folder) / RECORD
-    if not path.is_file():
+    if not path.exists():  # what is there and no file is refused
         return {}
     content = asdict(read_json(path, _File))
     return {name: value for name, value in content.items() if value is not None}
+
+
+def check_record(folder: str | os.PathLike[str], whose: Belongs) -> None:
+    """Raise `ValueError` if ``run.json`` is damaged, or of another model than what is beside it."""
+    if model := load_record(folder).get("model"):
+        stated = Belongs(model.get("name") or "", model.get("fingerprint") or "")
+        stated.check(whose, f"'{Path(folder) / RECORD}'")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A GGUF file is read whole, or refused; what is kept of it was checked."""
 
 import json
+import os
 
 import gguf
 import numpy as np
@@ -10,7 +11,8 @@ from checkpoint_files import point
 from tiny_models import D_MLP, D_MODEL, N_CTX, N_HEADS, N_LAYERS, tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
-from kb_lens.models.gguf import cache_folder
+from kb_lens.files import _HOST
+from kb_lens.models.gguf import cache_folder, converted
 
 TOKENS = torch.tensor([[5, 6, 7]])
 FACTORS = np.array([1, 2, 4, 8], dtype=np.float32)
@@ -80,6 +82,28 @@ def test_a_whole_file_computes_what_its_model_computes(tmp_path):
     torch.testing.assert_close(kb.load_model(path)(TOKENS), tiny_hf_model()(TOKENS).logits)
     assert len(list((cache_folder() / "models").glob("tiny-v2-*"))) == 1
     assert kb.load_model(path).cfg.n_layers == N_LAYERS, "from the cache"
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_a_conversion_has_the_modes_of_the_umask(tmp_path, umask):
+    path = written(tmp_path / "tiny.gguf")
+    before = os.umask(umask)
+    try:
+        folder = converted(path)
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask}
+
+
+def test_a_conversion_that_was_killed_leaves_nothing(tmp_path, dead):
+    path = written(tmp_path / "tiny.gguf")
+    folder = converted(path)
+    half = folder.with_name(f"{folder.name}.{_HOST}-{dead}-1.part")
+    folder.rename(half)
+    (half / "config.json").unlink()
+    assert converted(path) == folder
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_rotary_factors_divide_the_frequencies(tmp_path):

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from kb_lens.files import write_text
 from kb_lens.runs.holders import Holder, holding, step
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import Execution, IdentifySettings
+from kb_lens.written import delete_noted, noting
 
 SPAWN = multiprocessing.get_context("spawn")
 HOLDER = Holder("run", "a digest")
@@ -121,8 +123,6 @@ def test_overwrite_deletes_what_was_written_and_nothing_else(tmp_path, llama):
     log = RunLog(tmp_path, "identify", IdentifySettings(model="m", tau=0.2), Execution())
     with log.claimed():
         log.begin(llama)
-        from kb_lens.files import write_text
-
         for name in ("neurons.json", "neurons/gender.json", "figures/overlap.html"):
             write_text(tmp_path / name, "written")
     notes = ["notes.txt", "neurons/notes.json", "figures/mine.png", "evaluations/mine/results.json"]
@@ -142,3 +142,32 @@ def test_what_is_not_known_is_not_deleted(tmp_path, llama):
     again = overwriting(tmp_path)
     with again.claimed(), pytest.raises(ValueError, match="does not say which of its files"):
         again.begin(llama)
+
+
+def begun(path, llama, **settings):
+    log = RunLog(path, "identify", IdentifySettings(model="m", **settings), Execution())
+    with log.claimed():
+        log.begin(llama)
+        write_text(path / "neurons.json", "written")
+
+
+def test_a_replacement_that_was_killed_goes_on_deleting(tmp_path, llama):
+    """What says whose the folder is goes last, and what is left without it goes too."""
+    begun(tmp_path, llama, tau=0.2)
+    noted = (tmp_path / ".kb_lens" / "written.jsonl").read_text()
+    assert noted.splitlines() == ['"run.json"', '"neurons.json"']
+    (tmp_path / "run.json").unlink()
+    again = overwriting(tmp_path)
+    with again.claimed():
+        again.begin(llama)
+    assert not (tmp_path / "neurons.json").exists()
+
+
+def test_a_note_that_a_full_disk_cut_off_spoils_no_other(tmp_path, llama):
+    begun(tmp_path, llama, tau=0.2)
+    with (tmp_path / ".kb_lens" / "written.jsonl").open("a") as file:
+        file.write('"neurons/gen')
+    with noting(tmp_path):
+        write_text(tmp_path / "tokens.csv", "written")
+    delete_noted(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
