@@ -22,6 +22,7 @@ app = App(
     "what changes.",
     help_format="plaintext",
     version_flags=(),
+    suppress_keyboard_interrupt=False,  # what ended the command is said, and how to go on
     config=split_commas,
     # A flag has no --no-FLAG beside it, and a list is shown as a user types it.
     default_parameter=Parameter(negative="", show_default=default_text),
