@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages families ci clean
+.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages families kills ci clean
 
 setup: $(VENV)/ready
 
@@ -65,6 +65,10 @@ notebooks: setup
 # The table in docs/models.md, after every family's checks.
 families: setup
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python tests/models/write_families.py
+
+# Every command killed at random moments, started again, and held against an undisturbed one.
+kills: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.kills --n 40
 
 # The executed notebooks as pages of HTML with their figures in them, for docs/.
 pages: setup
