@@ -120,7 +120,12 @@ def mlp_width(model: HookedModel) -> int:
 
 def model_name(model: HookedModel) -> str:
     """The name that the model was loaded by; of a path its last part, for results are shared."""
-    return shared_name(str(getattr(model.cfg, "model_name", None) or "unnamed"))
+    return shared_name(loaded_name(model))
+
+
+def loaded_name(model: HookedModel) -> str:
+    """The name that the model was loaded by, and can be again."""
+    return str(getattr(model.cfg, "model_name", None) or "unnamed")
 
 
 def fingerprint(model: HookedModel) -> str:
