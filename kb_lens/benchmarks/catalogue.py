@@ -74,7 +74,7 @@ def load_benchmark(
             data, or a row is not as expected.
     """
     spec = _spec(name, protocol)
-    _check_limit(limit)
+    check_limit(limit)
     check_seed(seed)
     data_folder(data_dir)  # what is no folder is refused before data are looked for
     items, source = spec.load(data_dir)
@@ -92,7 +92,8 @@ def load_benchmark(
     )
 
 
-def _check_limit(limit: object) -> None:
+def check_limit(limit: object) -> None:
+    """Raise `ValueError` for what is no number of items, and not None."""
     # Not isinstance: a number from a configuration file may be 2.0 or True.
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(

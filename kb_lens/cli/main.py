@@ -14,7 +14,7 @@ from typing import NoReturn
 from cyclopts import App, Parameter
 
 from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words
-from kb_lens.cli.parsing import default_text, split_commas
+from kb_lens.cli.parsing import check_whole_numbers, default_text, split_commas
 
 app = App(
     "kb-lens",
@@ -23,7 +23,7 @@ app = App(
     help_format="plaintext",
     version_flags=(),
     suppress_keyboard_interrupt=False,  # what ended the command is said, and how to go on
-    config=split_commas,
+    config=(split_commas, check_whole_numbers),
     # A flag has no --no-FLAG beside it, and a list is shown as a user types it.
     default_parameter=Parameter(negative="", show_default=default_text),
 )

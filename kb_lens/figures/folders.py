@@ -28,7 +28,9 @@ from kb_lens.figures.studies import study_figures
 from kb_lens.figures.tuning import tuning_figure
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
+from kb_lens.records.tables import Belongs
 from kb_lens.runs.folder import RunFolder
+from kb_lens.runs.record import check_record
 from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuned import Tuning
 
@@ -49,14 +51,19 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
     """
     folder = Path(folder)
     # A file that one command alone writes tells whose folder it is.
-    if (folder / "study.json").is_file():
+    if (folder / "study.json").exists():
         study = Experiment.load(folder)
+        check_record(folder, Belongs.stated_in(study.settings))
         return draw_study(study.name, study.tables, study.settings)
-    if (folder / "tuning.json").is_file():
-        return {"tuning": tuning_figure(Tuning.load(folder))}
-    effects = folder / "effects.safetensors"
-    if effects.is_file():
-        return {"dose_response": dose_response(NeuronEffects.load(effects))}
+    if (folder / "tuning.json").exists():
+        tuning = Tuning.load(folder)
+        check_record(folder, Belongs.stated_in(tuning.settings))
+        return {"tuning": tuning_figure(tuning)}
+    path = folder / "effects.safetensors"
+    if path.exists():
+        effects = NeuronEffects.load(path)
+        check_record(folder, Belongs(effects.settings.model, effects.settings.fingerprint))
+        return {"dose_response": dose_response(effects)}
     run = RunFolder.load(folder)
     return make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
 

@@ -160,7 +160,12 @@ def check_push(repository: str) -> None:
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.utils import validate_repo_id
 
-    validate_repo_id(repository)
+    try:
+        validate_repo_id(repository)
+    except ValueError as error:
+        raise ValueError(
+            f"--push is {repository!r}, no repository of the hub: write USER/NAME. {error}"
+        ) from error
     if HF_HUB_OFFLINE:
         raise ValueError(f"cannot push to {repository!r}: HF_HUB_OFFLINE is set. Unset it.")
 

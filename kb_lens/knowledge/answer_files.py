@@ -34,6 +34,11 @@ class AnswerRow:
             raise ValueError(
                 f"right is {self.right}, but said is {self.said!r} and the answer {self.answer!r}"
             )
+        for name in ("p_yes", "p_no", "mass"):
+            value = getattr(self, name)
+            # sums are rounded in the model's type; one that overflows has NaN
+            if value < 0 or value > 1.01:
+                raise ValueError(f"{name} is {value}: allowed is 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,22 @@ def _device(device: str | torch.device | None) -> torch.device:
     """The device asked for, if it is there and computes."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = check_device(device)
+    if target.type == "mps":
+        warnings.warn(
+            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
+            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
+            stacklevel=3,  # the line that calls load_model
+        )
+    return target
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: If it is not there, or computes nothing; names those that are there.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about names that it will drop
@@ -211,12 +227,6 @@ def _device(device: str | torch.device | None) -> torch.device:
             f"no device {str(device)!r} here on which anything can be computed. Allowed are "
             f"{_devices()}."
         ) from error
-    if target.type == "mps":
-        warnings.warn(
-            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
-            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
-            stacklevel=3,  # the line that calls load_model
-        )
     return target
 
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from kb_lens.files import write_text
+from kb_lens.rows import check_is_file
 
 T = TypeVar("T")
 
@@ -56,10 +57,7 @@ def read_json(
 
 def check_there(path: str | os.PathLike[str], file_format: str) -> None:
     """Raise `ValueError` unless there is a file."""
-    if not Path(path).is_file():
-        kind = named(file_format).removeprefix("kb_lens ")
-        what = "a folder, not a file" if Path(path).is_dir() else f"no such {kind} file"
-        raise ValueError(f"{what}: '{path}'.")
+    check_is_file(path, f"{named(file_format).removeprefix('kb_lens ')} file")
 
 
 def parsed(content: bytes, where: str, finite: bool = False) -> Any:

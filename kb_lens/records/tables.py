@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ from kb_lens.files import moved_whole, shared_name, write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.records.objects import parsed, short
 
-Kind = Literal["number", "text", "any"]
-"""What a column of a table holds."""
+Kind = Literal["number", "count", "text", "any"]
+"""What a column of a table holds. A number may be missing, a count is a whole number from 0."""
 
 _METADATA = b"kb_lens"
 """Under which name the schema of a parquet file carries JSON."""
@@ -208,11 +209,20 @@ def check_columns(
         if name not in table.columns:
             there = short(", ".join(map(str, table.columns)))
             raise ValueError(f"'{path}' has no column {name!r}; its columns: {there}.")
-        values = table[name]
-        is_number = pd.api.types.is_numeric_dtype(values) or bool(values.isna().all())
-        is_text = all(isinstance(value, str) for value in values)
-        if (kind == "number" and not is_number) or (kind == "text" and not is_text):
+        if not _is_of_kind(table[name], kind):
             raise ValueError(f"'{path}', column {name!r}: every cell must be a {kind}.")
+
+
+def _is_of_kind(values: Any, kind: Kind) -> bool:
+    if kind == "any":
+        return True
+    if kind == "text":
+        return all(isinstance(value, str) for value in values)
+    # pandas counts truths as numbers
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if kind == "count":
+        return is_number and bool(((values >= 0) & (values % 1 == 0)).all())
+    return bool(values.isna().all()) or (is_number and not bool(values.abs().eq(math.inf).any()))
 
 
 def _escaped(cell: Any) -> Any:

@@ -41,7 +41,7 @@ def write_report(
     command = record.get("command", "run")
     model = record.get("model", {}).get("name", "a model")
     # `experiment methods` writes evaluations too, as `run` does: the study decides.
-    if (Path(folder) / "study.json").is_file():
+    if (Path(folder) / "study.json").exists():
         study = Experiment.load(folder)
         title = TITLES.get(study.name, study.name)
         command = f"experiment {study.name}"

@@ -9,10 +9,18 @@ from typing import Any
 from kb_lens.models.chat import DATE, ChatFormat
 from kb_lens.models.prompts import PromptTemplate, load_examples
 from kb_lens.questions import Question, load_questions
+from kb_lens.rows import shown
+
+
+class Checked:
+    """The end of every chain of checks: each group checks its own options, then the next group."""
+
+    def __post_init__(self) -> None:
+        """Nothing is left to be checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendering:
+class Rendering(Checked):
     """How the model's chat template is rendered."""
 
     template_option: tuple[str, ...] = ()
@@ -20,17 +28,23 @@ class Rendering:
     date: str = DATE
     """The day that a chat template takes for today."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.chat_format()  # what it refuses is refused before anything is loaded
+
     def chat_format(self) -> ChatFormat:
         """The options read: JSON's true, false, null and numbers, everything else as text.
 
         Raises:
-            ValueError: If an option has no =, or `ChatFormat` refuses it.
+            ValueError: If an option has no = or is there twice, or `ChatFormat` refuses it.
         """
         options: dict[str, Any] = {}
         for text in self.template_option:
             name, equals, value = text.partition("=")
             if not (name and equals):
-                raise ValueError(f"--template-option is {text!r}: write KEY=VALUE.")
+                raise ValueError(f"--template-option is {shown(text)}: write KEY=VALUE.")
+            if name in options:
+                raise ValueError(f"--template-option has {shown(name)} twice: give each key once.")
             options[name] = _json_or_text(value)
         return ChatFormat(tuple(options.items()), self.date)
 
@@ -78,6 +92,11 @@ class Asking(Wording):
     """Of the questions: en, es, de or zh."""
     bank: Path | None = None
     """A question CSV of your own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"--dimensions has a name twice: {','.join(self.dimensions)}.")
 
     def load_questions(self, n: int | None = None) -> list[Question]:
         """So many questions of each dimension and kind, from the bank or the caller's own file.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import load_benchmark, protocols
 from kb_lens.benchmarks.data import NoDataError
+from kb_lens.rows import shown
 from kb_lens.runs.settings import Items
+
+_COUNT = re.compile("0*[1-9][0-9]{0,17}")
+"""A number of items; more digits than any benchmark needs are a slip."""
 
 
 class BenchmarkName(NamedTuple):
@@ -28,33 +34,62 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
     """
     front, at, limit = text.strip().partition("@")
     name, colon, protocol = front.partition(":")
-    if at and not limit.isdecimal():
-        raise ValueError(f"{text.strip()!r}: after the @ comes a number of items, got {limit!r}.")
+    if at and not _COUNT.fullmatch(limit):
+        raise ValueError(f"after the @ comes a number of items, got {shown(limit)}; at least 1.")
     if colon and not protocol:
-        raise ValueError(f"{text.strip()!r}: after the : comes a protocol, got nothing.")
+        raise ValueError("after the : comes a protocol, got nothing.")
     return BenchmarkName(name, protocol or items.protocol, int(limit) if at else items.limit)
 
 
-def load_named(names: Sequence[str], items: Items, seed: int) -> list[Benchmark]:
+def load_named(
+    names: Sequence[str], items: Items, seed: int, option: str = "--benchmarks"
+) -> list[Benchmark]:
     """Load every benchmark that is named.
 
+    Args:
+        names: The names.
+        items: Limit and protocol of names without their own, and the data folder.
+        seed: Of the sample.
+        option: Where they are named, for the messages.
+
     Raises:
-        ValueError: If one is named twice, is unknown, or its data cannot be had.
+        ValueError: If none or one twice is named, one is unknown, or its data cannot be had.
     """
-    parsed = [parse_name(text, items) for text in names]
-    if len({(choice.name, choice.protocol) for choice in parsed}) < len(parsed):
-        raise ValueError(f"--benchmarks has a name twice: {','.join(names)}.")
-    return [
-        load_benchmark(
-            choice.name,
-            limit=choice.limit,
-            protocol=choice.protocol,
-            data_dir=items.data_dir,
-            seed=seed,
-            chat_format=items.chat_format(),
-        )
-        for choice in parsed
-    ]
+    if not names:
+        raise ValueError(f"{option} names no benchmark: give at least one.")
+    parsed: dict[str, BenchmarkName] = {}
+    for text in names:
+        with _naming(option, text):
+            parsed[text] = parse_name(text, items)
+    if len({(choice.name, choice.protocol) for choice in parsed.values()}) < len(names):
+        raise ValueError(f"{option} has a name twice: {','.join(names)}.")
+    benchmarks: list[Benchmark] = []
+    for text, choice in parsed.items():
+        with _naming(option, text):
+            benchmarks.append(_load(choice, items, seed))
+    return benchmarks
+
+
+def _load(choice: BenchmarkName, items: Items, seed: int) -> Benchmark:
+    return load_benchmark(
+        choice.name,
+        limit=choice.limit,
+        protocol=choice.protocol,
+        data_dir=items.data_dir,
+        seed=seed,
+        chat_format=items.chat_format(),
+    )
+
+
+@contextmanager
+def _naming(option: str, text: str) -> Generator[None, None, None]:
+    """Say which option is wrong."""
+    try:
+        yield
+    except NoDataError:  # which says where data are looked for
+        raise
+    except ValueError as error:
+        raise ValueError(f"{option}, {shown(text.strip())}: {error}") from error
 
 
 def load_available(

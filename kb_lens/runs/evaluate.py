@@ -28,6 +28,7 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
     """The factor; needs --neurons."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.neurons is None) != (self.lam is None):
             raise ValueError("--neurons and --lam belong together: give both or neither.")
         if self.lam is not None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from kb_lens.arguments import check_seed
 from kb_lens.interventions.checkpoint import check_push, push
 from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
@@ -35,7 +36,10 @@ class ExportSettings(ModelChoice):
     """Type of the weights; default the checkpoint's own."""
 
     def __post_init__(self) -> None:
-        check_factor(self.lam, self.dtype)
+        super().__post_init__()
+        check_seed(self.seed)
+        # Of the types that weights may have here none holds more than float32.
+        check_factor(self.lam, self.dtype or "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ def export_model(
     """
     log = RunLog(Path(out), "export", settings, execution)
     check_target(out, execution.overwrite)
+    _check_can_be_made(Path(out))
     if settings.push_to is not None:
         check_push(settings.push_to)
     neurons = NeuronSet.load(settings.neurons)
@@ -82,3 +87,14 @@ def export_model(
     )
     if settings.push_to is not None:
         tell(f"Pushed to {push(out, settings.push_to)}")
+
+
+def _check_can_be_made(folder: Path) -> None:
+    """Raise `ValueError` if nothing can be written there, before minutes of work."""
+    present = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
+    if not present.is_dir():
+        raise ValueError(f"--out '{folder}': '{present}' is no folder. Choose another --out.")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise ValueError(f"--out '{folder}': you may not write in '{present}'.")

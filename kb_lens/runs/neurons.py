@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kb_lens.arguments import check_count, check_seed
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.effects import NeuronEffects
 from kb_lens.checks.neuron_effects import check_effects, neuron_effects
@@ -40,9 +41,10 @@ class NeuronsSettings(Asking, ModelChoice):
     """Kept in run.json; nothing here is random."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
         check_effects(self.lam, None, self.dtype)
-        if self.top < 1:
-            raise ValueError(f"--top is {self.top}: at least 1 is needed.")
+        check_count("--top", self.top)
 
     def chooses_questions(self) -> bool:
         """Whether any option says which questions are asked."""
@@ -57,6 +59,7 @@ class NeuronsExecution(Execution):
     """Most neurons tried in a pass."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_effects((1.0,), self.batch_size)
 
 

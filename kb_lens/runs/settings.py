@@ -16,15 +16,16 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import torch
 from cyclopts import Parameter
 
+from kb_lens.arguments import check_count, check_seed
 from kb_lens.attribution.settings import Rule, check_settings
-from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
+from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, check_limit
 from kb_lens.interventions.folding import stored_dtype
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.answers import AnswerStyle
-from kb_lens.models.hooked import HookedModel, Site, model_name
-from kb_lens.models.loading import EMBEDDED_MODEL, load_model
+from kb_lens.models.hooked import HookedModel, Site, loaded_name
+from kb_lens.models.loading import EMBEDDED_MODEL, check_device, load_model
 from kb_lens.neurons import check_thresholds
-from kb_lens.runs.asking import Asking, Rendering
+from kb_lens.runs.asking import Asking, Checked, Rendering
 
 DType = Literal["float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
@@ -34,7 +35,7 @@ C = TypeVar("C", bound="ModelChoice")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelChoice:
+class ModelChoice(Checked):
     """Which model."""
 
     model: str = field(default=EMBEDDED_MODEL, kw_only=False)
@@ -67,7 +68,7 @@ class ModelChoice:
         if isinstance(model, str | os.PathLike):
             return replace(self, model=os.fspath(model))
         dtype: Any = dtype_name(model)
-        return replace(self, model=model_name(model), dtype=dtype)
+        return replace(self, model=loaded_name(model), dtype=dtype)
 
 
 def dtype_name(model: HookedModel) -> str:
@@ -76,15 +77,19 @@ def dtype_name(model: HookedModel) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeded:
+class Seeded(Checked):
     """What is random."""
 
     seed: int = 0
     """Seed of samples, bootstraps and random controls."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Thresholds:
+class Thresholds(Checked):
     """Which neurons are selected from their scores."""
 
     tau: float = 0.10
@@ -93,6 +98,7 @@ class Thresholds:
     """Consistency threshold, a share of the questions."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_thresholds(self.tau, self.beta)
 
 
@@ -144,6 +150,10 @@ class Items(Rendering):
     data_dir: Path | None = None
     """Folder with the benchmarks' files."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limit(self.limit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring(Items):
@@ -180,7 +190,7 @@ class RunSettings(Measuring, IdentifySettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Checked):
     """How a job is done, whatever comes out."""
 
     device: str | None = None
@@ -189,6 +199,11 @@ class Execution:
     """Replace a run with other arguments in --out."""
     progress: Annotated[bool, Parameter(parse=False)] = True
     """Whether to show progress bars."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device is not None:
+            check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +214,7 @@ class AttributeExecution(Execution):
     """Most rows a pass when attributing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_settings(batch_size=self.batch_size)
 
 
@@ -208,6 +224,11 @@ class EvaluateExecution(Execution):
 
     batch_tokens: int | None = None
     """Most tokens a pass when evaluating."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_tokens is not None:
+            check_count("batch_tokens", self.batch_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

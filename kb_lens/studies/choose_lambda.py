@@ -10,7 +10,8 @@ from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import EvaluateExecution, Items, ModelChoice, Seeded
-from kb_lens.studies.tuning import LAMS, Tuning, check_choice, tune_lambda
+from kb_lens.studies.tuned import Tuning
+from kb_lens.studies.tuning import LAMS, check_choice, tune_lambda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class TuneSettings(Seeded, Items, ModelChoice):
     """Points of capability that may not be lost."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self.lam, self.bound, self.dtype)
         if "," in self.bias + self.capability:
             raise ValueError("--bias and --capability name one benchmark each.")
@@ -50,8 +52,10 @@ def choose_lambda(
     log = RunLog(Path(out), "tune", settings, execution)
     log.check()
     neurons = NeuronSet.load(settings.neurons)
-    names = list(dict.fromkeys((settings.bias, settings.capability)))
-    benchmarks = load_named(names, settings, settings.seed)
+    # One benchmark may be both; it is loaded once.
+    options = {settings.capability: "--capability", settings.bias: "--bias"}
+    names = dict.fromkeys((settings.bias, settings.capability))
+    benchmarks = [load_named([name], settings, settings.seed, options[name])[0] for name in names]
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
     with log.claimed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from kb_lens.arguments import check_count, check_number
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import save_results
@@ -43,6 +45,8 @@ from kb_lens.studies.experiments import (
 from kb_lens.studies.lab import Lab
 from kb_lens.studies.tables import Experiment
 
+_GPUS = "0 to 1, or a whole number below 1000"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyName:
@@ -70,8 +74,8 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         check_name(self.name)
         super().__post_init__()
         check_factor(self.lam, self.dtype)
-        if self.controls is not None and self.controls < 1:
-            raise ValueError(f"--controls is {self.controls}: a study needs at least 1.")
+        if self.controls is not None:
+            check_count("--controls", self.controls)
 
     def load_benchmarks(self, left_out: Callable[[str], object]) -> list[Benchmark]:
         """What was named, or what the study is measured on by default."""
@@ -92,6 +96,14 @@ class StudyExecution(RunExecution):
     """A running cluster, HOST:PORT; default this machine."""
     gpus: float = 0.0
     """GPUs for each of Ray's workers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("--workers", self.workers)
+        gpus = check_number("--gpus", self.gpus, _GPUS)
+        # Ray shares one GPU among workers, and gives whole ones.
+        if not (0 <= gpus <= 1 or (math.isfinite(gpus) and 1 < gpus == int(gpus) < 1000)):
+            raise ValueError(f"--gpus is {self.gpus}: allowed is {_GPUS}.")
 
 
 def run_study(

@@ -58,6 +58,12 @@ class Tuning:
             name: read_table_of(folder / f"{name}.csv", columns, whose)
             for name, columns in _COLUMNS.items()
         }
+        tried = tables["development"]["lam"].tolist()
+        if not tried or content.lam not in (1, *tried):
+            raise ValueError(
+                f"'{folder / 'development.csv'}' has no row of lambda {content.lam:g}, which "
+                "'tuning.json' says was chosen. Rows are missing: tune again."
+            )
         return cls(
             content.lam, content.verdict, tables["development"], tables["test"], content.settings
         )
