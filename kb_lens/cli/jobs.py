@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-
 from kb_lens.cli import terminal
 from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.figures import make_all
 from kb_lens.neurons import overlap
+from kb_lens.records.tables import read_table
 from kb_lens.report.write import write_report
 from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model
 from kb_lens.runs.export import ExportExecution, ExportSettings, export_model
@@ -39,7 +38,8 @@ def run(
         terminal.show_table(overlap(folder.sets), "Overlap of the dimensions' neurons")
     measured = next(iter(folder.results.values()))
     # Read and not computed: the bootstrap behind it takes as long as a small benchmark.
-    terminal.show_summary(pd.read_csv(out / "summary.csv"), measured)
+    summary, _ = read_table(out / "summary.csv", {})
+    terminal.show_summary(summary, measured)
     with later_stage(out, "figures"):
         figures = make_all(folder.attributions, folder.sets, folder.results, folder.knowledge)
         save_figures(figures, out / "figures")

@@ -14,7 +14,7 @@ from kb_lens.figures.export import FORMATS
 from kb_lens.figures.folders import draw_folder
 from kb_lens.records.tables import write_csv
 from kb_lens.report.write import write_report
-from kb_lens.runs.folder import read_conditions, several_models
+from kb_lens.runs.folder import one_model, read_conditions, several_models
 from kb_lens.written import noting
 
 
@@ -37,7 +37,7 @@ def compare(
     terminal.show_table(tables["ranks"], title)
     if out is not None:
         for name, table in tables.items():
-            write_csv(out / f"{name}.csv", table)
+            write_csv(out / f"{name}.csv", table, one_model(results))
         tell(f"Written to {out}")
 
 

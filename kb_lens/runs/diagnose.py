@@ -54,6 +54,8 @@ class DoctorSettings(Seeded, Reading, Thresholds, ControlBank, Asking, ModelChoi
         super().__post_init__()
         if self.lam is not None and self.results is None:
             raise ValueError("--lam names a condition of --results: give both.")
+        if self.control_bank is not None and not self.with_specificity:
+            raise ValueError("--control-bank is asked by --specificity: give both or neither.")
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ def diagnose_model(
     log = RunLog(Path(out), "doctor", settings, execution)
     log.check()
     questions = settings.load_questions()
+    settings.load_control()  # what is wrong with it is refused before the model is loaded
     options: dict[str, Any] = {"template": settings.template()}
     if settings.results is not None:
         folder = RunFolder.load(settings.results)
         settings = _as_found(folder, settings)
         options |= {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
         if folder.attributions is not None:
+            _check_asked_alike(settings, folder.attributions)
             questions = folder.attributions.questions
             options["attributions"] = folder.attributions
             quadrature = folder.attributions.settings
@@ -115,6 +119,23 @@ def diagnose_model(
             diagnosis = diagnose(model, questions, out, settings, **options)
         log.write()
         return diagnosis
+
+
+def _check_asked_alike(settings: DoctorSettings, attributions: Attributions) -> None:
+    """Raise `ValueError` if options choose other questions or words than those of a run."""
+    template = settings.template()
+    if template not in (DoctorSettings().template(), attributions.settings.template):
+        raise ValueError(
+            "--results has attributions of questions in other words: drop --system, --instruction, "
+            "--examples, --template-option and --date."
+        )
+    names = ("questions", "dimensions", "language", "bank")
+    chosen = any(getattr(settings, name) != getattr(DoctorSettings(), name) for name in names)
+    if chosen and not set(attributions.questions) <= set(settings.load_questions()):
+        raise ValueError(
+            "--results has attributions of other questions: drop --questions, --dimensions, "
+            "--language and --bank."
+        )
 
 
 def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:

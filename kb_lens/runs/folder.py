@@ -19,15 +19,16 @@ from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet
 from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, Kind, check_columns, read_table_of
+from kb_lens.rows import shown
 from kb_lens.runs.record import RECORD, load_record
 
 T = TypeVar("T")
 
 _TOKENS: dict[str, Kind] = {
-    "layer": "number",
-    "index": "number",
+    "layer": "count",
+    "index": "count",
     "side": "text",
-    "rank": "number",
+    "rank": "count",
     "token": "text",
 }
 _CHECKS: dict[str, Kind] = dict.fromkeys(("check", "status", "finding", "advice"), "text")
@@ -82,7 +83,7 @@ class RunFolder:
             record=record,
         )
         whose = run.whose(folder)
-        has_specificity = (folder / "specificity.csv").is_file()
+        has_specificity = (folder / "specificity.csv").exists()
         return replace(
             run,
             specificity=Specificity.load(folder, whose) if has_specificity else None,
@@ -142,11 +143,17 @@ def _check_neurons(
 
 def _load(read: Callable[[Path], T], path: Path) -> T | None:
     """What a file holds; None if it is not there."""
-    return read(path) if path.is_file() else None
+    # A folder of that name is there, and is refused.
+    return read(path) if path.exists() else None
 
 
 def _load_tokens(path: Path, whose: Belongs) -> pd.DataFrame:
-    return read_table_of(path, _TOKENS, whose)
+    table = read_table_of(path, _TOKENS, whose)
+    if unknown := set(table["side"]) - {"promotes", "suppresses"}:
+        raise ValueError(
+            f"'{path}', column 'side' has {shown(min(unknown))}: allowed are promotes, suppresses."
+        )
+    return table
 
 
 def _load_checks(path: Path, whose: Belongs) -> pd.DataFrame:
@@ -190,17 +197,26 @@ def _natural(name: str) -> list[tuple[float, str]]:
     return [(float(piece), "") if place % 2 else (0.0, piece) for place, piece in enumerate(pieces)]
 
 
-def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
-    """A line that says which conditions are of which model, if they are of several."""
-    whose = {
+def one_model(results: Mapping[str, Sequence[EvaluationResult]]) -> Belongs | None:
+    """The model that all results are of; None if they are of several."""
+    first, *others = _models_of(results).values()
+    return first if all(other.may_be(first) for other in others) else None
+
+
+def _models_of(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Belongs]:
+    """Condition -> whose its results are."""
+    return {
         name: Belongs(measured[0].model, measured[0].fingerprint)
         for name, measured in results.items()
         if measured
     }
-    first, *others = whose.values()
-    if all(other.may_be(first) for other in others):
+
+
+def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
+    """A line that says which conditions are of which model, if they are of several."""
+    if one_model(results) is not None:
         return ""
-    listed = ", ".join(f"{name} of {origin}" for name, origin in whose.items())
+    listed = ", ".join(f"{name} of {origin}" for name, origin in _models_of(results).items())
     return f"NOTE: these are different models, compared on the same items: {listed}."
 
 

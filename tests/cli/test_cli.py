@@ -180,6 +180,11 @@ def test_doctor_examines_a_run(monkeypatch, tmp_path, folder, bank, data, capsys
     arguments = ("--bank", bank, "--results", run, "--out", tmp_path / "other")
     assert call(monkeypatch, "doctor", folder, *arguments, "--lam", 7) == 2
     assert "has no 'lambda 7'; its conditions: base, lambda 2" in capsys.readouterr().err
+    for option, value in {"--system": "Be brief.", "--dimensions": "gender"}.items():
+        assert call(monkeypatch, "doctor", folder, *arguments, option, value) == 2
+        assert f"drop {'--system' if option == '--system' else '--questions'}" in (
+            capsys.readouterr().err
+        )
 
 
 def test_protocols_side_by_side_and_compared(monkeypatch, tmp_path, folder, bank, data, capsys):

@@ -24,7 +24,7 @@ CASES = (
     *(*PATH_CASES, *BANK_CASES, *OUT_CASES, *MODEL_CASES),
     *(*DAMAGED_CASES, *EDITED_CASES, *MIXED_CASES, *CALL_CASES),
 )
-QUICK_OF = 4
+QUICK_OF = 6
 """`make test` tries every so many of the cases that need no model, `make test-all` tries all."""
 
 
