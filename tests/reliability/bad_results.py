@@ -3,16 +3,17 @@
 import spoils
 from bad_inputs import BadInput
 
+STUDY = "studies/right-answers"
 JSON_FILES = {
     "run": "run.json neurons.json knowledge.json checks.json evaluations/base/results.json "
     "neurons/gender.json",
-    "studies/lambda": "study.json run.json",
+    STUDY: "study.json run.json",
     "tune": "tuning.json run.json",
     "effects": "run.json",
 }
 OTHER_FILES = {
     "run": "attributions.safetensors tokens.csv evaluations/base/items/stereoset.parquet",
-    "studies/lambda": "results.parquet",
+    STUDY: "results.parquet",
     "tune": "development.csv test.csv",
     "effects": "effects.safetensors",
     "doctor": "specificity.csv stability.csv control_knowledge.json",
@@ -21,8 +22,7 @@ OTHER_FILES = {
 READERS = {
     "run": ("report {HERE}/run --out {HERE}/out/page.html",
             "figures {HERE}/run --formats html --out {HERE}/out"),
-    "studies/lambda": ("figures {HERE}/studies/lambda --formats html --out {HERE}/out",
-                       "report {HERE}/studies/lambda --out {HERE}/out/page.html"),
+    STUDY: (f"figures {{HERE}}/{STUDY} --formats html --out {{HERE}}/out",),
     "tune": ("figures {HERE}/tune --formats html --out {HERE}/out",),
     "effects": ("figures {HERE}/effects --formats html --out {HERE}/out",),
     "doctor": ("figures {HERE}/doctor --formats html --out {HERE}/out",

@@ -1,6 +1,8 @@
 """It stays so: every bad input of the table is refused in one line, and nothing else happens."""
 
+import jaxtyping
 import pytest
+import torch
 from bad_calls import CALL_CASES
 from bad_files import BANK_CASES, MODEL_CASES, OUT_CASES, PATH_CASES
 from bad_inputs import Made
@@ -28,8 +30,22 @@ QUICK_OF = 6
 """`make test` tries every so many of the cases that need no model, `make test-all` tries all."""
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
+pytestmark = pytest.mark.filterwarnings("default")  # for users they are no errors
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_for_users():
+    """Without the types that the tests check: the package's own checks have to speak."""
+    before, n_threads = jaxtyping.config.jaxtyping_disable, torch.get_num_threads()
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch.set_num_threads(1)  # conftest's fixture comes after `world`
+    yield
+    torch.set_num_threads(n_threads)
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, _as_for_users):
     """What a bad input is a damaged copy of."""
     return make_world(tmp_path_factory.mktemp("world"))
 

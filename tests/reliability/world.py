@@ -73,7 +73,7 @@ _JOBS = (
     f"neurons {{W}}/model {_NEURONS} --lam 0,2 --bank {{W}}/bank.csv --top 2 --out {{W}}/effects",
     "doctor {W}/model --bank {W}/bank.csv --control-bank {W}/control.csv --specificity "
     "--out {W}/doctor",
-    f"experiment lambda {{W}}/model {_DATA} --bank {{W}}/bank.csv --controls 1 "
+    f"experiment right-answers {{W}}/model {_DATA} --bank {{W}}/bank.csv --controls 1 "
     "--benchmarks stereoset --out {W}/studies",
 )
 """What writes the folders; {W} is the world's."""
