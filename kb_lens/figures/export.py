@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
+import psutil
 
 from kb_lens.figures.column import caption, in_column
 from kb_lens.figures.style import BACKGROUND
@@ -165,23 +168,38 @@ def _render(figures: Mapping[str, go.Figure], formats: list[str]) -> tuple[dict[
         return {}, ""
     if find_spec("kaleido") is None:
         return {}, INSTALL
-    # A thread of its own: a notebook's thread already runs an event loop.
-    tasks: list[asyncio.Task[Any]] = []
-    with ThreadPoolExecutor(1) as pool:
-        rendering = pool.submit(asyncio.run, _rendered(figures, formats, tasks))
-        try:
-            return rendering.result()
-        except KeyboardInterrupt:  # it comes here alone: the other thread would draw all the rest
-            for task in tasks:
-                task.get_loop().call_soon_threadsafe(task.cancel)
-            raise
+    others, rendering = _processes(), Future[tuple[dict[str, bytes], str]]()
+    # A thread of its own: a notebook's thread already runs an event loop. A daemon, as are the
+    # threads that it starts: those that wait for a browser which was interrupted never end.
+    Thread(target=_fulfil, args=(rendering, figures, formats), daemon=True).start()
+    try:
+        return rendering.result()
+    except KeyboardInterrupt:
+        for browser in _processes() - others:
+            with suppress(psutil.NoSuchProcess):
+                browser.kill()
+        raise
+
+
+def _fulfil(
+    rendering: Future[tuple[dict[str, bytes], str]],
+    figures: Mapping[str, go.Figure],
+    formats: list[str],
+) -> None:
+    try:
+        rendering.set_result(asyncio.run(_rendered(figures, formats)))
+    except BaseException as error:  # it is the other thread's to raise
+        rendering.set_exception(error)
+
+
+def _processes() -> set[psutil.Process]:
+    """What this process has started."""
+    return set(psutil.Process().children(recursive=True))
 
 
 async def _rendered(
-    figures: Mapping[str, go.Figure], formats: list[str], tasks: list[asyncio.Task[Any]]
+    figures: Mapping[str, go.Figure], formats: list[str]
 ) -> tuple[dict[str, bytes], str]:
-    """The images, see `_render`; the task that makes them is added to `tasks`."""
-    tasks += filter(None, [asyncio.current_task()])
     import kaleido
     from choreographer.errors import ChromeNotFoundError
 

@@ -39,8 +39,6 @@ class Job:
     umask: int = 0o022
     slowed: float = 0.0
     """Seconds that each pass of the model takes more."""
-    browser: bool = False
-    """Whether PNG, SVG and PDF are drawn, by a browser that takes seconds to start."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -199,8 +197,7 @@ def _change(job: Job) -> None:
     import kb_lens.evaluation.slices as slices
 
     slices.SLICE_ITEMS = 4  # so that little data has unfinished slices too
-    if not job.browser:
-        sys.modules["kaleido"] = None  # type: ignore[assignment]
+    sys.modules["kaleido"] = None  # type: ignore[assignment]  # a browser takes seconds to start
     if job.slowed:
         torch.nn.modules.module.register_module_forward_pre_hook(partial(_sleep, job.slowed))
 

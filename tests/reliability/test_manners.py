@@ -1,6 +1,9 @@
 """Files that others may read, an end when it is asked for, and nobody's name in what is shared."""
 
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,19 +62,28 @@ def test_modes_follow_the_usual_umask(shop, name):
 def test_a_signal_ends_a_command_in_a_line(shop, tmp_path, name, sign, status, word):
     out = tmp_path / name
     COMMANDS[name].prepare(shop.root, out)
-    process = shop.start(name, out)
-    time.sleep(0.3)  # work has begun: what is imported is there already
+    process = shop.start(name, out, slowed=0.5)
+    time.sleep(1)  # it has begun, and is not at its end
     check_end(process, sign, status, word)
     assert not litter(out)
 
 
-def test_a_signal_while_a_browser_draws(shop, tmp_path):
+@pytest.mark.parametrize("seconds", [0.2, 2])
+def test_a_signal_while_a_browser_draws(shop, tmp_path, seconds):
+    """In a process of its own: it ends when no thread is left that waits for the browser."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium: `make browser`")
     out = tmp_path / "figures"
     COMMANDS["figures"].prepare(shop.root, out)
-    process = shop.start("figures", out, browser=True)
-    until(lambda: len(list((out / "figures").glob("*.html"))) == 10)
-    time.sleep(1)
-    check_end(process, signal.SIGTERM, 143, "terminated")
+    command = [sys.executable, "-m", "kb_lens.cli.main", "figures", out]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: len(list((out / "figures").glob("*.html"))) == 10)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=5)
+    assert process.returncode == 143
+    lines = [line for line in said.splitlines() if "kb-lens: " in line]
+    assert lines == ["kb-lens: terminated; the same command goes on from here."]
 
 
 def check_end(process, sign, status, word):
