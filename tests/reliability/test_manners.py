@@ -58,7 +58,7 @@ def test_modes_follow_the_usual_umask(shop, name):
     ("sign", "status", "word"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
 )
-@pytest.mark.parametrize("name", ["run", "identify", "export", "tune", "figures"])
+@pytest.mark.parametrize("name", ["run", "identify", "export", "tune"])
 def test_a_signal_ends_a_command_in_a_line(shop, tmp_path, name, sign, status, word):
     out = tmp_path / name
     COMMANDS[name].prepare(shop.root, out)
