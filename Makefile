@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-slow test-all browser lint format test-hooked notebooks pages families kills ci clean
+.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks pages families kills ci clean
 
 setup: $(VENV)/ready
 
@@ -32,10 +32,18 @@ PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal
 
 # The tests of static figures and of the report run in a browser; without one they are skipped.
 test: setup
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' --ignore $(BAD_INPUTS)
+	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m 'not slow' $(BAD_INPUTS)
 
 test-all: setup
-	$(PYTEST)
+	$(PYTEST) --ignore $(BAD_INPUTS)
+	KB_LENS_AS_FOR_USERS=1 $(PYTEST) $(BAD_INPUTS)
+
+# The table of bad inputs needs the package as users have it, without the tests' checks of types.
+BAD_INPUTS := tests/reliability/test_bad_inputs.py
+
+bad-inputs: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.reliability.count
 
 lint: setup
 	$(BIN)/ruff check
@@ -91,7 +99,8 @@ browser:
 	}
 
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore $(BAD_INPUTS)
+	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m slow $(BAD_INPUTS)
 
 ci: browser lint test-hooked test test-slow notebooks
 

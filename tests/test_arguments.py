@@ -129,7 +129,8 @@ SETTINGS = {
 def test_a_job_whose_factor_the_type_does_not_hold(job, dtype):
     refused("is too large for", SETTINGS[job], LIMITS[dtype], dtype)
     SETTINGS[job](3.0, dtype)
-    SETTINGS[job](LIMITS[dtype], None)  # the checkpoint's type is not known yet
+    if job != "export":  # no checkpoint's type holds more than float32
+        SETTINGS[job](LIMITS[dtype], None)  # the checkpoint's type is not known yet
 
 
 def test_a_factor_that_the_model_does_not_hold(llama, questions):
