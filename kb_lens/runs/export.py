@@ -97,4 +97,7 @@ def _check_can_be_made(folder: Path) -> None:
     if not present.is_dir():
         raise ValueError(f"--out '{folder}': '{present}' is no folder. Choose another --out.")
     if not os.access(present, os.W_OK | os.X_OK):
-        raise ValueError(f"--out '{folder}': you may not write in '{present}'.")
+        raise ValueError(
+            f"--out '{folder}': nothing can be written in '{present}' (Read-only file system, or "
+            "you may not): choose another --out."
+        )
