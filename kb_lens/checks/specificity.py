@@ -98,8 +98,8 @@ class Specificity:
         knowledge = Knowledge.load(path)
         stated = Belongs(knowledge.model, knowledge.fingerprint)
         stated.check(whose or stated, f"'{path}'")
-        overlaps = read_table_of(folder / "specificity.csv", _OVERLAPS, stated)
-        stability = read_table_of(folder / "stability.csv", _STABILITY, stated)
+        overlaps = read_table_of(folder / "specificity.csv", _OVERLAPS, stated, path.name)
+        stability = read_table_of(folder / "stability.csv", _STABILITY, stated, path.name)
         return cls(overlaps, stability, knowledge)
 
 

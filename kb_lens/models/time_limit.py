@@ -25,6 +25,8 @@ _TICK = 0.05
 # other threads take memory too, and are not to be mistaken for the function: most end before this
 _PATIENCE = 0.5
 """Seconds before the first look at the memory."""
+_ATTEMPTS = 10
+"""How often a thread is told to end: half a second at most."""
 
 Result = TypeVar("Result")
 
@@ -94,7 +96,10 @@ def _memory() -> int:
 
 def _end(thread: Thread) -> None:
     """Raise `_Ended` in a thread; Python has no other means to end one."""
-    if thread.ident is not None and thread.is_alive():
+    for _ in range(_ATTEMPTS):  # one that comes while an object is deleted is ignored
+        if thread.ident is None or not thread.is_alive():
+            return
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(_Ended)
         )
+        thread.join(_TICK)

@@ -59,19 +59,20 @@ class Belongs:
         # older files have the whole path of a model
         return len({shared_name(name) for name in (self.model, other.model) if name}) < 2
 
-    def check(self, other: Belongs, name: str) -> None:
+    def check(self, other: Belongs, name: str, beside: str = "what is beside it") -> None:
         """Refuse what is of another model.
 
         Args:
             other: Whose it should be.
             name: What it is, for the message.
+            beside: What says whose it should be.
 
         Raises:
             ValueError: If the weights differ, or where they are not known the names.
         """
         if not self.may_be(other):
             raise ValueError(
-                f"{name} is of {self}, what is beside it of {other}. Keep each model's results in "
+                f"{name} is of {self}, {beside} of {other}. Keep each model's results in "
                 "a folder of its own."
             )
 
@@ -186,6 +187,7 @@ def read_table_of(
     path: str | os.PathLike[str],
     columns: Mapping[str, Kind],
     whose: Belongs,
+    beside: str = "what is beside it",
 ) -> pd.DataFrame:
     """Read a table that must be of a model, see `read_table`.
 
@@ -193,7 +195,7 @@ def read_table_of(
         ValueError: Also if it is of another model.
     """
     table, stated = read_table(path, columns)
-    stated.check(whose, f"'{path}'")
+    stated.check(whose, f"'{path}'", beside)
     return table
 
 

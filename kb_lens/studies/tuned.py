@@ -55,7 +55,7 @@ class Tuning:
         content = read_json(folder / "tuning.json", _File, what="tuning")
         whose = Belongs.stated_in(content.settings)
         tables = {
-            name: read_table_of(folder / f"{name}.csv", columns, whose)
+            name: read_table_of(folder / f"{name}.csv", columns, whose, "tuning.json")
             for name, columns in _COLUMNS.items()
         }
         tried = tables["development"]["lam"].tolist()

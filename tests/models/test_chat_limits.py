@@ -35,6 +35,11 @@ LIMITS = {
 }
 
 
+# A thread may be told to end while an object is deleted: Python says that it ignores this, and the
+# thread is told again.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 def ask(template: str) -> str:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
