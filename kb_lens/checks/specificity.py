@@ -77,7 +77,7 @@ class Specificity:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``specificity.csv``, ``stability.csv`` and ``control_knowledge.json``."""
         knowledge = self.control_knowledge
-        whose = Belongs(knowledge.model, knowledge.fingerprint)
+        whose = Belongs.of(knowledge)
         write_csv(Path(folder) / "specificity.csv", self.overlaps, whose)
         write_csv(Path(folder) / "stability.csv", self.stability, whose)
         knowledge.save(Path(folder) / "control_knowledge.json")
@@ -96,7 +96,7 @@ class Specificity:
         folder = Path(folder)
         path = folder / "control_knowledge.json"
         knowledge = Knowledge.load(path)
-        stated = Belongs(knowledge.model, knowledge.fingerprint)
+        stated = Belongs.of(knowledge)
         stated.check(whose or stated, f"'{path}'")
         overlaps = read_table_of(folder / "specificity.csv", _OVERLAPS, stated, path.name)
         stability = read_table_of(folder / "stability.csv", _STABILITY, stated, path.name)

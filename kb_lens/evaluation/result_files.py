@@ -52,9 +52,13 @@ class ConditionNames:
     """A condition's name and its part in a comparison."""
 
     name: str = ""
+    """The condition's name; empty where nobody named it."""
     role: Role | None = None
+    """Its part in a comparison; None where nobody said it."""
     control_of: str | None = None
+    """Of a control: the name of the condition that it is held against."""
     draw: int | None = None
+    """Of one of several random controls: its number."""
 
 
 @dataclass(frozen=True)

@@ -26,20 +26,8 @@ from kb_lens.statistics import Metric
 
 
 @dataclass(frozen=True)
-class ConditionInfo:
+class ConditionInfo(ConditionNames):
     """What was done to the model that a result is of, as ``results.json`` says it."""
-
-    name: str = ""
-    """The condition's name; empty where nobody named it."""
-
-    role: Role | None = None
-    """Its part in a comparison; None where nobody said it."""
-
-    control_of: str | None = None
-    """Of a control: the name of the condition that it is held against."""
-
-    draw: int | None = None
-    """Of one of several random controls: its number."""
 
     intervention: Any = None
     """What was done, as JSON data; None for the base model."""

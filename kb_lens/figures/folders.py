@@ -62,7 +62,7 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
     path = folder / "effects.safetensors"
     if path.exists():
         effects = NeuronEffects.load(path)
-        check_record(folder, Belongs(effects.settings.model, effects.settings.fingerprint))
+        check_record(folder, Belongs.of(effects.settings))
         return {"dose_response": dose_response(effects)}
     run = RunFolder.load(folder)
     return make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)

@@ -44,6 +44,11 @@ class Belongs:
         return f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
 
     @classmethod
+    def of(cls, source: Any) -> Belongs:
+        """Whose something is that has a ``model`` and its ``fingerprint``."""
+        return cls(source.model, source.fingerprint)
+
+    @classmethod
     def stated_in(cls, settings: Mapping[str, Any]) -> Belongs:
         """Whose the settings ``model`` and ``fingerprint`` say it is; ValueError if no texts do."""
         stated = {name: settings.get(name) or "" for name in _WHOSE}

@@ -17,6 +17,7 @@ from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
+from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
 from kb_lens.records.objects import write_json
@@ -105,7 +106,7 @@ def diagnose_model(
         settings = _as_found(folder, settings)
         options |= {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
         if folder.attributions is not None:
-            _check_asked_alike(settings, folder.attributions)
+            _check_asked_alike(settings, questions, options["template"], folder.attributions)
             questions = folder.attributions.questions
             options["attributions"] = folder.attributions
             quadrature = folder.attributions.settings
@@ -121,17 +122,21 @@ def diagnose_model(
         return diagnosis
 
 
-def _check_asked_alike(settings: DoctorSettings, attributions: Attributions) -> None:
+def _check_asked_alike(
+    settings: DoctorSettings,
+    questions: Sequence[Question],
+    template: PromptTemplate,
+    attributions: Attributions,
+) -> None:
     """Raise `ValueError` if options choose other questions or words than those of a run."""
-    template = settings.template()
-    if template not in (DoctorSettings().template(), attributions.settings.template):
+    if template not in (PromptTemplate(), attributions.settings.template):
         raise ValueError(
             "--results has attributions of questions in other words: drop --system, --instruction, "
             "--examples, --template-option and --date."
         )
     names = ("questions", "dimensions", "language", "bank")
     chosen = any(getattr(settings, name) != getattr(DoctorSettings(), name) for name in names)
-    if chosen and not set(attributions.questions) <= set(settings.load_questions()):
+    if chosen and not set(attributions.questions) <= set(questions):
         raise ValueError(
             "--results has attributions of other questions: drop --questions, --dimensions, "
             "--language and --bank."
@@ -250,10 +255,9 @@ def _check_same_model(
 ) -> None:
     present = belongs_to(model)
     if attributions is not None:
-        settings = attributions.settings
-        _check_is_of(Belongs(settings.model, settings.fingerprint), present, "the attributions")
+        _check_is_of(Belongs.of(attributions.settings), present, "the attributions")
     for result in results:
-        _check_is_of(Belongs(result.model, result.fingerprint), present, "the results")
+        _check_is_of(Belongs.of(result), present, "the results")
 
 
 def _check_is_of(stated: Belongs, present: Belongs, what: str) -> None:

@@ -100,7 +100,7 @@ class RunFolder:
         stated = dict(self._stated())
         # what says its weights is believed before what has a name alone
         whose = next((origin for origin in stated.values() if origin.fingerprint), None)
-        whose = whose or next(iter(stated.values()))
+        whose = whose or next(iter(stated.values()), Belongs())
         for name, origin in stated.items():
             origin.check(whose, f"'{folder / name}'")
         if self.neurons is not None:
@@ -112,18 +112,16 @@ class RunFolder:
         if model := self.record.get("model"):
             yield RECORD, Belongs(model.get("name") or "", model.get("fingerprint") or "")
         if self.attributions is not None:
-            settings = self.attributions.settings
-            yield "attributions.safetensors", Belongs(settings.model, settings.fingerprint)
+            yield "attributions.safetensors", Belongs.of(self.attributions.settings)
         if self.knowledge is not None:
-            yield "knowledge.json", Belongs(self.knowledge.model, self.knowledge.fingerprint)
+            yield "knowledge.json", Belongs.of(self.knowledge)
         for name, neurons in self.sets.items():
-            yield f"neurons/{name}.json", Belongs(neurons.model, neurons.fingerprint)
+            yield f"neurons/{name}.json", Belongs.of(neurons)
         if self.neurons is not None:
-            yield "neurons.json", Belongs(self.neurons.model, self.neurons.fingerprint)
+            yield "neurons.json", Belongs.of(self.neurons)
         for name, results in self.results.items():
             for result in results:
-                file = f"evaluations/{name}/results.json"
-                yield file, Belongs(result.model, result.fingerprint)
+                yield f"evaluations/{name}/results.json", Belongs.of(result)
 
 
 def _check_neurons(
@@ -205,11 +203,7 @@ def one_model(results: Mapping[str, Sequence[EvaluationResult]]) -> Belongs | No
 
 def _models_of(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Belongs]:
     """Condition -> whose its results are."""
-    return {
-        name: Belongs(measured[0].model, measured[0].fingerprint)
-        for name, measured in results.items()
-        if measured
-    }
+    return {name: Belongs.of(measured[0]) for name, measured in results.items() if measured}
 
 
 def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:

@@ -77,8 +77,8 @@ def make_inputs(root: Path) -> Path:
     questions = kb.load_questions(9)
     write_bank(root / "bank.csv", questions)
     write_bank(root / "control.csv", questions)
-    _write_lines(root / "data/stereoset/dev.jsonl", [_sentences(k) for k in range(12)])
-    _write_lines(root / "data/openbookqa/test.jsonl", [_choices(k) for k in range(8)])
+    write_lines(root / "data/stereoset/dev.jsonl", [sentences(k) for k in range(12)])
+    write_lines(root / "data/openbookqa/test.jsonl", [_choices(k) for k in range(8)])
     return root
 
 
@@ -88,7 +88,8 @@ def without_figures(root: Path) -> None:
     shutil.copytree(root / "run", root / "measured", ignore=drawn)
 
 
-def _sentences(k: int) -> dict[str, str]:
+def sentences(k: int) -> dict[str, str]:
+    """A row of StereoSet."""
     kinds = [("intrasentence", "gender"), ("intersentence", "race")]
     return {
         "type": kinds[k % 2][0],
@@ -106,6 +107,7 @@ def _choices(k: int) -> dict[str, Any]:
     return {"question_stem": f"Question {k} is", "answerKey": "BCAD"[k % 4], "choices": choices}
 
 
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines into a new folder."""
     path.parent.mkdir(parents=True)
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

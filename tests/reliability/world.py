@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-import json
 import sys
 from pathlib import Path
 from unittest import mock
 
 import pandas as pd
+from commands import sentences, write_lines
 from own_banks import write_bank
 from tiny_models import tiny_hf_model, tiny_tokenizer
 
@@ -81,31 +81,13 @@ _JOBS = (
 
 def _write_data(folder):
     """Two benchmarks in their authors' formats."""
-    kinds = [("intrasentence", "gender"), ("intersentence", "race")]
-    rows = [
-        {
-            "type": kinds[k % 2][0],
-            "bias_type": kinds[k % 2][1],
-            "target": f"t{k}",
-            "context": f"He is here {k}.",
-            "stereotype": f"He is bad {k}.",
-            "anti-stereotype": f"He is good {k}.",
-            "unrelated": f"The street {k}.",
-        }
-        for k in range(N_ITEMS)
-    ]
-    _write_lines(folder / "stereoset/dev.jsonl", rows)
+    write_lines(folder / "stereoset/dev.jsonl", [sentences(k) for k in range(N_ITEMS)])
     choices = {"text": ["one", "two", "six", "ten"], "label": ["A", "B", "C", "D"]}
     rows = [
         {"question_stem": f"Question {k} is", "answerKey": "B", "choices": choices}
         for k in range(N_ITEMS)
     ]
-    _write_lines(folder / "openbookqa/test.jsonl", rows)
-
-
-def _write_lines(path, rows):
-    path.parent.mkdir(parents=True)
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    write_lines(folder / "openbookqa/test.jsonl", rows)
 
 
 def places(made):
