@@ -74,7 +74,7 @@ _HUB = "heegyu/bbq"
 """The authors' files as they are, in the folder ``data``. Data sets of the hub that are loaded as
 tables have another format: their rows lack the groups, or have them in other columns."""
 
-_COLUMNS = ("item", *GROUPS, "label", "unknown", "biased")
+_COLUMNS = ("item", "template", *GROUPS, "label", "unknown", "biased")
 
 
 def load(
@@ -83,9 +83,10 @@ def load(
     """The items of those `categories` that the first source with any of them has.
 
     Returns:
-        Columns item (category and the authors' number), category, context_condition,
-        question_polarity, context, question, ans0 to ans2, label, unknown and biased (indices of
-        options); and the source in words, with its categories.
+        Columns item (category and the authors' number), template (category and the authors'
+        question, "Age 12"), category, context_condition, question_polarity, context, question, ans0
+        to ans2, label, unknown and biased (indices of options); and the source in words, with its
+        categories.
     """
     rows, source = _find(data_dir, categories)
     by_category: dict[str, list[Row]] = {}
@@ -158,6 +159,7 @@ def _item(row: Row, name: str) -> dict[str, Any]:
     """One row in the authors' format, one JSON object a line."""
     return {
         "item": f"{name}-{_whole_number(row, 'example_id')}",
+        "template": f"{name} {row.text('question_index')}",
         "category": name,
         "context_condition": row.one_of("context_condition", CONDITIONS),
         "question_polarity": row.one_of("question_polarity", POLARITIES),
@@ -231,8 +233,8 @@ def _listed(row: Mapping[Any, Any]) -> list[str]:
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table.
 
-    Columns item, category, context_condition, question_polarity, label, unknown, biased,
-    prediction, and
+    Columns item, template, category, context_condition, question_polarity, label, unknown,
+    biased, prediction, and
 
     - original: logprob_* and tokens_* of each option; the likeliest one is the prediction;
     - instructed: the same as means over the orders, and ``logprob_*_r`` in order r of `ORDERS`;

@@ -72,7 +72,9 @@ def load(data_dir: Any = None) -> tuple[pd.DataFrame, str]:
     """The items and where they came from.
 
     Returns:
-        Columns item (the authors' number), bias_type, stereo_antistereo, sent_more, sent_less.
+        Columns item (the authors' number), writer, bias_type, stereo_antistereo, sent_more,
+        sent_less. Who wrote a pair is the authors' ``anon_writer``; in a source without that column
+        every pair has a writer of its own, called as the item.
     """
     rows, source = find_rows(SOURCES, data_dir)
     return pd.DataFrame([_item(row) for row in rows]), source
@@ -82,6 +84,7 @@ def _item(row: Row) -> dict[str, str]:
     """One row in the format of ``crows_pairs_anonymized.csv``, whose first column has no name."""
     return {
         "item": row.text(""),
+        "writer": row.text("anon_writer" if "anon_writer" in row.cells else ""),
         "bias_type": row.one_of("bias_type", BIAS_TYPES),
         "stereo_antistereo": row.one_of("stereo_antistereo", DIRECTIONS),
         "sent_more": row.text("sent_more"),
@@ -161,13 +164,13 @@ def _beginnings(words: Sequence[str], runs: Iterable[tuple[int, int]]) -> dict[s
 
 
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
-    """The item table: item, bias_type, stereo_antistereo, and logprob_* and tokens_*.
+    """The item table: item, writer, bias_type, stereo_antistereo, and logprob_* and tokens_*.
 
     In the original protocol ``*_shared`` are those of the shared words, and ``comparable_shared``
     says whether any of them follows a difference. In the instructed one all are means over the
     orders, and the log-probability in order r of `ORDERS` is in ``logprob_*_r``.
     """
-    table = items[["item", "bias_type", "stereo_antistereo"]].reset_index(drop=True)
+    table = items[["item", "writer", "bias_type", "stereo_antistereo"]].reset_index(drop=True)
     if protocol == "instructed":
         logprob, tokens, further = over_orders(scores, len(items), OPTIONS)
     else:

@@ -323,6 +323,25 @@ def test_items_without_a_stereotyped_person_are_counted_in_the_source(tmp_path):
     assert source.endswith("; 2 of 4 items have no stereotyped person)")
 
 
+def test_items_of_a_question_share_a_template_in_items_and_in_the_item_table(tmp_path):
+    second = four_rows("Age", 4, question_index="12")
+    write_bbq(tmp_path, ["Age"], four_rows("Age") + second)
+    benchmark = load_benchmark("bbq_age", data_dir=tmp_path)
+    assert benchmark.items["template"].tolist() == ["Age 1"] * 4 + ["Age 12"] * 4
+    scores = OptionScores(np.zeros((8, 3)), np.ones((8, 3), dtype=int))
+    assert benchmark.tabulate(benchmark.items, scores)["template"].tolist()[3:5] == [
+        *("Age 1", "Age 12"),
+    ]
+
+
+def test_every_real_template_is_asked_both_ways_in_both_contexts(real):
+    items = real[1]
+    kinds = items.groupby("template")[["context_condition", "question_polarity"]].nunique()
+    assert len(kinds) >= 25 * items["category"].nunique()
+    assert (kinds == 2).all(axis=None)
+    assert (items["template"].str.rsplit(" ", n=1).str[0] == items["category"]).all()
+
+
 def test_a_limited_sample_is_balanced(folder):
     items = load_benchmark("bbq", data_dir=folder, limit=44).items
     assert set(items.groupby(list(bbq.GROUPS)).size()) == {1}
@@ -344,6 +363,7 @@ def info(**changes):
         ({"context_condition": "disambig", "label": 1}, "column 'label' must be .* a person's opt"),
         ({"context_condition": "disambig", "label": 3}, "column 'label' must be .* got 3"),
         ({"context": " "}, "column 'context' must be a text"),
+        ({"question_index": None}, "column 'question_index' must be a text"),
         ({"ans2": None}, "column 'ans2' must be a text"),
         ({"answer_info": None}, "column 'answer_info' must be an object with ans0, ans1, ans2"),
         (info(ans0=["old"]), "column 'answer_info' must be an object with ans0, ans1, ans2"),

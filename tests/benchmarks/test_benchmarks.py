@@ -294,6 +294,22 @@ def test_stereoset_from_the_hub():
         assert (item["unrelated"], item["kind"]) == ("fish", "intrasentence")
 
 
+def test_a_pairs_writer_is_the_files_or_the_pair_itself(folder):
+    benchmark = load_benchmark("crows_pairs", data_dir=folder)
+    assert benchmark.items["writer"].tolist() == ["0", "7"]
+    header = CROWS_HEADER.replace("annotations", "anon_writer")
+    path = folder / "crows_pairs/crows_pairs_anonymized.csv"
+    path.write_text(header + CROWS.replace("[]", "a5"), encoding="utf-8")
+    assert load_benchmark("crows_pairs", data_dir=folder).items["writer"].tolist() == ["a5", "a5"]
+    path.write_text(header + CROWS.replace("[]", ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: column 'anon_writer' must be a text that is not"):
+        load_benchmark("crows_pairs", data_dir=folder)
+
+
+def test_the_authors_pairs_have_77_writers(data_dir):
+    assert load_benchmark("crows_pairs", data_dir=data_dir).items["writer"].nunique() == 77
+
+
 def test_crows_pairs_from_the_hub():
     datasets = pytest.importorskip("datasets")
     text = datasets.Value("string")
@@ -303,12 +319,15 @@ def test_crows_pairs_from_the_hub():
         "sent_less": text,
         "stereo_antistereo": datasets.ClassLabel(names=["stereo", "antistereo"]),
         "bias_type": datasets.ClassLabel(names=["race-color", "socioeconomic", "gender"]),
+        "anon_writer": text,
     }
-    rows = [{"id": 5, "sent_more": "a", "sent_less": "b", "stereo_antistereo": 1, "bias_type": 2}]
+    sentences = {"sent_more": "a", "sent_less": "b"}
+    rows = [{"id": 5, **sentences, "stereo_antistereo": 1, "bias_type": 2, "anon_writer": "a3"}]
     dataset = datasets.Dataset.from_list(rows, features=datasets.Features(features))
     (row,) = crows_pairs.from_hub(dataset)
     assert crows_pairs._item(row) == {
         "item": "5",
+        "writer": "a3",
         "bias_type": "gender",
         "stereo_antistereo": "antistereo",
         "sent_more": "a",

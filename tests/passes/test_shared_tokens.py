@@ -28,8 +28,9 @@ PAIRS = {
 
 def items(*pairs):
     table = pd.DataFrame(pairs, columns=["sent_more", "sent_less"])
-    names = {"item": table.index.astype(str), "bias_type": "gender", "stereo_antistereo": "stereo"}
-    return table.assign(**names)
+    item = table.index.astype(str)
+    kinds = {"bias_type": "gender", "stereo_antistereo": "stereo"}
+    return table.assign(item=item, writer=item, **kinds)
 
 
 # --- which beginnings ----------------------------------------------------------------------------
