@@ -1,8 +1,9 @@
 """Formulas on sums over items, for all resamples at once.
 
-Drawing items again with replacement changes only how often each item counts, so all resamples of
-all metrics are one matrix product: counts [resample, item] times per-item quantities [item,
-quantity].
+Items that have a template, a target or a writer in common are not independent of one another, so
+whole clusters of items are drawn again with replacement. A resample changes only how often each
+cluster counts, so all resamples of all metrics are one matrix product: counts [resample, cluster]
+times per-cluster sums [cluster, group x quantity].
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 _CHUNK_NUMBERS = 4_000_000
 """Counts that are held at once (32 MB)."""
@@ -27,6 +28,8 @@ class Measure(NamedTuple):
 
     value: np.ndarray
     n: np.ndarray
+    pieces: tuple[np.ndarray, ...] = ()
+    """Where the value has a corner: the smooth functions whose minimum it is."""
 
 
 Formula = Callable[[Sums], dict[str, Measure]]
@@ -43,19 +46,41 @@ class Statistics:
     groups: pd.DataFrame
     """[item, group] True where the item belongs to the group. Groups may overlap."""
 
+    clusters: Int[np.ndarray, " item"] | None = None
+    """The number of each item's cluster, from 0; None where every item is one of its own."""
+
     def __post_init__(self) -> None:
-        if len(self.quantities) == 0:
+        n_items = len(self.quantities)
+        if n_items == 0:
             raise ValueError("statistics need at least one item, got none.")
-        if len(self.quantities) != len(self.groups):
-            raise ValueError(
-                f"quantities has {len(self.quantities)} items and groups {len(self.groups)}; "
-                "they must describe the same items in the same order."
-            )
+        lengths = {"groups": len(self.groups)}
+        if self.clusters is not None:
+            lengths["clusters"] = len(self.clusters)
+        for name, length in lengths.items():
+            if length != n_items:
+                raise ValueError(
+                    f"quantities has {n_items} items and {name} {length}; "
+                    "they must describe the same items in the same order."
+                )
 
 
 def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:
     """Every metric on the items as they are; `value` and `n` have one entry."""
-    return formula(_sums(np.ones((1, len(statistics.quantities))), statistics))
+    weights = _item_sums(statistics)
+    return formula(_named(weights.sum(axis=0, keepdims=True), statistics))
+
+
+def cluster_counts(statistics: Statistics, formula: Formula) -> dict[str, int]:
+    """From how many clusters each metric is computed.
+
+    A formula's n is a sum over items. Where each sum is replaced by the number of clusters that
+    have something to add to it, n is a number of clusters.
+    """
+    present = (_cluster_sums(statistics) != 0).sum(axis=0, keepdims=True).astype(np.float64)
+    # The values of such formulas mean nothing and may be out of range.
+    with np.errstate(all="ignore"):
+        measures = formula(_named(present, statistics))
+    return {name: int(measure.n[0]) for name, measure in measures.items()}
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -66,11 +91,11 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def resample(
     statistics: Sequence[Statistics], formula: Formula, n_bootstrap: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Every metric of each of `statistics`, [resample], under the same resampled items.
+) -> list[dict[str, Measure]]:
+    """Every metric of each of `statistics`, [resample], under the same resampled clusters.
 
     Args:
-        statistics: Of one or more results on the same items in the same order.
+        statistics: Of one or more results on the same items in the same order and clusters.
         formula: From sums to metrics.
         n_bootstrap: Number of resamples.
         seed: Of the resampling.
@@ -80,40 +105,61 @@ def resample(
     """
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
+    sums = [_cluster_sums(sample) for sample in statistics]
     chunks: list[list[dict[str, Measure]]] = [[] for _ in statistics]
-    for counts in _counts(len(statistics[0].quantities), n_bootstrap, seed):
-        for measured, sample in zip(chunks, statistics, strict=True):
-            measured.append(formula(_sums(counts, sample)))
+    for counts in _counts(len(sums[0]), n_bootstrap, seed):
+        for measured, sample, clusters in zip(chunks, statistics, sums, strict=True):
+            measured.append(formula(_named(counts @ clusters, sample)))
     return [_joined(measured) for measured in chunks]
 
 
-def _joined(chunks: Sequence[Mapping[str, Measure]]) -> dict[str, np.ndarray]:
+def _joined(chunks: Sequence[Mapping[str, Measure]]) -> dict[str, Measure]:
     """Every metric's values of all chunks, one after the other."""
-    return {name: np.concatenate([chunk[name].value for chunk in chunks]) for name in chunks[0]}
+    joined: dict[str, Measure] = {}
+    for name in chunks[0]:
+        values, counts, pieces = zip(*(chunk[name] for chunk in chunks), strict=True)
+        whole = tuple(np.concatenate(piece) for piece in zip(*pieces, strict=True))
+        joined[name] = Measure(np.concatenate(values), np.concatenate(counts), whole)
+    return joined
 
 
 def _counts(
-    n_items: int, n_bootstrap: int, seed: int
-) -> Iterator[Float[np.ndarray, "resample item"]]:
-    """How often each resample draws each item, in chunks of bounded size."""
+    n_clusters: int, n_bootstrap: int, seed: int
+) -> Iterator[Float[np.ndarray, "resample cluster"]]:
+    """How often each resample draws each cluster, in chunks of bounded size."""
     generator = np.random.default_rng(seed)
-    size = max(1, _CHUNK_NUMBERS // n_items)
+    size = max(1, _CHUNK_NUMBERS // n_clusters)
     for start in range(0, n_bootstrap, size):
         rows = min(size, n_bootstrap - start)
-        items = generator.integers(n_items, size=(rows, n_items))
+        drawn = generator.integers(n_clusters, size=(rows, n_clusters))
         # Each resample counts in a range of its own, so one bincount serves them all.
-        items += n_items * np.arange(rows)[:, None]
-        counts = np.bincount(items.ravel(), minlength=rows * n_items)
-        yield counts.reshape(rows, n_items).astype(np.float64)
+        drawn += n_clusters * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n_clusters)
+        yield counts.reshape(rows, n_clusters).astype(np.float64)
 
 
-def _sums(counts: Float[np.ndarray, "resample item"], statistics: Statistics) -> Sums:
-    """Every quantity summed over every group, weighted by the counts."""
+def _item_sums(statistics: Statistics) -> Float[np.ndarray, "item sum"]:
+    """What each item adds to each quantity's sum over each group."""
     quantities = statistics.quantities.to_numpy(np.float64)
     groups = statistics.groups.to_numpy(np.float64)
-    weights = (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
-    sums = (counts @ weights).reshape(len(counts), groups.shape[1], quantities.shape[1])
+    return (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
+
+
+def _cluster_sums(statistics: Statistics) -> Float[np.ndarray, "cluster sum"]:
+    """The same of each cluster."""
+    weights = _item_sums(statistics)
+    if statistics.clusters is None:
+        return weights
+    sums = np.zeros((int(statistics.clusters.max()) + 1, weights.shape[1]))
+    np.add.at(sums, statistics.clusters, weights)
+    return sums
+
+
+def _named(sums: Float[np.ndarray, "resample sum"], statistics: Statistics) -> Sums:
+    """Every quantity's sum over every group, by their names."""
+    groups, quantities = statistics.groups.columns, statistics.quantities.columns
+    table = sums.reshape(len(sums), len(groups), len(quantities))
     return {
-        group: {q: sums[:, g, k] for k, q in enumerate(statistics.quantities.columns)}
-        for g, group in enumerate(statistics.groups.columns)
+        group: {quantity: table[:, g, q] for q, quantity in enumerate(quantities)}
+        for g, group in enumerate(groups)
     }

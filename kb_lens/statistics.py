@@ -1,35 +1,41 @@
-"""How sure a metric is: percentile bootstrap over the items of a benchmark.
+"""How sure a metric is: percentile bootstrap over the clusters of a benchmark's items.
 
-Every metric here is a formula on sums over items (an accuracy is correct answers over items, a
-macro average is a mean of such ratios, one a target). Drawing items again with replacement changes
-only how often each item counts, so all resamples of all metrics are one matrix product: counts
-[resample, item] times per-item quantities [item, quantity]. Two results on the same items are
-compared with the same counts, which is what makes their difference's interval a paired one.
+Every metric here is a formula on sums over items (an accuracy is correct answers over items), and
+whole clusters of items are drawn again (`kb_lens.resampling`). Two results on the same items are
+compared with the same draws, which is what makes their difference's interval a paired one.
 
-Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; for clusters
+Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from pydantic import BeforeValidator
 
 from kb_lens.arguments import check_seed as check_seed
 from kb_lens.arguments import is_count
-from kb_lens.resampling import Formula, point, resample
+from kb_lens.intervals import difference_interval, measure_interval
+from kb_lens.intervals import interval as interval
+from kb_lens.intervals import interval_text as interval_text
+from kb_lens.resampling import Formula, cluster_counts, point, resample
 from kb_lens.resampling import Measure as Measure
 from kb_lens.resampling import Statistics as Statistics
 from kb_lens.resampling import Sums as Sums
 from kb_lens.resampling import ratio as ratio
 
 DEFAULT_RESAMPLES = 10_000
-CONFIDENCE = 0.95
-"""Share of the resamples between `low` and `high`."""
+
+
+def _number(value: object) -> object:
+    """JSON has no NaN: an interval that cannot be had is null there."""
+    return np.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,23 @@ class Metric:
     value: float
     """The metric on the items as they are."""
 
-    low: float
-    """Lower end of the 95 % percentile bootstrap interval."""
+    low: Annotated[float, BeforeValidator(_number)]
+    """Lower end of the 95 % bootstrap interval; NaN if one cluster alone has such items."""
 
-    high: float
+    high: Annotated[float, BeforeValidator(_number)]
     """Upper end of it."""
 
     n: int
     """Items that the metric is computed from."""
+
+    clusters: int | None = None
+    """Clusters of these items; None in files from before they were counted."""
+
+    def __post_init__(self) -> None:
+        # One NaN for all: a tuple with it equals itself, and so does a metric.
+        for end in ("low", "high"):
+            if np.isnan(getattr(self, end)):
+                object.__setattr__(self, end, np.nan)
 
 
 MetricRole = Literal["bias", "ability", "damage", "position"]
@@ -95,6 +110,10 @@ class Formulas:
     """The metric that also tells the direction of the bias in every value of the item table's
     column `bias_type`, as ``<metric>_<type>``; None if there is none."""
 
+    cluster: str | None = None
+    """The column of the item table whose values are the clusters; None where items were made
+    independently of one another."""
+
     def __post_init__(self) -> None:
         for metric in self.headline:
             self.describe(metric)
@@ -103,6 +122,24 @@ class Formulas:
     def judged(self) -> tuple[str, ...]:
         """The headline metrics that have a best value."""
         return tuple(m for m in self.headline if self.describe(m).best is not None)
+
+    def summarize(self, table: pd.DataFrame) -> Statistics:
+        """What the metrics sum over, with the clusters.
+
+        Warns where a table was saved before it had the clusters' column.
+        """
+        statistics = self.statistics(table)
+        if self.cluster is None:
+            return statistics
+        if self.cluster not in table.columns:
+            warnings.warn(
+                f"items saved by an earlier version have no column {self.cluster!r}: each counts "
+                "as a cluster, so intervals are too narrow. Measure again.",
+                stacklevel=2,
+            )
+            return statistics
+        clusters, _ = pd.factorize(table[self.cluster], use_na_sentinel=False)
+        return replace(statistics, clusters=clusters)
 
     def describe(self, metric: str) -> MetricInfo:
         """What a metric is; of ``<metric>_<group>``, what ``<metric>`` is.
@@ -144,10 +181,10 @@ def bootstrap(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """Every metric with its percentile bootstrap interval over items.
+    """Every metric with its bootstrap interval over clusters.
 
     In a resample that leaves a metric's group empty the metric does not exist; the interval is
-    that of the resamples in which it does.
+    that of the resamples in which it does. One cluster alone gives no interval (NaN).
 
     Args:
         statistics: Quantities and groups of the items.
@@ -156,7 +193,7 @@ def bootstrap(
         seed: Of the resampling. The same seed gives the same interval.
 
     Returns:
-        Metric name -> value, low, high and n, in the unit of the formula.
+        Metric name -> value, low, high, n and clusters, in the unit of the formula.
 
     Raises:
         ValueError: If `n_bootstrap` is below 1, the seed is not allowed, or a metric does not exist
@@ -164,10 +201,13 @@ def bootstrap(
     """
     check_resampling(n_bootstrap, seed)
     (resampled,) = resample([statistics], formula, n_bootstrap, seed)
-    return {
-        name: Metric(_exists(name, measure), *interval(resampled[name]), int(measure.n[0]))
-        for name, measure in point(statistics, formula).items()
-    }
+    clusters = cluster_counts(statistics, formula)
+    metrics: dict[str, Metric] = {}
+    for name, measure in point(statistics, formula).items():
+        value = _exists(name, measure)
+        ends = measure_interval(resampled[name], clusters[name])
+        metrics[name] = Metric(value, *ends, int(measure.n[0]), clusters[name])
+    return metrics
 
 
 def paired_bootstrap(
@@ -184,14 +224,15 @@ def paired_bootstrap(
         base: Quantities and groups of the items before.
         other: The same items in the same order, after.
         formula: From sums to metrics.
-        n_bootstrap: Number of resamples; each draws the same items for both.
+        n_bootstrap: Number of resamples; each draws the same clusters for both.
         seed: Of the resampling.
 
     Returns:
-        One row a metric: metric, base, other, difference, low, high (of the difference) and n.
+        One row a metric: metric, base, other, difference, low, high (of the difference), n and
+        clusters.
 
     Raises:
-        ValueError: If the two have different numbers of items or different groups.
+        ValueError: If the two have different numbers of items, or different groups or clusters.
     """
     check_resampling(n_bootstrap, seed)
     if not base.groups.reset_index(drop=True).equals(other.groups.reset_index(drop=True)):
@@ -199,15 +240,25 @@ def paired_bootstrap(
             "a paired comparison needs the same items in the same groups and order; got "
             f"{base.groups.shape} and {other.groups.shape} (items, groups) that differ."
         )
+    if not np.array_equal(_numbered(base), _numbered(other)):
+        raise ValueError("a paired comparison needs the same items in the same clusters.")
     before, after = point(base, formula), point(other, formula)
     resampled = resample([base, other], formula, n_bootstrap, seed)
-    rows: list[tuple[str, float, float, float, float, float, int]] = []
+    clusters = cluster_counts(base, formula)
+    rows: list[tuple[str, float, float, float, float, float, int, int]] = []
     for name, measure in before.items():
         old, new = _exists(name, measure), _exists(name, after[name])
-        low, high = interval(resampled[1][name] - resampled[0][name])
-        rows.append((name, old, new, new - old, low, high, int(measure.n[0])))
-    columns = ["metric", "base", "other", "difference", "low", "high", "n"]
+        ends = difference_interval(resampled[0][name], resampled[1][name], clusters[name])
+        rows.append((name, old, new, new - old, *ends, int(measure.n[0]), clusters[name]))
+    columns = ["metric", "base", "other", "difference", "low", "high", "n", "clusters"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _numbered(statistics: Statistics) -> np.ndarray:
+    """The items' clusters; each its own if none are known."""
+    if statistics.clusters is None:
+        return np.arange(len(statistics.quantities))
+    return statistics.clusters
 
 
 def flips(
@@ -233,33 +284,14 @@ def flips(
     change = after - before
     ways = dict(zip(names, (change.clip(min=0), (-change).clip(min=0)), strict=True))
     groups = pd.DataFrame({"all": np.ones(len(change), dtype=bool)})
-    moved = Statistics(pd.DataFrame({"n": 1.0, **ways}), groups)
-    still = Statistics(moved.quantities.assign(**dict.fromkeys(names, 0.0)), groups)
+    moved = Statistics(pd.DataFrame({"n": 1.0, **ways}), groups, base.clusters)
+    still = replace(moved, quantities=moved.quantities.assign(**dict.fromkeys(names, 0.0)))
     return paired_bootstrap(still, moved, _shares, n_bootstrap=n_bootstrap, seed=seed)
 
 
 def _shares(sums: Sums) -> dict[str, Measure]:
     s = sums["all"]
     return {name: Measure(100 * ratio(s[name], s["n"]), s["n"]) for name in s if name != "n"}
-
-
-def interval(values: Float[np.ndarray, " resample"]) -> tuple[float, float]:
-    """The middle 95 % of the resamples in which the metric exists (is not NaN)."""
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def interval_text(value: float, low: float, high: float, spec: str = ".2f") -> str:
-    """A number with the ends of its interval: ``1.20 [0.90, 1.50]``.
-
-    Args:
-        value: The number.
-        low: Lower end.
-        high: Upper end.
-        spec: How all three are formatted, as in a format string; ``+.2f`` for changes.
-    """
-    return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
 def _exists(name: str, measure: Measure) -> float:

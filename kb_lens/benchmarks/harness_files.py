@@ -30,6 +30,9 @@ class Document(NamedTuple):
     texts: tuple[str, ...]
     """What tells the item from others."""
 
+    cluster: str | None = None
+    """What items that are not independent of one another have in common, where there is such."""
+
 
 def copa(row: Row) -> Document:
     """Premise, question (cause or effect), two choices, and the index of the right one."""
@@ -72,7 +75,8 @@ def hellaswag(row: Row) -> Document:
     if label not in {"0", "1", "2", "3"}:
         raise row.error("label", "a number from 0 to 3")
     texts["ctx_b"] = second
-    return Document({**texts, "endings": endings, "label": label}, (*texts.values(), *endings))
+    columns = {**texts, "endings": endings, "label": label}
+    return Document(columns, (*texts.values(), *endings), row.text("activity_label"))
 
 
 def winogrande(row: Row) -> Document:
@@ -81,7 +85,9 @@ def winogrande(row: Row) -> Document:
     if not texts["sentence"].partition("_")[2].strip():
         raise row.error("sentence", "a text with a blank (_) that does not end with it")
     answer = row.one_of("answer", ("1", "2"))
-    return Document({**texts, "answer": answer}, tuple(texts.values()))
+    # Twin sentences, which differ in a word that changes the answer, have the same options.
+    twins = " / ".join(sorted((row.text("option1"), row.text("option2"))))
+    return Document({**texts, "answer": answer}, tuple(texts.values()), twins)
 
 
 DOCUMENTS: dict[str, Callable[[Row], Document]] = {

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
+from kb_lens.intervals import nearness
 from kb_lens.statistics import (
     DEFAULT_RESAMPLES,
     Measure,
@@ -39,9 +40,9 @@ def compare(
 ) -> pd.DataFrame:
     """How much every metric changed from one result to another on the same items.
 
-    The interval of a difference is a paired one: each resample draws the same items for both. The
-    last two rows (of a benchmark where that makes sense) say how the items moved, in percent of the
-    items: those whose preference went to the stereotype and to the anti-stereotype
+    The interval of a difference is a paired one: each resample draws the same clusters for both.
+    The last two rows (of a benchmark where that makes sense) say how the items moved, in percent of
+    the items: those whose preference went to the stereotype and to the anti-stereotype
     (``to_stereotype``, ``to_anti_stereotype``), or whose answer became right and wrong (``gained``,
     ``lost``). They tell a real shift from noise that flips items both ways; the first minus the
     second is the difference of ss, stereotype_share or acc.
@@ -53,7 +54,7 @@ def compare(
         seed: Of the resampling.
 
     Returns:
-        One row a metric: metric, base, other, difference (other - base), low, high, n.
+        One row a metric: metric, base, other, difference (other - base), low, high, n, clusters.
 
     Raises:
         ValueError: If the two are of different benchmarks, protocols or items.
@@ -84,7 +85,8 @@ def gain(
         base: The result before.
         other: The result after, on the same items in any order.
         metric: One of the benchmark's metrics.
-        best: Its best value; default the one that the benchmark names.
+        best: Its best value; default the one that the benchmark names. Of a metric with a corner
+            (icat) the least upper bound, 100, is the only one that has an interval.
         n_bootstrap: Resamples for the interval.
         seed: Of the resampling.
 
@@ -98,22 +100,21 @@ def gain(
         raise ValueError(f"{base.key} has no metric {metric!r} with a best value.")
     target = best
 
-    def nearness(sums: Sums) -> dict[str, Measure]:
-        value, n = definition.metrics(sums)[metric]
-        return {metric: Measure(-np.abs(value - target), n)}
+    def to_best(sums: Sums) -> dict[str, Measure]:
+        return {metric: nearness(definition.metrics(sums)[metric], target)}
 
     before, after = _statistics([base, other])
-    changed = paired_bootstrap(before, after, nearness, n_bootstrap=n_bootstrap, seed=seed)
+    changed = paired_bootstrap(before, after, to_best, n_bootstrap=n_bootstrap, seed=seed)
     row = changed.iloc[0]
-    low, high = float(row["low"]), float(row["high"])
-    return Metric(float(row["difference"]), low, high, n=int(row["n"]))
+    ends = (float(row["low"]), float(row["high"]))
+    return Metric(float(row["difference"]), *ends, n=int(row["n"]), clusters=int(row["clusters"]))
 
 
 def _statistics(results: Sequence[EvaluationResult]) -> list[Statistics]:
     """What the metrics of each result sum over, the items in the order of the first result."""
     first = results[0]
     definition = formulas(first.benchmark, first.protocol)
-    return [definition.statistics(_aligned(first, result)) for result in results]
+    return [definition.summarize(_aligned(first, result)) for result in results]
 
 
 def _aligned(base: EvaluationResult, other: EvaluationResult) -> pd.DataFrame:
@@ -143,10 +144,10 @@ def summarize(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 
 
     Returns:
         One row a benchmark, metric and condition: role, control_of and draw of the condition
-        (`conditions_of`), value, low, high, n, and for all conditions but the first difference,
-        difference_low, difference_high. The last two metrics of a benchmark are the shares of
-        items that moved, each way by itself; they have a difference alone, and are left out where
-        items cannot move (plain_text).
+        (`conditions_of`), value, low, high, n, clusters, and for all conditions but the first
+        difference, difference_low, difference_high. The last two metrics of a benchmark are the
+        shares of items that moved, each way by itself; they have a difference alone, and are left
+        out where items cannot move (plain_text).
     """
     by_key = _by_key(results)
     first, *others = results
@@ -166,7 +167,7 @@ def summarize(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 
 
 
 def _changes(base: EvaluationResult, other: EvaluationResult, seed: int) -> pd.DataFrame:
-    """By metric: n, difference, difference_low and difference_high."""
+    """By metric: n, clusters, difference, difference_low and difference_high."""
     table = compare(base, other, seed=seed).set_index("metric")
     table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
     # As objects, the counts stay whole numbers beside the differences.
@@ -266,4 +267,4 @@ def _resampled(
     """A metric of every method, under the same resampled items."""
     definition = formulas(measured[0].benchmark, measured[0].protocol)
     values = resample(_statistics(measured), definition.metrics, n_bootstrap, seed)
-    return np.stack([metrics[metric] for metrics in values])
+    return np.stack([metrics[metric].value for metrics in values])

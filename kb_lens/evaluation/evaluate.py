@@ -7,6 +7,8 @@ path, and what is compared differs in nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from kb_lens.arguments import check_count
@@ -14,6 +16,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.evaluation.slices import benchmark_scores
+from kb_lens.intervals import warn_of_few
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.statistics import DEFAULT_RESAMPLES, Formulas, Metric, bootstrap, check_resampling
@@ -62,13 +65,15 @@ def evaluate(
     chat_format = benchmark.chat_format
     # The metrics come from the table alone, so that they can be computed again from what is saved.
     table = benchmark.tabulate(benchmark.items, scores)
+    metrics = _metrics(benchmark.formulas, table, n_bootstrap, seed)
+    _warn_of_few(benchmark, metrics)
     return EvaluationResult(
         benchmark=benchmark.name,
         protocol=benchmark.protocol,
         source=benchmark.source,
         model=model_name(model),
         fingerprint=fingerprint(model),
-        metrics=_metrics(benchmark.formulas, table, n_bootstrap, seed),
+        metrics=metrics,
         items=table,
         n_bootstrap=n_bootstrap,
         seed=seed,
@@ -76,6 +81,13 @@ def evaluate(
         digest=benchmark.digest,
         chat_format=chat_format and chat_format.to_json(),
     )
+
+
+def _warn_of_few(benchmark: Benchmark, metrics: Mapping[str, Metric]) -> None:
+    """Warn where an interval that people look at first rests on few clusters."""
+    definition = benchmark.formulas
+    shown = [metric for metric in definition.headline if metric in metrics]
+    warn_of_few({m: metrics[m].clusters for m in shown}, benchmark.key, definition.cluster)
 
 
 def recompute(result: EvaluationResult) -> dict[str, Metric]:
@@ -87,5 +99,5 @@ def recompute(result: EvaluationResult) -> dict[str, Metric]:
 def _metrics(
     definition: Formulas, table: pd.DataFrame, n_bootstrap: int, seed: int
 ) -> dict[str, Metric]:
-    statistics = definition.statistics(table)  # once: the bootstrap resamples sums, not rows
+    statistics = definition.summarize(table)  # once: the bootstrap resamples sums, not rows
     return bootstrap(statistics, definition.metrics, n_bootstrap=n_bootstrap, seed=seed)

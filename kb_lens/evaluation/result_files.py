@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic_core import from_json, to_json
 
 from kb_lens.benchmarks.benchmark import result_key
 from kb_lens.benchmarks.catalogue import formulas
@@ -79,7 +80,7 @@ class ResultsFile:
         names = ("model", "fingerprint", "intervention")
         about = {name: content[name] for name in names}
         about |= {"metrics": content["benchmarks"][key], "details": content["details"][key]}
-        return json.loads(json.dumps(about))  # as it is read back: tuples are lists
+        return json_data(about)
 
 
 def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.DataFrame]) -> Path:
@@ -95,13 +96,18 @@ def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.Da
         for key, table in tables.items():
             rows = table.reset_index(drop=True)
             write_parquet(items_path(folder, key), rows, content.about(key))
-        merged = asdict(content)
+        merged = json_data(content)
         if path.is_file():
-            before = asdict(read_json(path, ResultsFile))
+            before = json_data(read_json(path, ResultsFile))
             for name in ("benchmarks", "details"):
                 merged[name] = before[name] | merged[name]
         write_json(path, merged, indent=2)
     return path
+
+
+def json_data(content: Any) -> dict[str, Any]:
+    """A record as JSON has it: tuples are lists, and a number that cannot be had is null."""
+    return from_json(to_json(content, inf_nan_mode="null"))
 
 
 def read_results(folder: Path) -> tuple[ResultsFile, dict[str, pd.DataFrame]]:

@@ -17,6 +17,7 @@ from kb_lens.evaluation.result_files import (
     ResultsFile,
     Role,
     check_same,
+    json_data,
     read_results,
     write_results,
 )
@@ -50,7 +51,7 @@ class EvaluationResult:
     """Name of the model."""
 
     metrics: Mapping[str, Metric]
-    """Every metric with its 95 % bootstrap interval; in percent where the field uses percent."""
+    """Every metric with its 95 % interval; in percent where the field uses percent."""
 
     items: pd.DataFrame
     """One row an item. The metrics are functions of this table alone, see `recompute`."""
@@ -81,8 +82,8 @@ class EvaluationResult:
         """Its name in ``results.json`` and of its file: `kb_lens.benchmarks.result_key`."""
         return result_key(self.benchmark, self.protocol)
 
-    def to_json(self) -> dict[str, dict[str, float | int]]:
-        """The metrics as plain numbers: name -> value, low, high, n."""
+    def to_json(self) -> dict[str, dict[str, float | int | None]]:
+        """The metrics as plain numbers: name -> value, low, high, n, clusters."""
         return {name: asdict(metric) for name, metric in self.metrics.items()}
 
     def save(self, folder: str | os.PathLike[str], *, intervention: Any = None) -> Path:
@@ -161,12 +162,12 @@ def results_json(
     ``condition`` is {name, role, control_of, draw} (`ConditionInfo`); without an `intervention` of
     its own the call writes that of the results' condition.
 
-    ``benchmarks`` is {key: {metric: {value, low, high, n}}}; ``details`` is {key: {benchmark,
-    protocol, source, seconds, n_bootstrap, seed, digest, chat_format}}. The key is the benchmark's
-    name, with the protocol behind it if that is not the original one. ``fingerprint`` tells the
-    model's weights.
+    ``benchmarks`` is {key: {metric: {value, low, high, n, clusters}}}; ``details`` is {key:
+    {benchmark, protocol, source, seconds, n_bootstrap, seed, digest, chat_format}}. The key is the
+    benchmark's name, with the protocol behind it if that is not the original one. ``fingerprint``
+    tells the model's weights.
     """
-    return asdict(_content(list(results), intervention))
+    return json_data(_content(list(results), intervention))
 
 
 def _content(results: Sequence[EvaluationResult], intervention: Any) -> ResultsFile:

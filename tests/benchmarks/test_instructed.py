@@ -30,7 +30,7 @@ def folder(tmp_path):
     rows = [
         {
             "type": kind,
-            "target": bias,
+            "target": f"{bias} {k // len(kinds)}",
             "bias_type": bias,
             "context": f"Girl {k} is BLANK.",
             **{key: f"Girl {k} is {key}." for key in ("stereotype", "anti-stereotype")},
@@ -258,7 +258,7 @@ def test_headlines_name_metrics_and_the_position_bias(benchmark):
     assert set(definition.headline) <= set(found)
     best = definition.describe("position_bias").best
     assert best == pytest.approx(100 / len(benchmark.requests[0].options))
-    assert definition.headline[0] in ("icat", "stereotype_share")
+    assert definition.headline[0] in ("icat_macro", "stereotype_share")
 
 
 # --- with a model --------------------------------------------------------------------------------
@@ -278,7 +278,10 @@ def test_from_a_model_to_metrics_and_back(long_llama, benchmark, tmp_path):
     assert recompute(type(result).load(tmp_path)) == result.metrics
     assert 0 <= result.metrics["position_bias"].value <= 100
     again = compare(result, result, n_bootstrap=20)
-    assert (again[["difference", "low", "high"]] == 0).all().all()
+    assert (again["difference"] == 0).all()
+    alone = again["clusters"] < 2  # no interval
+    assert (again.loc[~alone, ["low", "high"]] == 0).all().all()
+    assert again.loc[alone, ["low", "high"]].isna().all().all()
     assert {"to_stereotype", "to_anti_stereotype", "position_bias"} <= set(again["metric"])
 
 
