@@ -7,8 +7,9 @@ Reads what these wrote, for each seed S of `teach.py`:
 
 and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
 ``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
-and the figure. Random sets: of like influence in every layer, from the study; as many in every
-layer, from the run. What the study did not measure is from the run.
+and the figure. Random sets: of like influence in every layer, from the study and the run; and these
+by the factor of the same damage, from the run, at the lambda that they are held against. What the
+study did not measure is from the run.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
 }
 """What is drawn: benchmark and metric -> the panel's name, and the best value; None: the more the
 better."""
-KNOW, INFLUENCE, LAYERS = "know-bias", "random, like influence", "random, same layers"
+KNOW, INFLUENCE, DAMAGE = "know-bias", "random, like influence", "random, same damage"
 
 
 def gathered(folder: Path) -> pd.DataFrame:
@@ -58,20 +59,29 @@ def gathered(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
     run = pd.read_csv(path)
-    names["control"] = LAYERS
-    neurons = [names[role] for role in run["role"]]
-    factors = _factors(folder / "run")
-    lams = [factors[condition] for condition in run["condition"]]
-    run = run.assign(neurons=neurons, lam=lams, set="run").drop(columns="condition")
-    only_here = ~run["benchmark"].isin(study["benchmark"]) | run["neurons"].eq(LAYERS)
+    sets = _sets(folder / "run")
+    labels = [sets[condition] for condition in run["condition"]]
+    run = run.assign(neurons=[name for name, _ in labels], lam=[lam for _, lam in labels])
+    run = run.assign(set="run").drop(columns="condition")
+    only_here = ~run["benchmark"].isin(study["benchmark"]) | run["neurons"].eq(DAMAGE)
     table = pd.concat([study, run.loc[only_here]], ignore_index=True)
     return table.set_index(["benchmark", "metric"]).loc[list(PANELS)].reset_index()
 
 
-def _factors(folder: Path) -> dict[str, float]:
-    """Condition of a run -> lambda; 1 for the model as it is."""
+def _sets(folder: Path) -> dict[str, tuple[str, float]]:
+    """Condition of a run -> whose neurons it scales, and at which lambda it is shown."""
     conditions = conditions_of(RunFolder.load(folder).results)
-    return {name: (info.intervention or {"lam": 1.0})["lam"] for name, info in conditions.items()}
+    factors = {
+        name: float((info.intervention or {"lam": 1.0})["lam"]) for name, info in conditions.items()
+    }
+    sets: dict[str, tuple[str, float]] = {}
+    for name, info in conditions.items():
+        if info.control_of is None:
+            sets[name] = ("base" if info.role == "base" else KNOW, factors[name])
+        else:
+            lam = factors[info.control_of]
+            sets[name] = (INFLUENCE if factors[name] == lam else DAMAGE, lam)
+    return sets
 
 
 def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
@@ -90,7 +100,7 @@ def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
         gains = part["value"] - before
         if best is not None:
             gains = abs(before - best) - (part["value"] - best).abs()
-        own, random = part["neurons"].eq(KNOW), part["neurons"].isin([INFLUENCE, LAYERS])
+        own, random = part["neurons"].eq(KNOW), part["neurons"].isin([INFLUENCE, DAMAGE])
         names = ["value", "n", "difference", "difference_low", "difference_high"]
         about = dict(zip(("seed", "benchmark", "metric"), key, strict=True)) | {"base": before}
         of_random = gains[random].agg(["size", "mean", "min", "max"]).add_prefix("random_")
@@ -106,7 +116,7 @@ def taught_figure(table: pd.DataFrame) -> go.Figure:
     figure = make_subplots(3, 2, subplot_titles=titles, vertical_spacing=0.1)
     styles: dict[str, dict[str, Any]] = {
         INFLUENCE: {"color": GREY, "width": 1},
-        LAYERS: {"color": GREY, "width": 1, "dash": "dot"},
+        DAMAGE: {"color": GREY, "width": 1, "dash": "dot"},
         KNOW: {"color": COLOURS[0], "width": 2},
     }
     for i, (key, (_, best)) in enumerate(PANELS.items()):

@@ -48,7 +48,8 @@ def condition_info(name: str) -> ConditionInfo:
         return ConditionInfo(name, "base")
     if name == method:
         return ConditionInfo(name, "method", intervention={"lam": 2.0})
-    return ConditionInfo(name, "control", method, 0, {"lam": 2.0})
+    change = {"lam": 2.0, "origin": "random, matched in everything (seed 0), for [x]"}
+    return ConditionInfo(name, "control", method, 0, change)
 
 
 def _found(folder: Path):
@@ -93,7 +94,7 @@ def write_record(folder: Path, command: str) -> None:
     write_text(folder / "run.json", json.dumps(content))
 
 
-def study_folder(folder: Path, *differences: tuple[float, float, float], draws: int = 20) -> Path:
+def study_folder(folder: Path, *differences: tuple[float, float, float], draws: int = 99) -> Path:
     """What ``experiment aggregation`` would write: base model, a case a difference, tests."""
     columns = ["aggregation", "n_neurons", "benchmark", "metric", "value", "low", "high", "n"]
     columns += ["difference", "difference_low", "difference_high"]
@@ -109,7 +110,8 @@ def study_folder(folder: Path, *differences: tuple[float, float, float], draws: 
     tests = pd.DataFrame(
         {"benchmark": ["crows_pairs"], "metric": ["stereotype_share"], "method": ["case 0"]}
         | {"gain": [9.0], "low": [1.0], "high": [12.0], "n": [200], "control_mean": [0.0]}
-        | {"control_low": [-1.0], "control_high": [1.0], "p": [1 / (1 + draws)]}
+        | {"control_low": [-1.0], "control_high": [1.0], "rank": [1]}
+        | {"p": [1 / (1 + draws)], "q": [1 / (1 + draws)]}
         | {"n_controls": [draws], "control": ["layer"], "plain_text perplexity change": [1.0]}
     )
     tables = {"results": results, "control_tests": tests}

@@ -13,9 +13,9 @@ ROOMS = {
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity results knowledge completeness attribution neurons export themes
         column marks style layout""",
-    "studies": "run_study choose_lambda experiments tables methods plans lab tuning tuned",
-    "runs": """run diagnose neurons export evaluate identify folder record benchmark_names
-        settings asking measure units ray_engine engines holders""",
+    "studies": "run_study choose_lambda experiments cost tables methods plans lab tuning tuned",
+    "runs": """run random_controls diagnose neurons export evaluate identify folder record benchmark_names
+        settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity
         agreed_spelling""",
@@ -25,18 +25,19 @@ ROOMS = {
     "attribution": """attribute engines attributions settings quadrature path_gradients head
         objective""",
     "evaluation": """comparison evaluate slices entries results result_files generation scoring
-        encoding""",
+        encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
-    "benchmarks": """catalogue stereoset crows_pairs crows_pairs_metrics bbq bbq_metrics bbq_answers
+    "benchmarks": """catalogue stereoset stereoset_metrics crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "records": "tensors tables objects",
-    "models": """loading adapters pretrained sources gguf config_sizes completeness bridge_check
-        evaluation_mode exclusive_use answers prompts chat template_syntax time_limit hooked
-        foreign_code digests""",
+    "models": """loading adapters pretrained sources taught gguf low_rank config_sizes completeness
+        bridge_check evaluation_mode exclusive_use answers prompts chat template_syntax time_limit
+        lessons hooked foreign_code digests""",
     "statistics": "",
+    "intervals": "",
     "resampling": "",
     "store": "",
     "files": "",

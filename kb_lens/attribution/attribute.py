@@ -102,7 +102,7 @@ def attribute(
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
-    _check_cache(cache_dir)
+    check_cache(cache_dir)
     template = PromptTemplate() if template is None else template
     style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
     spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
@@ -111,7 +111,8 @@ def attribute(
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
 
 
-def _check_cache(folder: str | os.PathLike[str] | None) -> None:
+def check_cache(folder: str | os.PathLike[str] | None) -> None:
+    """Raise `ValueError` for a file where a folder is needed."""
     if folder is not None and Folder(folder).exists() and not Folder(folder).is_dir():
         raise ValueError(f"cache_dir is '{folder}', a file: give a folder that is there or new.")
 

@@ -7,6 +7,7 @@ effect is placed among theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,14 @@ Results = Mapping[str, EvaluationResult]
 # nobody looks at a control's own interval: few resamples save nearly all of the time
 _FEW = 100
 """Resamples where only the value is of interest."""
+# 19 draws can reach 0.05 and no less: one draw more or less decides, and no correction survives
+ENOUGH_DRAWS = 99
+"""Random draws that a p needs: the smallest that they can give is 0.01."""
+NO_P = (
+    f"No p with fewer than {ENOUGH_DRAWS} random draws: the rank is the effect's place among them, "
+    "1 is the largest."
+)
+"""What is said where a p is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +49,13 @@ class ControlTest:
     """How much nearer the metric came to its best value, with its paired 95 % interval."""
     controls: Float[np.ndarray, " control"]
     """The same number of each control."""
+    q: float = math.nan
+    """The false discovery rate among the tests that it was made with, see `false_discovery_rates`;
+    NaN if it was made alone."""
 
     def __post_init__(self) -> None:
         if not len(self.controls):
-            raise ValueError("no controls: give at least one; 19 can reach p = 0.05.")
+            raise ValueError(f"no controls: give at least one; a p needs {ENOUGH_DRAWS}.")
 
     @property
     def n_controls(self) -> int:
@@ -61,22 +73,46 @@ class ControlTest:
         return interval(self.controls)
 
     @property
+    def rank(self) -> int:
+        """The effect's place among those of the controls, 1 the largest; equal ones go before."""
+        as_good = self.controls >= self.effect.value - 1e-9  # equal but for rounding
+        return 1 + int(as_good.sum())
+
+    @property
     def p(self) -> float:
-        """One-sided: how often a set as good as this one would be drawn.
+        """One-sided: how often a set as good as this one would be drawn; NaN for few draws.
 
         If the method's neurons were one more random draw, each of the effects, its own among them,
         would be as likely the largest. So the method counts as one of the draws: (1 + controls
-        that do at least as much) / (1 + controls).
+        that do at least as much) / (1 + controls). Fewer than `ENOUGH_DRAWS` give none.
 
         Source: Phipson and Smyth, Permutation p-values should never be zero (2010).
         """
-        as_good = self.controls >= self.effect.value - 1e-9  # equal but for rounding
-        return (1 + int(as_good.sum())) / (1 + self.n_controls)
+        if self.n_controls < ENOUGH_DRAWS:
+            return math.nan
+        return self.rank / (1 + self.n_controls)
 
-    @property
-    def least_p(self) -> float:
-        """The smallest p that so many controls can give."""
-        return 1 / (1 + self.n_controls)
+
+def false_discovery_rates(p: Sequence[float]) -> Float[np.ndarray, " test"]:
+    """Each p's q: the share of false discoveries if all with a p as small are called discoveries.
+
+    The family is every p that is given; a missing one (NaN) is no part of it and stays missing.
+    It holds for tests that are independent or go along with one another.
+
+    Args:
+        p: Of every test of a table.
+
+    Source: Benjamini and Hochberg, Controlling the false discovery rate (1995).
+    """
+    # half a second, which every command would wait for
+    from scipy.stats import false_discovery_control
+
+    values = np.asarray(p, dtype=np.float64)
+    rates = np.full(len(values), np.nan)
+    tested = ~np.isnan(values)
+    if tested.any():
+        rates[tested] = false_discovery_control(values[tested], method="bh")
+    return rates
 
 
 def control_test(
@@ -120,7 +156,8 @@ def control_table(
 ) -> pd.DataFrame:
     """Every method's effects among those of the controls, and what both cost the language model.
 
-    The p-values are not corrected for the number of rows.
+    A p is that of its row alone; q is corrected for the number of rows that have a p. Fewer than
+    `ENOUGH_DRAWS` controls give neither.
 
     Args:
         base: The base model's results, one a benchmark.
@@ -130,10 +167,10 @@ def control_table(
 
     Returns:
         One row a benchmark, headline metric that has a best value, and method: benchmark, metric,
-        method, gain, low, high, control_mean, control_low, control_high (middle 95 %), p,
-        n_controls; and for every headline metric of role damage or ability the change under the
-        method, and its mean under the controls: ``<key> <metric> change`` and ``<key> <metric>
-        control change``.
+        method, gain, low, high, n, control_mean, control_low, control_high (middle 95 %), rank
+        (among the method and its controls, 1 the largest gain), p, q, n_controls; and for every
+        headline metric of role damage or ability the change under the method, and its mean under
+        the controls: ``<key> <metric> change`` and ``<key> <metric> control change``.
 
     Raises:
         ValueError: As `control_test`, or if a method or control lacks a benchmark.
@@ -153,7 +190,13 @@ def control_table(
                 effect = gain(before, results[key], metric, seed=seed)
                 row = {"benchmark": key, "metric": metric, "method": name}
                 rows.append(row | _numbers(ControlTest(key, metric, effect, effects)) | costs[name])
-    return pd.DataFrame(rows)
+    return with_rates(pd.DataFrame(rows))
+
+
+def with_rates(tests: pd.DataFrame) -> pd.DataFrame:
+    """A table of tests with its column q anew: the family is all of its rows that have a p."""
+    # no rows, no columns: where no metric has a best value
+    return tests.assign(q=false_discovery_rates(tests["p"].tolist())) if len(tests) else tests
 
 
 def _by_key(
@@ -183,7 +226,9 @@ def _numbers(test: ControlTest) -> dict[str, float]:
         "control_mean": test.control_mean,
         "control_low": low,
         "control_high": high,
+        "rank": test.rank,
         "p": test.p,
+        "q": test.q,  # known when all rows are there
         "n_controls": test.n_controls,
     }
 
@@ -226,7 +271,8 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
         base = distance[measured["role"] == "base"][0]
         effects = base - distance[measured["control"] == kind]
         effect = Metric(row["gain"], row["low"], row["high"], n=int(row["n"]))
-        tests[f"{key}, {kind}"] = ControlTest(key, metric, effect, effects)
+        q = row.get("q", math.nan)  # older tables have none
+        tests[f"{key}, {kind}"] = ControlTest(key, metric, effect, effects, q)
     return tests
 
 

@@ -7,45 +7,76 @@ activation times the norm of that row says how much it does when it is scaled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_seed, check_texts
+from kb_lens.attribution.attribute import check_cache
 from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.neuron_meaning import output_directions
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.hooked import HookedModel, site_hooks
+from kb_lens.models.hooked import HookedModel, site_hooks, weights_digest
 from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.passes.matrix_products import fast_products
+from kb_lens.store import Store, entry_key
+
+_BATCH_TOKENS = 1024
+"""Tokens in one forward pass, padding included: they fill a CPU and fit small memories."""
+_FORMAT = 1
+"""Raise it when influence would come out otherwise under the same key."""
 
 
 @as_the_checkpoint
-@torch.no_grad()
 def influence(
-    model: HookedModel, texts: Sequence[str] | None = None, *, progress: bool = True
+    model: HookedModel,
+    texts: Sequence[str] | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> Float[Tensor, "layer d_mlp"]:
     """Mean absolute post-activation times the norm of the neuron's W_out row.
+
+    Of a text that is longer than the model's context its beginning counts.
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
         texts: Ordinary text; default the passages of the benchmark ``plain_text``.
+        cache_dir: Where it is kept and found again; None keeps nothing. Hooks are not seen there.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there is no text, or one is empty.
+        ValueError: If there is no text, one is empty, or `cache_dir` is a file.
     """
     check_texts(texts)
+    check_cache(cache_dir)
     if texts is None:
         texts = [request.options[0] for request in load_benchmark("plain_text").requests]
     if not texts:
         raise ValueError("influence is measured on text: got none, at least one is needed.")
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    ids = [model.tokenizer(text)["input_ids"][:n_ctx] for text in texts]
+    if cache_dir is None:
+        return _influence(model, ids, progress)
+    key = entry_key(["influence", _FORMAT, weights_digest(model), str(model.cfg.dtype), ids])
+    store = Store(cache_dir, ".safetensors")
+    content = store.obtain(key, lambda: save({"influence": _influence(model, ids, progress)}))
+    return load(content)["influence"]
+
+
+@torch.no_grad()
+def _influence(
+    model: HookedModel, texts: Sequence[list[int]], progress: bool
+) -> Float[Tensor, "layer d_mlp"]:
     norms = torch.stack(
         [
             output_directions(model, layer).float().norm(dim=1).cpu()
@@ -53,16 +84,40 @@ def influence(
         ]
     )
     sums = torch.zeros_like(norms)
-    hooks = [
-        (name, partial(_add, total=sums[layer]))
+    bar = tqdm(total=len(texts), desc="influence", unit="text", disable=not progress)
+    with bar, fast_products(model.cfg):
+        for batch in _like_lengths(texts):
+            _add_batch(model, batch, sums)
+            bar.update(len(batch))
+    return sums / sum(map(len, texts)) * norms
+
+
+def _like_lengths(texts: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Batches with little padding."""
+    ordered = sorted(texts, key=len, reverse=True)
+    while ordered:
+        n_rows = max(1, _BATCH_TOKENS // len(ordered[0]))
+        yield ordered[:n_rows]
+        ordered = ordered[n_rows:]
+
+
+def _add_batch(
+    model: HookedModel, texts: Sequence[list[int]], sums: Float[Tensor, "layer d_mlp"]
+) -> None:
+    """Add every neuron's size, summed over some texts, to `sums` in place."""
+    lengths = torch.tensor([len(text) for text in texts])
+    tokens = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor(text)
+    # On the right: under causal attention it changes nothing before it.
+    is_text = torch.arange(tokens.shape[1]) < lengths[:, None]
+    hooks: list[tuple[str, Any]] = [
+        (name, partial(_add, is_text=is_text, total=sums[layer]))
         for layer, name in enumerate(site_hooks(model, "post"))
     ]
-    n_positions = 0
-    for text in tqdm(texts, desc="influence", unit="text", disable=not progress):
-        tokens = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.cfg.device)
-        model.run_with_hooks(tokens, fwd_hooks=hooks)
-        n_positions += tokens.shape[1]
-    return sums / n_positions * norms
+    if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
+        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+    model.run_with_hooks(tokens.to(model.cfg.device), fwd_hooks=hooks)
 
 
 def _check_influence(influence: object, neurons: NeuronSet) -> None:
@@ -88,10 +143,14 @@ def _check_influence(influence: object, neurons: NeuronSet) -> None:
 
 
 def _add(
-    activation: Float[Tensor, "1 pos d_mlp"], hook: Any, *, total: Float[Tensor, " d_mlp"]
+    activation: Float[Tensor, "row pos d_mlp"],
+    hook: Any,
+    *,
+    is_text: Bool[Tensor, "row pos"],
+    total: Float[Tensor, " d_mlp"],
 ) -> None:
     """Add every neuron's size, summed over the text, to `total` in place."""
-    total += activation[0].float().abs().sum(0).cpu()
+    total += activation[is_text.to(activation.device)].float().abs().sum(0).cpu()
 
 
 def random_neurons(

@@ -29,6 +29,7 @@ def examine(
     base: Sequence[EvaluationResult] = (),
     enhanced: Sequence[EvaluationResult] = (),
     control: Sequence[EvaluationResult] = (),
+    same_damage: Sequence[EvaluationResult] = (),
     tau: float = 0.10,
 ) -> list[Check]:
     """Every check, in the order of the method's steps.
@@ -40,7 +41,9 @@ def examine(
         specificity: What else selects these neurons.
         base: Results of the model as it is.
         enhanced: Results with the neurons enhanced, on the same items.
-        control: Results with random neurons enhanced, on the same items.
+        control: Results with random neurons of like influence enhanced by the same factor, on the
+            same items.
+        same_damage: The same by the factor at which they do the same damage.
         tau: The row of `specificity` that is judged.
     """
     # each step rests on those before it: read from the top
@@ -54,7 +57,7 @@ def examine(
         neuron_checks.stable(specificity, tau),
         effect_checks.capable(base, enhanced),
         effect_checks.even(base, enhanced),
-        effect_checks.beyond_random(base, enhanced, control),
+        effect_checks.beyond_random(base, enhanced, control, same_damage),
     ]
 
 

@@ -75,24 +75,29 @@ def even(base: Results, enhanced: Results) -> Check:
     return judged(name, "warning" if worse else "ok", finding, advice)
 
 
-def beyond_random(base: Results, enhanced: Results, control: Results) -> Check:
-    """Whether bias came nearer to its best value by more than under random neurons."""
+def beyond_random(
+    base: Results, enhanced: Results, control: Results, same_damage: Results = ()
+) -> Check:
+    """Whether bias came nearer to its best value by more than under each kind of random neurons."""
     name = "the effect is beyond random neurons'"
-    controls = {result.key: result for result in control}
+    kinds = {"of like influence": control, "of the same damage": same_damage}
+    controls = {kind: {result.key: result for result in kinds[kind]} for kind in kinds}
     beyond: list[str] = []
     within: list[str] = []
     away: list[str] = []
     for before, after in _pairs(base, enhanced):
         metric = _first(before, "bias")
-        if metric is None or before.key not in controls:
+        present = {kind: of[before.key] for kind, of in controls.items() if before.key in of}
+        if metric is None or not present:
             continue
         change = gain(before, after, metric)
-        excess = gain(controls[before.key], after, metric)
+        excess = {kind: gain(random, after, metric) for kind, random in present.items()}
+        less = ", ".join(f"{kind} {_gain_text(excess[kind])}" for kind in excess)
         text = (
-            f"{before.key} {metric}: {change.value:+.1f} nearer to its best value, minus the "
-            f"control's {_gain_text(excess)}"
+            f"{before.key} {metric}: {change.value:+.1f} nearer to its best value, minus that of "
+            f"random neurons {less}"
         )
-        if change.low > 0 and excess.low > 0:
+        if change.low > 0 and all(more.low > 0 for more in excess.values()):
             beyond.append(text)
         elif change.high < 0:
             away.append(text)

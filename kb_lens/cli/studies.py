@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from kb_lens.checks.control_tests import NO_P
 from kb_lens.checks.doctor import as_table
 from kb_lens.cli import terminal
 from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
@@ -30,11 +31,16 @@ def experiment(
     out: Out = Path("out/studies"),
 ) -> None:
     """One of the paper's studies, or all methods side by side; interrupted, it goes on."""
-    study = run_study(out, settings, execution, left_out)
+    study = run_study(out, settings, execution, left_out, tell)
+    tests = study.tables.get("control_tests")
     for name, table in study.tables.items():
         # A table with a row a metric is long: the first headline metric of each benchmark is shown.
         brief = study.headline(name, 1) if "metric" in table.columns else table
+        if name == "results" and tests is not None:  # which say what the many random draws do
+            brief = brief.query("role != 'control'").dropna(axis="columns", how="all")
         terminal.show_study(brief, f"{study.name}: {name}")
+    if tests is not None and tests["p"].hasnans:
+        tell(NO_P)
     folder = out / study.name
     with later_stage(folder, "figures"):
         save_figures(draw_study(study.name, study.tables, study.settings), folder / "figures")

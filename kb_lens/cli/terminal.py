@@ -47,6 +47,9 @@ def show_table(table: pd.DataFrame, title: str) -> None:
 def show_study(table: pd.DataFrame, title: str) -> None:
     """A study's table, each interval beside its value in one column; ranks by their average."""
     brief = _with_intervals(table)
+    for name in brief.columns.intersection(["p", "q"]):
+        # two digits that count: 0.004 is not 0
+        brief[name] = ["" if pd.isna(value) else f"{value:.2g}" for value in brief[name]]
     details = [name for name in brief if str(name).endswith((" change", " rank"))]
     show_table(brief.drop(columns=details), title)
 

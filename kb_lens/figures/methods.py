@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kb_lens.checks.control_tests import ControlTest
+from kb_lens.checks.control_tests import NO_P, ControlTest
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import LINE, TWO_LINE_CELL, count_lines
 from kb_lens.figures.marks import THIN, error_bars, number_cells, rows_axis, shade
@@ -122,8 +123,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
         shade(figure, test.control_interval, (row - 0.36, row + 0.04))
         figure.add_trace(_strip(test, row))
         figure.add_trace(_effect(test, row))
-        text = f"p = {test.p:.2g}<br>({test.n_controls} controls)"
-        beside = label(text, x=1.01, y=row, xref="paper", xanchor="left", align="left")
+        beside = label(_place_text(test), x=1.01, y=row, xref="paper", xanchor="left", align="left")
         figure.add_annotation(beside)
     # The rows have the same two names; the legend has those of the first.
     figure.update_traces(showlegend=False)
@@ -132,11 +132,8 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
     figure.update_xaxes(title_text="nearer to the best value, in the metric's unit")
     names = [f"{name}<br><i>{test.metric}</i>" for name, test in tests.items()]
     figure.update_yaxes(**rows_axis(names))
-    note = (
-        "Line: 95 % bootstrap interval over items. Shaded: the middle 95 % of the controls. p: how "
-        "often one of method and controls, drawn at random, does as much; not corrected for the "
-        "number of rows."
-    )
+    note = "Line: 95 % bootstrap interval over items. Shaded: the middle 95 % of the controls. "
+    note += _place_note(list(tests.values()))
     return finish(
         figure,
         "Is it more than what random neurons do?",
@@ -145,6 +142,27 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
         top=34,
         margin={"r": 110},
     )
+
+
+def _place_text(test: ControlTest) -> str:
+    """What stands beside a row: the effect's place, and what it is worth."""
+    place = f"rank {test.rank} of {test.n_controls + 1}"
+    if math.isnan(test.p):
+        return place
+    rate = "" if math.isnan(test.q) else f", q = {test.q:.2g}"
+    return f"p = {test.p:.2g}{rate}<br>{place}"
+
+
+def _place_note(tests: Sequence[ControlTest]) -> str:
+    """What the words beside the rows mean."""
+    words = ""
+    if any(not math.isnan(test.p) for test in tests):
+        words = (
+            "p: how often one of method and controls, drawn at random, does as much. q: its false "
+            "discovery rate over all tests of the study's table. "
+        )
+    few = any(math.isnan(test.p) for test in tests)
+    return words + (NO_P if few else "Rank: among method and controls, 1 the largest.")
 
 
 def _strip(test: ControlTest, row: int) -> go.Scatter:

@@ -144,7 +144,7 @@ def _factor_panel(metric: Metric, figure: go.Figure, position: Position) -> None
     high = metric.base + method["difference_high"].to_numpy()
     ends = reach([metric.base, *low, *high, *controls["value"]])
     across = lams[[0, -1]]
-    traces = _control_curves(controls)
+    traces = _control_curves(controls, metric.base)
     traces.append(band(lams, low, high, faint(BLUE)))
     traces.append(curve(across, [metric.base] * 2, "base model", color=INK, dash="dash"))
     best = metric.best_within(ends)
@@ -157,18 +157,27 @@ def _factor_panel(metric: Metric, figure: go.Figure, position: Position) -> None
     figure.update_yaxes(title_text=metric.info.unit, range=ends, nticks=6, **position)
 
 
-def _control_curves(controls: pd.DataFrame) -> list[go.Scatter]:
-    """A line a draw, over the band from the least to the largest of them."""
+def _control_curves(controls: pd.DataFrame, base: float) -> list[go.Scatter]:
+    """A line a draw, over the band from the least to the largest of them.
+
+    At lambda 1, where nothing is drawn, all are the model as it is.
+    """
     if controls.empty:
         return []
-    spread = controls.groupby("lam")["value"].agg(["min", "max"]).reset_index()
+    draws = [draw.sort_values("lam") for _, draw in controls.groupby("draw")]
+    curves = [_from_base(draw["lam"].tolist(), draw["value"].tolist(), base) for draw in draws]
+    points = pd.concat([pd.DataFrame({"lam": lams, "value": values}) for lams, values in curves])
+    spread = points.groupby("lam")["value"].agg(["min", "max"]).reset_index()
     lams, least, largest = spread.to_numpy().T
     area = band(lams, least, largest, faint(GREY, 0.3), "random neurons")
-    lines = [
-        curve(draw["lam"], draw["value"], color=GREY, width=1)
-        for _, draw in controls.groupby("draw")
-    ]
-    return [area, *lines]
+    return [area, *(curve(*points, color=GREY, width=1) for points in curves)]
+
+
+def _from_base(
+    lams: list[float], values: list[float], base: float
+) -> tuple[list[float], list[float]]:
+    """A draw's curve; where it does not begin at 1, with the model as it is before it."""
+    return (lams, values) if min(lams) <= 1 else ([1.0, *lams], [base, *values])
 
 
 def _counts(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:

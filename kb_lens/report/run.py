@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.evaluation.comparison import summarize
-from kb_lens.evaluation.results import EvaluationResult, conditions_of
+from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons import NeuronSet, overlap, saliency_counts
 from kb_lens.report import words as words
@@ -52,9 +52,9 @@ _GROUPS = (
     "P(yes), chance 0.5; low and high: 95 % intervals over concepts; form: plain facts with both "
     "answers in every kind; mass: the probability on all spellings of yes and no."
 )
-_WEAK = (
-    "one draw of as many neurons in the same layers. Such neurons do less to a text than selected "
-    "ones, so this control is weak; `kb-lens experiment methods` draws many, matched in influence."
+_ONE_DRAW = (
+    "one draw each: how often random neurons do as much is for `kb-lens experiment methods` to "
+    "say, which draws 99"
 )
 
 
@@ -110,10 +110,19 @@ def _settings(run: RunFolder) -> dict[str, str]:
         facts["Conditions"] = ", ".join(measured)
         first = next(iter(measured.values()))
         facts |= {f"Benchmark {result.key}": _result_facts(result) for result in first}
-    # A weak control is better named as such than left to be found out.
-    if any(info.role == "control" for info in conditions_of(measured).values()):
-        facts["Random control"] = _WEAK
+    infos = conditions_of(measured)
+    controls = {name: info for name, info in infos.items() if info.role == "control"}
+    facts |= {f"Control {name}": _control_facts(info) for name, info in controls.items()}
+    if controls:
+        facts["Controls"] = _ONE_DRAW
     return facts
+
+
+def _control_facts(info: ConditionInfo) -> str:
+    """What a control is matched in, in the words of who drew it, and its factor."""
+    change = info.intervention or {}
+    drawn = str(change.get("origin", "")).partition(", for [")[0] or "origin not known"
+    return f"{drawn}, lambda {change['lam']:.3g}" if "lam" in change else drawn
 
 
 def _attribution_facts(attributions: Attributions) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.checks.control_tests import ENOUGH_DRAWS, NO_P
 from kb_lens.report.page import Section, Table, is_number, setting_text
 from kb_lens.report.words import CHANGE, Point, first_few
 from kb_lens.statistics import Metric, MetricInfo, interval_text
@@ -22,8 +24,12 @@ _HEADLINES = (
 )
 _NOT_LABELS = ("n_neurons", "control", "influence_ratio", "role", "control_of", "draw")
 """Columns before the results that do not say which case a row is of."""
-_P = 0.05
-"""What is usual; the tables have the exact numbers."""
+_RATE = 0.05
+"""What is usual, for p and for q; the tables have the exact numbers."""
+_TESTS = (
+    "Rank and p: the effect among those of the random draws, one-sided; p is its row's alone. q: "
+    "the false discovery rate (Benjamini and Hochberg) over all rows of the table with a p."
+)
 
 
 def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[Section]:
@@ -36,7 +42,8 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
         for name, value in settings.items()
     }
     tables = [
-        Table(name.replace("_", " ").capitalize(), table) for name, table in _tables(study).items()
+        Table(name.replace("_", " ").capitalize(), table, _note(name, table))
+        for name, table in _tables(study).items()
     ]
     subjects = [_Subject.read(study, key) for key in _keys(study)]
     points = [_point(subject) for subject in subjects]
@@ -44,8 +51,17 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
         Section("Summary", [_conclusion(subjects)], [*points, *_control_points(study)]),
         Section("Method settings", facts=facts),
         Section("Figures", figures=figures),
-        Section("Tables", tables=[replace(tables[0], note=_HEADLINES), *tables[1:]]),
+        Section("Tables", tables=tables),
     ]
+
+
+def _note(name: str, table: pd.DataFrame) -> str:
+    """What a table rests on."""
+    if name == "results":
+        return _HEADLINES
+    if name != "control_tests":
+        return ""
+    return f"{_TESTS} {NO_P}" if table["p"].hasnans else _TESTS
 
 
 def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
@@ -56,6 +72,8 @@ def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
         base = results["role"] == "base"
         results = results.assign(**{label: results[label].where(~base, "base model")})
     tables = {**study.tables, "results": results.dropna(axis="columns", how="all")}
+    if "control_tests" in tables:
+        tables["control_tests"] = _tests_of(study)
     return {name: _words_first(table) for name, table in tables.items()}
 
 
@@ -193,31 +211,58 @@ def _point(subject: _Subject) -> Point:
     return sentence + (":" if clear else "."), first_few(clear)
 
 
+def _tests_of(study: Experiment) -> pd.DataFrame:
+    """The tests against random draws; a p of few draws, which older tables have, is no p."""
+    tests = study.tables["control_tests"]
+    p = tests["p"].where(tests["n_controls"] >= ENOUGH_DRAWS)
+    return tests.assign(p=p, q=tests["q"].where(p.notna()) if "q" in tests else math.nan)
+
+
 def _control_points(study: Experiment) -> list[Point]:
-    """How many cases do more than random draws, and whether so few draws could show it."""
+    """How many cases do more than random draws."""
     if "control_tests" not in study.tables:
         return []
-    tests = study.tables["control_tests"]
+    tests = _tests_of(study)
     rows = [
         row
         for row in tests.to_dict("records")
         if row["metric"] == _first(row["benchmark"], tests)[0]
     ]
-    beyond = [row for row in rows if row["p"] <= _P and row["low"] > 0]
+    tested = [row for row in rows if not pd.isna(row["p"])]
+    points: list[Point] = []
+    if tested:
+        points.append(_tested_point(tested))
+    if len(tested) < len(rows):
+        points.append((NO_P, first_few([_placed(row) for row in rows if row not in tested])))
+    return points
+
+
+def _tested_point(rows: Sequence[Mapping[Any, Any]]) -> Point:
+    """The tests with a p: how many gains are beyond random draws."""
+    beyond = [row for row in rows if row["p"] <= _RATE and row["low"] > 0]
+    discovered = [row for row in beyond if row["q"] <= _RATE]
     sentence = (
         f"In {len(beyond)} of {len(rows)} tests against random draws the gain is clear of 0 and "
-        f"p is at most {_P}."
+        f"p is at most {_RATE}; in {len(discovered)} q, which allows for the number of tests in "
+        "the table, is so too."
     )
-    # The method counts as a draw of its own, so few draws cannot give a small p.
-    most_draws = max(row["n_controls"] for row in rows)
-    least_p = 1 / (1 + most_draws)
-    if least_p > _P:
-        sentence += f" So few draws cannot show more: p cannot be below {least_p:.2g}."
-    lines = []
-    for row in beyond:
-        gain = interval_text(row["gain"], row["low"], row["high"], CHANGE)
-        lines.append(
-            f"{row['method']} on {row['benchmark']}, against {row['control']}: "
-            f"p = {row['p']:.2g}, gain {gain}"
-        )
-    return [(sentence, first_few(lines))]
+    lines = [
+        f"{_against(row)}: p = {row['p']:.2g}, q = {row['q']:.2g}, gain {_gain(row)}"
+        for row in beyond
+    ]
+    return sentence, first_few(lines)
+
+
+def _placed(row: Mapping[Any, Any]) -> str:
+    """An effect among few draws."""
+    # older tables have no ranks
+    rank = f"rank {row['rank']:.0f} of {row['n_controls'] + 1:.0f}, " if "rank" in row else ""
+    return f"{_against(row)}: {rank}gain {_gain(row)}"
+
+
+def _against(row: Mapping[Any, Any]) -> str:
+    return f"{row['method']} on {row['benchmark']}, against {row['control']}"
+
+
+def _gain(row: Mapping[Any, Any]) -> str:
+    return interval_text(row["gain"], row["low"], row["high"], CHANGE)

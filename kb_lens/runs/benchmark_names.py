@@ -38,7 +38,8 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
         raise ValueError(f"after the @ comes a number of items, got {shown(limit)}; at least 1.")
     if colon and not protocol:
         raise ValueError("after the : comes a protocol, got nothing.")
-    return BenchmarkName(name, protocol or items.protocol, int(limit) if at else items.limit)
+    n_items = int(limit) if at else items.limit_of(name)
+    return BenchmarkName(name, protocol or items.protocol, n_items)
 
 
 def load_named(

@@ -68,7 +68,9 @@ class Compared:
     enhanced: Results = ()
     """With the neurons enhanced."""
     control: Results = ()
-    """With random neurons enhanced."""
+    """With random neurons of like influence enhanced by the same factor."""
+    same_damage: Results = ()
+    """With random neurons enhanced by a factor of their own, that of the same damage."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
 
 
 def compared(results: Mapping[str, Results], lam: float | None = None) -> Compared:
-    """The results of the base model, of one lambda and of its control.
+    """The results of the base model, of one lambda and of its controls.
 
     Args:
         results: Condition -> its results.
@@ -175,12 +177,16 @@ def compared(results: Mapping[str, Results], lam: float | None = None) -> Compar
         raise ValueError(f"--results has no 'lambda {lam:g}'; its conditions: {conditions}.")
     method = scaled[0]
     base = [name for name, info in infos.items() if info.role == "base"]
-    control = [name for name, info in infos.items() if info.control_of == method]
+    factor = (infos[method].intervention or {})["lam"]
+    controls = [name for name, info in infos.items() if info.control_of == method]
+    damaging = [name for name in controls if not _is_scaled(infos[name], factor)]
+    alike = [name for name in controls if name not in damaging]
     return Compared(
         base=results[base[0]] if base else (),
         enhanced=results[method],
         # Of several random draws the first stands for all.
-        control=results[control[0]] if control else (),
+        control=results[alike[0]] if alike else (),
+        same_damage=results[damaging[0]] if damaging else (),
     )
 
 

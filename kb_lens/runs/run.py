@@ -1,7 +1,8 @@
 """The main job: neurons, conditions and measures in one folder that can be gone on with.
 
 1. What does the model answer, which neurons stand behind the right answers?
-2. The model as it is, with these neurons enhanced, and with random ones: each on every benchmark.
+2. The model as it is, with these neurons enhanced, and with random ones of like influence, by the
+   same factor and by the one that does the same damage: each on every benchmark.
 3. The differences, and whether they should be believed.
 """
 
@@ -15,23 +16,21 @@ from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
-from kb_lens.checks.controls import random_neurons
 from kb_lens.checks.doctor import examine
 from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
-from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.loading import EMBEDDED_MODEL
-from kb_lens.neurons import NeuronSet
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify
 from kb_lens.runs.measure import measure
+from kb_lens.runs.random_controls import run_conditions
 from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import RunExecution, RunSettings, values_of, with_keywords
 from kb_lens.store import Store
@@ -82,7 +81,11 @@ def run(
         loaded = log.load_model(model)
         with log.stage("identify"):
             identified = identify(loaded, questions, out, settings, tell=tell, **options)
-        results = _measured(loaded, identified.neurons, benchmarks, settings, execution, log, tell)
+        with log.stage("random controls"):
+            chosen = run_conditions(
+                loaded, identified.neurons, settings, execution, log.folder / "store", left_out
+            )
+        results = _measured(loaded, chosen, benchmarks, settings, execution, log, tell)
         with log.stage("checks and tokens"):
             summary = summarize(results, seed=settings.seed)
             write_csv(log.folder / "summary.csv", summary, belongs_to(loaded))
@@ -91,26 +94,9 @@ def run(
         return RunFolder.load(out)
 
 
-def conditions(neurons: NeuronSet, lams: Sequence[float], seed: int) -> list[Condition]:
-    """The model as it is; the neurons by each factor; as many random ones by each, as controls."""
-    random_set = random_neurons(neurons, seed=seed)
-    enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in lams]
-    controls = [
-        Condition(
-            f"random lambda {lam:g}",
-            Scaling(random_set, lam),
-            role="control",
-            control_of=f"lambda {lam:g}",
-            draw=0,
-        )
-        for lam in lams
-    ]
-    return [Condition("base"), *enhanced, *controls]
-
-
 def _measured(
     model: HookedModel,
-    neurons: NeuronSet,
+    chosen: Sequence[Condition],
     benchmarks: Sequence[Benchmark],
     settings: RunSettings,
     execution: RunExecution,
@@ -119,7 +105,7 @@ def _measured(
 ) -> dict[str, list[EvaluationResult]]:
     """Condition -> its results."""
     results: dict[str, list[EvaluationResult]] = {}
-    for condition in conditions(neurons, settings.lam, settings.seed):
+    for condition in chosen:
         tell(f"\nEvaluating: {condition.name}")
         with log.stage(f"evaluate: {condition.name}"):
             # One store for all conditions: what is measured is known by its content.

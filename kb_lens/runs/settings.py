@@ -39,7 +39,7 @@ class ModelChoice(Checked):
     """Which model."""
 
     model: str = field(default=EMBEDDED_MODEL, kw_only=False)
-    """Hub name, checkpoint folder, .gguf file, or smollm2-135m-instruct."""
+    """Hub name, checkpoint folder, .gguf file, smollm2-135m-instruct or smollm2-135m-taught."""
     revision: str | None = None
     """Branch, tag or commit of a hub model: one of its training checkpoints."""
     dtype: DType | None = "float32"
@@ -153,6 +153,11 @@ class Items(Rendering):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_limit(self.limit)
+
+    def limit_of(self, benchmark: str) -> int | None:
+        """How many items of a benchmark that is named without a number; None for all."""
+        del benchmark  # the same of each, unless a job says otherwise
+        return self.limit
 
 
 @dataclass(frozen=True, kw_only=True)

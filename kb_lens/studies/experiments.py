@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.checks.control_tests import control_table
+from kb_lens.checks.control_tests import ENOUGH_DRAWS, control_table, with_rates
 from kb_lens.evaluation.comparison import compare, rank_table
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
@@ -25,6 +25,7 @@ from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.runs.engines import run_serial
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
+from kb_lens.studies.cost import time_words, work_words
 from kb_lens.studies.lab import Lab, Plan
 from kb_lens.studies.methods import NULL_BENCHMARKS, methods
 from kb_lens.studies.plans import STUDIES
@@ -43,6 +44,11 @@ DEFAULT_STUDY_BENCHMARKS = {
 }
 """What a study is measured on unless told otherwise, some with a number of items of their own;
 ``all`` stands for the other studies."""
+WHOLE = ("stereoset", "crows_pairs")
+"""Benchmarks of which a study measures all items unless told otherwise: a few hundred items cannot
+tell the changes of bias that are looked for from 0."""
+OTHERS_LIMIT = 200
+"""Items of every other benchmark, balanced."""
 
 BASE = Condition("base")
 
@@ -56,8 +62,8 @@ Results = Mapping[Job, EvaluationResult]
 
 def n_controls(name: str) -> int:
     """How many random sets of each kind a study draws unless told otherwise."""
-    # The first number with which a permutation test can reach p = 0.05, and one for good measure.
-    return 20 if name in ("methods", "right-answers") else 3
+    # The other studies show a spread, or have no random sets: they ask for no p.
+    return ENOUGH_DRAWS if name in ("methods", "right-answers") else 3
 
 
 def check_name(name: str) -> None:
@@ -67,7 +73,12 @@ def check_name(name: str) -> None:
 
 
 def experiment(
-    name: str, lab: Lab, benchmarks: Sequence[Benchmark], *, engine: Engine | None = None
+    name: str,
+    lab: Lab,
+    benchmarks: Sequence[Benchmark],
+    *,
+    engine: Engine | None = None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
     """Run a study; with ``lab.store`` it goes on where it was interrupted.
 
@@ -76,17 +87,29 @@ def experiment(
         lab: Model and settings.
         benchmarks: What every case is measured on.
         engine: Who does the units; default this process, one after another.
+        tell: Called with what is about to be done, and about how long it takes.
 
     Raises:
         ValueError: For an unknown study, no benchmark, or two benchmarks of one key.
     """
     by_key = _by_key(name, benchmarks)
+    tell(f"{name}: finding the neurons, planning the conditions.")
     plan = EXPERIMENTS[name](lab)
     jobs = dict(_jobs(plan, by_key, lab))
-    results = _done(jobs, lab, engine)
+    keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
+    units: dict[str, Unit] = {}
+    for job, key in keys.items():  # thresholds that differ can select the same neurons
+        units.setdefault(key, jobs[job])
+    tell(work_words(name, units, _left(units, lab)))
+    entries = _done(units, lab, engine, tell)
+    # A result is kept by content: its condition's name and role are those of the job.
+    results = {
+        job: replace(entries[keys[job]], condition=unit.condition.info())
+        for job, unit in jobs.items()
+    }
     tables = {"results": _results_table(plan, results, lab), **plan.tables}
     if tests := list(_tests(plan, by_key, results, lab.seed)):
-        tables["control_tests"] = pd.concat(tests, ignore_index=True)
+        tables["control_tests"] = with_rates(pd.concat(tests, ignore_index=True))
     ranked = _ranked(plan, by_key, results) if name == "methods" else {}
     if ranked:
         tables["ranks"] = rank_table(ranked, seed=lab.seed)
@@ -118,23 +141,38 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
                 yield (case.condition.name, key), lab.unit(case.condition, benchmark)
 
 
-def _done(jobs: Mapping[Job, Unit], lab: Lab, engine: Engine | None) -> dict[Job, EvaluationResult]:
-    """Every job's result; jobs of one content are done once."""
-    # Two cases may be the same: thresholds that differ can select the same neurons.
-    keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
-    units = {key: jobs[job] for job, key in keys.items()}
+def _done(
+    units: Mapping[str, Unit], lab: Lab, engine: Engine | None, tell: Callable[[str], object]
+) -> dict[str, EvaluationResult]:
+    """Every unit's result, by key. The base model's come first: they say what a unit takes."""
+    entries: dict[str, EvaluationResult] = {}
+    if engine is None:  # workers would load their models twice
+        base = {key: unit for key, unit in units.items() if unit.condition.change is None}
+        entries = _measured(base, lab, engine)
+        seconds = {result.key: result.seconds for result in entries.values()}
+        left = [units[key] for key in _left(units, lab) if key not in base]
+        tell(time_words(left, seconds))
+    else:
+        tell("About how long it takes the bar says when the first units are done.")
+    rest = {key: unit for key, unit in units.items() if key not in entries}
+    return entries | _measured(rest, lab, engine)
+
+
+def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
+    """The keys of the units that have no result yet."""
+    return [key for key in units if lab.store is None or key not in lab.store]
+
+
+def _measured(
+    units: Mapping[str, Unit], lab: Lab, engine: Engine | None
+) -> dict[str, EvaluationResult]:
+    """Some units' results, by key."""
     if lab.store is None:
         bar = tqdm(units.items(), desc="units", unit="unit", disable=not lab.progress)
-        entries = {key: unit.work(lab.model) for key, unit in bar}
-    else:
-        run = engine or partial(_serial, model=lab.model, progress=lab.progress)
-        run(units, lab.store)
-        entries = {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
-    # A result is kept by content: its condition's name and role are those of the job.
-    return {
-        job: replace(entries[keys[job]], condition=unit.condition.info())
-        for job, unit in jobs.items()
-    }
+        return {key: unit.work(lab.model) for key, unit in bar}
+    run = engine or partial(_serial, model=lab.model, progress=lab.progress)
+    run(units, lab.store)
+    return {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
 
 
 def _serial(units: Mapping[str, Unit], store: Store, *, model: HookedModel, progress: bool) -> None:

@@ -96,7 +96,7 @@ class Lab:
     """Consistency threshold."""
     lam: float = 2.0
     """The factor."""
-    # Enough to show a spread, too few for a test: p cannot be below 1 / 4.
+    # Enough to show a spread, too few for a p.
     n_controls: int = 3
     """Random sets of each kind."""
     seed: int = 0
@@ -192,11 +192,11 @@ class Lab:
     @cached_property
     def influence(self) -> Float[Tensor, "layer d_mlp"]:
         """What each neuron can do, see `kb_lens.checks.controls.influence`."""
-        return influence(self.model, progress=self.progress)
+        return influence(self.model, cache_dir=self.cache_dir, progress=self.progress)
 
-    def random_sets(self, neurons: NeuronSet) -> dict[int, NeuronSet]:
-        """Random sets of like influence: draw -> set. A draw's number is its seed."""
-        draws = range(self.seed, self.seed + self.n_controls)
+    def random_sets(self, neurons: NeuronSet, n_spare: int = 0) -> dict[int, NeuronSet]:
+        """Random sets of like influence, and some to spare: draw -> set. The draw is the seed."""
+        draws = range(self.seed, self.seed + self.n_controls + n_spare)
         return {
             draw: random_neurons(neurons, seed=draw, influence=self.influence) for draw in draws
         }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
-from kb_lens.benchmarks.catalogue import load_benchmark
-from kb_lens.checks.controls import influence_ratio, random_neurons
-from kb_lens.checks.matched_factor import matched_factor
+from kb_lens.checks.controls import influence_ratio
+from kb_lens.checks.matched_factor import Matched
 from kb_lens.checks.specificity import flipped
 from kb_lens.interventions.conditions import Change, Condition
 from kb_lens.interventions.prompting import Prompting
@@ -24,6 +23,7 @@ from kb_lens.interventions.steering import (
 )
 from kb_lens.models.hooked import weights_digest
 from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.runs.same_damage import at_same_damage, damage, damage_texts
 from kb_lens.studies.lab import Case, Lab, Plan
 
 PROMPTS = {
@@ -35,26 +35,24 @@ PROMPTS = {
 """Two wordings of a debiasing prompt: an order, and a description of the text to come."""
 
 CONTROLS = {
-    "layer": "random, same layers",
     "influence": "random, same layers and influence",
     "damage": "random, same damage",
-    "unmatched": "random, damage not reached",
 }
-"""Kinds of random sets, by the word that their labels carry. Those of the last kind, which no
-lambda brings to the damage, are measured and shown and have no part in a test."""
+"""Kinds of random sets, by the word that their labels carry."""
 
 NULL_BENCHMARKS = ("stereoset", "crows_pairs", "plain_text")
-"""What the many random sets are measured on."""
-# Every step of the bisection scores them all, for every draw: so few, and always the same.
-N_DAMAGE_TEXTS = 24
+"""What the sets of the same damage are measured on."""
+# without them one draw that no lambda brings to the damage would leave too few for a p
+_DRAWS_A_SPARE = 10
+"""For so many draws there is one more, taken where another does not reach the damage."""
 
 
 def methods(lab: Lab) -> Plan:
     """All methods, and the distribution of what random neurons do.
 
-    Random sets come in three kinds, ``lab.n_controls`` of each: as many in every layer; of like
-    influence as well; and the latter with the lambda at which they cost as much log-probability on
-    plain text as the know-bias neurons do.
+    Random sets come in two kinds, ``lab.n_controls`` of each: as many of like influence in every
+    layer, at the same lambda; and these with the lambda at which they cost as much log-probability
+    on plain text as the know-bias neurons do.
     """
     neurons = lab.union(lab.default())
     enhancement = lab.case(neurons, method="enhancement")
@@ -66,10 +64,14 @@ def methods(lab: Lab) -> Plan:
         *(_changed(name, Prompting(text)) for name, text in PROMPTS.items()),
         *_steered(lab),
     ]
-    # Kind after kind, as the rows of the tables are: the draws themselves are made side by side.
-    controls = list(_random_sets(lab, neurons, enhancement))
-    controls.sort(key=lambda case: list(CONTROLS).index(case.labels["control"]))
-    return Plan([*cases, *controls])
+    random_sets = lab.random_sets(neurons, -(-lab.n_controls // _DRAWS_A_SPARE))
+    first = dict(list(random_sets.items())[: lab.n_controls])
+    alike = [
+        _control(lab, enhancement, "influence", draw, control, lab.lam)
+        for draw, control in first.items()
+    ]
+    damaging, table = _same_damage(lab, enhancement, random_sets)
+    return Plan([*cases, *alike, *damaging], {"damage": table})
 
 
 def _changed(name: str, change: Change) -> Case:
@@ -124,50 +126,48 @@ def _steering(lab: Lab) -> Steering:
     return Steering.load(path)
 
 
-def _random_sets(lab: Lab, neurons: NeuronSet, method: Case) -> Iterator[Case]:
-    """The draws, each as a control of three kinds."""
-    target = _damage(lab, neurons, lab.lam)
-    draws = lab.random_sets(neurons).items()
-    for draw, alike in tqdm(draws, desc="matching damage", disable=not lab.progress):
-        matched = matched_factor(partial(_damage, lab, alike), target)
-        same_damage = "damage" if matched.reached else "unmatched"
-        layers = random_neurons(neurons, seed=draw)
-        yield _control(lab, neurons, method, "layer", draw, layers, lab.lam)
-        yield _control(lab, neurons, method, "influence", draw, alike, lab.lam)
-        yield _control(lab, neurons, method, same_damage, draw, alike, matched.lam)
+def _same_damage(
+    lab: Lab, method: Case, random_sets: dict[int, NeuronSet]
+) -> tuple[list[Case], pd.DataFrame]:
+    """The first draws that can be brought to the method's damage, and how it went: one row."""
+    texts = lab.plain_text or damage_texts(lab.seed)
+    assert method.neurons is not None  # it is the enhancement
+    target = damage(lab.measure, texts, method.neurons, lab.lam)
+    cases: list[Case] = []
+    tried: list[Matched] = []
+    bar = tqdm(random_sets.items(), desc="matching damage", disable=not lab.progress)
+    for draw, control in bar:
+        if len(cases) == lab.n_controls:
+            break
+        tried.append(at_same_damage(lab.measure, texts, control, target))
+        if tried[-1].reached:
+            cases.append(_control(lab, method, "damage", draw, control, tried[-1].lam))
+    return cases, _damage_table(target, tried)
 
 
-def _control(
-    lab: Lab,
-    neurons: NeuronSet,
-    method: Case,
-    kind: str,
-    draw: int,
-    control: NeuronSet,
-    lam: float,
-) -> Case:
+def _damage_table(target: float, tried: Sequence[Matched]) -> pd.DataFrame:
+    lams = [matched.lam for matched in tried if matched.reached]
+    row = {
+        "damage": target,
+        "tried": len(tried),
+        "matched": len(lams),
+        "least_lam": min(lams, default=None),
+        "largest_lam": max(lams, default=None),
+    }
+    return pd.DataFrame([row])
+
+
+def _control(lab: Lab, method: Case, kind: str, draw: int, control: NeuronSet, lam: float) -> Case:
     """One random set as a control of one kind."""
+    assert method.neurons is not None  # it is the enhancement
     name = f"{CONTROLS[kind]}, {draw}"
     labels: dict[str, Any] = {
         "method": name,
         "control": kind,
         "lam": lam,
-        "influence_ratio": influence_ratio(control, neurons, lab.influence),
+        "influence_ratio": influence_ratio(control, method.neurons, lab.influence),
     }
-    change = Scaling(control, lam)
-    condition = Condition(name, change, "control", method.condition.name, draw)
+    condition = Condition(name, Scaling(control, lam), "control", method.condition.name, draw)
     # Those of like influence stand in the rank table too, which needs every benchmark.
     benchmarks = None if kind == "influence" else NULL_BENCHMARKS
-    test = None if kind == "unmatched" else kind
-    return Case(labels, condition, control, benchmarks, test)
-
-
-def _damage(lab: Lab, neurons: NeuronSet, lam: float) -> float:
-    """The change of the mean log-probability of a token on plain text; below 0 is damage."""
-    texts = lab.plain_text
-    if texts is None:
-        texts = load_benchmark("plain_text", limit=N_DAMAGE_TEXTS, seed=lab.seed)
-    scaled = Condition(f"lambda {lam:g}", Scaling(neurons, lam))
-    before = lab.measure(Condition("base"), texts).metrics["logprob_per_token"].value
-    after = lab.measure(scaled, texts).metrics["logprob_per_token"].value
-    return after - before
+    return Case(labels, condition, control, benchmarks, test=kind)

@@ -37,6 +37,8 @@ from kb_lens.store import Store
 from kb_lens.studies.experiments import (
     DEFAULT_STUDY_BENCHMARKS,
     EXPERIMENTS,
+    OTHERS_LIMIT,
+    WHOLE,
     Engine,
     check_name,
     experiment,
@@ -63,12 +65,12 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
 
     benchmarks: tuple[str, ...] | None = None
     """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default the study's own."""
-    limit: int | None = 200
-    """Items a benchmark, balanced."""
+    limit: int | None = None
+    """Items a benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
     lam: float = 2.0
     """The factor, where the study does not vary it."""
     controls: int | None = None
-    """Random sets of each kind; default the study's own."""
+    """Random sets of each kind, 99 for a p; default 99 in methods and right-answers, else 3."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -76,6 +78,12 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         check_factor(self.lam, self.dtype)
         if self.controls is not None:
             check_count("--controls", self.controls)
+
+    def limit_of(self, benchmark: str) -> int | None:
+        """As was asked for; else all items where bias is measured."""
+        if self.limit is None and benchmark not in WHOLE:
+            return OTHERS_LIMIT
+        return self.limit
 
     def load_benchmarks(self, left_out: Callable[[str], object]) -> list[Benchmark]:
         """What was named, or what the study is measured on by default."""
@@ -111,6 +119,7 @@ def run_study(
     settings: ExperimentSettings,
     execution: StudyExecution,
     left_out: Callable[[str], object],
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
     """Run a study to its end; interrupted, the same call goes on.
 
@@ -120,6 +129,7 @@ def run_study(
         settings: Study, model, benchmarks.
         execution: Device, batch sizes, workers.
         left_out: Called with the reason for each default benchmark whose data cannot be had.
+        tell: Called with what is about to be done, and about how long it takes.
 
     Raises:
         ValueError: As `experiment`, or if the folder holds another run.
@@ -138,9 +148,8 @@ def run_study(
         model = log.load_model()
         lab = _lab(model, control, benchmarks, Path(out), settings, execution)
         with log.stage(settings.name):
-            study = experiment(
-                settings.name, lab, benchmarks, engine=_engine(model, settings, execution)
-            )
+            engine = _engine(model, settings, execution)
+            study = experiment(settings.name, lab, benchmarks, engine=engine, tell=tell)
         study.save(folder)
         for condition, results in study.ranked.items():
             save_results(folder / "evaluations" / condition, results)

@@ -6,9 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
 from test_comparison import crows
 
-from kb_lens.checks.control_tests import ControlTest, control_table, control_test
+from kb_lens.checks.control_tests import (
+    ENOUGH_DRAWS,
+    ControlTest,
+    control_table,
+    control_test,
+    false_discovery_rates,
+    with_rates,
+)
 from kb_lens.checks.matched_factor import matched_factor
 from kb_lens.evaluation.evaluate import recompute
 from kb_lens.evaluation.results import EvaluationResult
@@ -31,29 +41,67 @@ def test_controls_that_do_as_much_count_against_the_method():
     assert found.effect.value == pytest.approx(30)
     assert found.effect.low <= 30 <= found.effect.high
     np.testing.assert_allclose(found.controls, [10, 30, 0], atol=1e-9)
-    assert found.p == pytest.approx(2 / 4)
-    assert found.least_p == pytest.approx(1 / 4)
+    assert found.rank == 2
+    assert math.isnan(found.p)
     assert (found.control_mean, found.n_controls) == (pytest.approx(40 / 3), 3)
     assert found.control_interval == pytest.approx((0.5, 29.0))
 
 
 def test_a_loss_beats_no_smaller_loss():
-    assert control_test(crows(5), crows(8), [crows(6), crows(9)]).p == pytest.approx(2 / 3)
-    assert control_test(crows(5), crows(9), [crows(6), crows(8)]).p == 1
+    assert control_test(crows(5), crows(8), [crows(6), crows(9)]).rank == 2
+    assert control_test(crows(5), crows(9), [crows(6), crows(8)]).rank == 3
+
+
+def among(effect, controls):
+    return ControlTest("k", "m", Metric(effect, -1.0, 1.0, 10), np.asarray(controls))
 
 
 def test_every_rank_is_equally_likely_when_the_method_is_one_more_draw():
-    """Each of ten different draws in turn taken for the method: p is uniform on 0.1 to 1."""
-    draws = [crows(n, 40) for n in range(20, 30)]
-    several = [
-        control_test(crows(36, 40), one, [d for d in draws if d is not one]).p for one in draws
-    ]
-    np.testing.assert_allclose(sorted(several), np.arange(1, 11) / 10)
+    """Each of a hundred different draws in turn taken for the method: p is uniform on .01 to 1."""
+    draws = np.random.default_rng(0).normal(size=ENOUGH_DRAWS + 1)
+    taken = [among(one, draws[draws != one]) for one in draws]
+    assert sorted(test.rank for test in taken) == list(range(1, len(draws) + 1))
+    np.testing.assert_allclose(sorted(test.p for test in taken), np.arange(1, 101) / 100)
+
+
+def test_there_is_no_p_with_fewer_draws():
+    assert among(9.0, np.zeros(ENOUGH_DRAWS)).p == pytest.approx(1 / 100)
+    few = among(9.0, np.zeros(ENOUGH_DRAWS - 1))
+    assert math.isnan(few.p)
+    assert few.rank == 1
 
 
 def test_equal_effects_are_equal_whatever_the_rounding():
-    effect = Metric(0.1 + 0.2, 0.0, 1.0, 10)
-    assert ControlTest("k", "m", effect, np.array([0.3, 0.0])).p == pytest.approx(2 / 3)
+    assert among(0.1 + 0.2, [0.3, 0.0]).rank == 2
+
+
+# --- false discoveries ---------------------------------------------------------------------
+
+
+def test_rates_by_hand():
+    """Sorted p times (number of p) / place, the least of those from there upwards."""
+    p = [0.04, 0.01, math.nan, 0.03, 0.5]
+    expected = [0.04 * 4 / 3, 0.04, math.nan, 0.04 * 4 / 3, 0.5]
+    np.testing.assert_allclose(false_discovery_rates(p), expected)
+    assert np.isnan(false_discovery_rates([math.nan] * 3)).all()
+    assert len(false_discovery_rates([])) == 0
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(0, 5))
+def test_rates_are_those_of_scipy_over_the_rows_that_have_a_p(hundredths, n_missing):
+    p = np.array(hundredths) / 100
+    rates = false_discovery_rates([*p, *[math.nan] * n_missing])
+    np.testing.assert_array_equal(rates[: len(p)], false_discovery_control(p, method="bh"))
+    assert np.isnan(rates[len(p) :]).all()
+    assert (rates[: len(p)] >= p).all()
+
+
+def test_the_family_is_the_whole_table():
+    """Two tables of the same tests joined: twice as many chances, the same evidence."""
+    table = with_rates(pd.DataFrame({"p": [0.01, 0.5, 0.9, math.nan]}))
+    np.testing.assert_allclose(table["q"].dropna(), [0.03, 0.75, 0.9])
+    joined = with_rates(pd.concat([table, pd.DataFrame({"p": [0.8, 0.9, 1.0]})]))
+    assert joined["q"].iloc[0] == pytest.approx(0.06)
 
 
 def test_what_cannot_be_tested_is_refused():
@@ -86,8 +134,9 @@ def test_the_table_has_every_method_and_what_it_costs():
     assert (good["low"] <= 30) & (good["high"] >= 30)
     assert (good["n"], good["n_controls"]) == (10, 2)
     assert good["control_mean"] == pytest.approx(5)
-    assert good["p"] == pytest.approx(1 / 3)
-    assert rows.loc[("crows_pairs", "stereotype_share", "bad"), "p"] == 1
+    assert good["rank"] == 1
+    assert rows.loc[("crows_pairs", "stereotype_share", "bad"), "rank"] == 3
+    assert table[["p", "q"]].isna().all(axis=None)
     text = rows.loc[("plain_text", "perplexity", "good")]
     assert text["gain"] == pytest.approx(np.exp(2.0) - np.exp(2.1))
     change, control = (f"plain_text logprob_per_token {w}" for w in ("change", "control change"))
@@ -109,7 +158,17 @@ def test_the_table_agrees_with_the_test():
         found.effect.high,
     )
     assert (row["control_low"], row["control_high"]) == found.control_interval
-    assert (row["p"], row["n_controls"]) == (found.p, 3)
+    assert (row["rank"], row["n_controls"]) == (found.rank, 3)
+
+
+def test_a_table_of_enough_draws_has_a_p_and_a_rate():
+    drawn = {str(k): [crows(7 + k % 4)] for k in range(ENOUGH_DRAWS)}
+    table = control_table([crows(8)], {"m": [crows(5)], "worse": [crows(10)]}, drawn)
+    assert table["n_controls"].eq(ENOUGH_DRAWS).all()
+    np.testing.assert_allclose(table["p"], table["rank"] / 100)
+    best = table.set_index(["metric", "method"]).loc[("stereotype_share", "m")]
+    assert best["p"] == pytest.approx(1 / 100)
+    np.testing.assert_array_equal(table["q"], false_discovery_control(table["p"], method="bh"))
 
 
 def test_the_table_needs_everything_measured():
@@ -155,6 +214,23 @@ def test_what_is_out_of_reach_is_said_to_be(target, lam):
     assert found.damage == -math.tanh(lam - 1)
 
 
+def test_few_calls_are_needed():
+    """Powers of the factor less one, which damage is like: halving the bracket takes 8 calls."""
+    calls = []
+    for power in (1.0, 1.5, 2.0, 3.0):
+        for target in (-0.003, -0.05, -0.4, -2.0):
+            asked = []
+
+            def damage(lam, power=power, asked=asked):
+                asked.append(lam)
+                return -((lam - 1) ** power)
+
+            assert matched_factor(damage, target).reached
+            assert 1 not in asked, "the identity does no damage"
+            calls.append(len(asked))
+    assert sum(calls) / len(calls) < 6
+
+
 def test_no_more_calls_than_allowed():
     asked = []
 
@@ -165,7 +241,7 @@ def test_no_more_calls_than_allowed():
     found = matched_factor(steep, -0.5, max_steps=7)
     assert not found.reached
     assert len(asked) == len(set(asked)) == 7
-    assert (found.lam, found.damage) in {(lam, -float(lam > 3.3)) for lam in asked}
+    assert (found.lam, found.damage) in {(lam, -float(lam > 3.3)) for lam in [1, *asked]}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kb_lens as kb
+from kb_lens.checks import controls
 from kb_lens.checks.controls import influence_ratio
 from kb_lens.checks.neuron_meaning import output_directions
 from kb_lens.models.hooked import site_hooks
@@ -70,6 +71,35 @@ def test_influence_is_mean_size_times_norm(model):
     assert found.shape == (model.cfg.n_layers, len(expected))
 
 
+def test_influence_does_not_depend_on_the_batches(llama, monkeypatch):
+    texts = ["He is here.", "She was there and said so.", "Many people live in the city."]
+    together = kb.influence(llama, texts, progress=False)
+    monkeypatch.setattr(controls, "_BATCH_TOKENS", 1)
+    torch.testing.assert_close(kb.influence(llama, texts, progress=False), together)
+
+
+def test_of_a_text_beyond_the_context_its_beginning_counts(llama):
+    text = "The chess player was tall. " * 100
+    cut = llama.tokenizer.decode(llama.tokenizer(text)["input_ids"][: llama.cfg.n_ctx])
+    found = kb.influence(llama, [text], progress=False)
+    torch.testing.assert_close(found, kb.influence(llama, [cut], progress=False))
+
+
+def test_influence_is_kept(llama, tmp_path, monkeypatch):
+    texts = ["He is here.", "She was there."]
+    first = kb.influence(llama, texts, cache_dir=tmp_path, progress=False)
+    others = kb.influence(llama, texts[:1], cache_dir=tmp_path, progress=False)
+    assert not torch.equal(first, others)
+    monkeypatch.setattr(controls, "_influence", lambda *a: pytest.fail("measured again"))
+    assert torch.equal(first, kb.influence(llama, texts, cache_dir=tmp_path, progress=False))
+
+
 def test_influence_needs_text(llama):
     with pytest.raises(ValueError, match="got none"):
         kb.influence(llama, [])
+
+
+def test_influence_is_kept_in_a_folder(llama, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cache_dir is '.*file', a file"):
+        kb.influence(llama, ["He is here."], cache_dir=tmp_path / "file")

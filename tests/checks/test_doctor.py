@@ -217,6 +217,13 @@ def test_an_effect_must_be_beyond_random_neurons():
     assert status("beyond", base=base, enhanced=enhanced, control=enhanced).status == "failed"
     assert status("beyond", base=base, enhanced=base, control=base).status == "failed"
     assert status("beyond", base=base, enhanced=enhanced).status == "not checked"
+    known = {"base": base, "enhanced": enhanced}
+    assert status("beyond", **known, control=base, same_damage=base).status == "ok"
+    as_damaging = status("beyond", **known, control=base, same_damage=enhanced)
+    assert as_damaging.status == "failed"
+    assert "of like influence +40.0" in as_damaging.finding
+    assert "of the same damage +0.0" in as_damaging.finding
+    assert status("beyond", **known, same_damage=base).status == "ok"
     worse = status("beyond", base=enhanced, enhanced=base, control=enhanced)
     assert worse.status == "failed"
     assert "away from the best value on 1" in worse.finding
@@ -249,8 +256,9 @@ def test_the_doctor_judges_the_metric_that_the_report_judges():
     assert change.specific
     assert check.status == "ok"
     assert check.finding.endswith(
-        "over_correction excess_any: +87.5 nearer to its best value, minus the control's "
-        f"{change.beyond.value:+.1f} [{change.beyond.low:+.1f}, {change.beyond.high:+.1f}]."
+        "over_correction excess_any: +87.5 nearer to its best value, minus that of random neurons "
+        f"of like influence {change.beyond.value:+.1f} "
+        f"[{change.beyond.low:+.1f}, {change.beyond.high:+.1f}]."
     )
 
 

@@ -19,6 +19,11 @@ def texts(figure):
     return [annotation.text for annotation in figure.layout.annotations]
 
 
+def note(figure):
+    """What stands below the title, on one line."""
+    return figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
 def traces(figure, name):
     return [trace for trace in figure.data if trace.name == name]
 
@@ -76,13 +81,26 @@ def test_controls_and_method_stand_where_their_effects_are():
     assert [m.x[0] for m in methods] == pytest.approx([30, -2])
     assert methods[1].error_x.array[0] == 3
     assert methods[1].error_x.arrayminus[0] == 2
-    assert texts(figure) == ["p = 0.25<br>(3 controls)", "p = 1<br>(1 controls)"]
+    assert texts(figure) == ["rank 1 of 4", "rank 2 of 2"]
+    assert "No p with fewer than 99 random draws" in note(figure)
     for row, (strip, method) in enumerate(zip(strips, methods, strict=True)):
         heights = [*strip.y, *method.y]
         assert all(row - 0.5 < height < row + 0.5 for height in heights)
         assert max(strip.y) < method.y[0]
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
     assert figure.layout.yaxis.ticktext[1] == "second<br><i>m</i>"
+
+
+def test_what_has_a_p_has_its_rate_beside_it():
+    metric, controls = Metric(0.5, -1.0, 1.0, 9), np.zeros(99)
+    tests = {"alone": ControlTest("k", "m", metric, controls)}
+    tests["of a table"] = ControlTest("k", "m", metric, controls, q=0.031)
+    figure = control_distribution(tests)
+    assert texts(figure) == [
+        "p = 0.01<br>rank 1 of 100",
+        "p = 0.01, q = 0.031<br>rank 1 of 100",
+    ]
+    assert "No p" not in note(figure)
 
 
 def test_many_controls_stay_in_their_row():

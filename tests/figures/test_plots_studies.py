@@ -23,7 +23,7 @@ OWN_SETTINGS = {
 """What the studies' plans say of themselves."""
 BASE = {
     ("stereoset", "ss"): 60.0,
-    ("stereoset", "icat"): 60.0,
+    ("stereoset", "icat_macro"): 60.0,
     ("crows_pairs", "stereotype_share"): 54.0,
     ("plain_text", "perplexity"): 40.0,
     ("plain_text", "logprob_per_token"): -3.7,
@@ -52,7 +52,7 @@ CASES = {
     "methods": [
         {"method": "enhancement"},
         *(
-            {"method": f"layers {draw}", "control": "layer", **control("enhancement", draw)}
+            {"method": f"alike {draw}", "control": "influence", **control("enhancement", draw)}
             for draw in range(3)
         ),
         {"method": "prompt: be fair", "n_neurons": np.nan},
@@ -145,7 +145,7 @@ def test_every_study_has_a_figure_that_is_valid_json():
 
 def test_a_benchmark_is_shown_by_its_headline_and_plain_text_by_the_damage():
     assert titles(drawn("aggregation")["aggregation"]) == [
-        "<b>stereoset icat</b> base 60.0, best 100, n = 200",
+        "<b>stereoset icat_macro</b> base 60.0, best 100, n = 200",
         "<b>crows_pairs stereotype_share</b> base 54.0, best 50, n = 200",
         "<b>plain_text logprob_per_token</b> base -3.70, lower is damage, n = 200",
     ]
@@ -179,7 +179,7 @@ def test_a_row_is_a_case_with_its_neurons_and_its_interval():
 
 def test_random_sets_are_one_row_of_mean_and_percentiles():
     figure = drawn("methods", change=lambda number, metric: 10.0 * number)["methods"]
-    names = ["enhancement (0)", "random, same layers (10, 3 sets)", "prompt: be fair"]
+    names = ["enhancement (0)", "random, same layers and influence (10, 3 sets)", "prompt: be fair"]
     assert rows_of(figure) == names
     own, random = figure.data[:2]
     assert list(own.x) == [0, 40]
@@ -251,8 +251,20 @@ def test_lambda_draws_the_value_with_the_interval_of_its_difference_and_the_cont
     assert sum(trace.line.width == 1 for trace in panel) == 2
 
 
+def test_random_neurons_start_where_the_model_is_as_it_is():
+    """At lambda 1 nothing is drawn: it is the identity, whichever neurons it is of."""
+    cases = [c for c in CASES["lambda"] if c["set"] == "know-bias" or c["lam"] != 1]
+    table = results(cases, change=lambda number, metric: float(number))
+    figure = study_figures("lambda", {"results": table}, SETTINGS)["lambda"]
+    panel = [trace for trace in figure.data if trace.xaxis == "x2"]
+    base = next(trace for trace in panel if trace.name == "base model").y[0]
+    draws = [trace for trace in panel if trace.line.width == 1]
+    assert len(draws) == 2
+    assert all((trace.x[0], trace.y[0]) == (1, base) for trace in draws)
+
+
 def test_lambdas_legend_names_everything_once_and_the_best_value_only_where_it_is():
-    near = {("stereoset", "icat"): 60.0, ("crows_pairs", "stereotype_share"): 51.0}
+    near = {("stereoset", "icat_macro"): 60.0, ("crows_pairs", "stereotype_share"): 51.0}
     figure = drawn("lambda", base=near)["lambda"]
     named = [trace.name for trace in figure.data if trace.showlegend]
     assert sorted(named) == ["base model", "best value", "know-bias neurons", "random neurons"]
@@ -301,6 +313,7 @@ def test_an_interval_that_ends_at_0_does_not_exclude_it():
 
 
 TARGETS = {
+    ("stereoset", "icat_macro"): 60.0,
     ("stereoset", "icat"): 60.0,
     ("stereoset", "icat_gender"): 70.0,
     ("stereoset", "icat_race"): 50.0,
@@ -343,9 +356,9 @@ def test_bad_input_is_refused():
     table = results(CASES["site"])
     with pytest.raises(ValueError, match=r"no study 'x': allowed are .*thresholds"):
         study_figures("x", {"results": table}, SETTINGS)
-    with pytest.raises(ValueError, match="icat has 0 rows of the base model and 4 of cases"):
+    with pytest.raises(ValueError, match="icat_macro has 0 rows of the base model and 4 of cases"):
         study_figures("site", {"results": table[table["difference"].notna()]}, SETTINGS)
-    with pytest.raises(ValueError, match="icat has 1 rows of the base model and 0 of cases"):
+    with pytest.raises(ValueError, match="icat_macro has 1 rows of the base model and 0 of cases"):
         study_figures("site", {"results": table[table["difference"].isna()]}, SETTINGS)
     with pytest.raises(ValueError, match="no rows"):
         study_figures("site", {"results": pd.DataFrame()}, SETTINGS)

@@ -158,6 +158,8 @@ def test_settings_and_provenance(tmp_path):
     for words in (
         "fingerprint f",
         "versions torch = 2.13.0",
+        "Control random lambda 2 random, matched in everything (seed 0), lambda 2",
+        "Controls one draw each",
         "identify = 1.5",
         "lam = 2.0 and 3.0",
     ):
@@ -194,7 +196,9 @@ def test_a_study_that_shows_nothing_and_one_that_does(tmp_path):
     text = Page(page_of(nothing)).text
     assert "No effect on bias is shown: none of 2 differences" in text
     assert "none of 2 cases differs from the base model" in text
-    assert "p cannot be below 0.25" in text
+    assert "No p with fewer than 99 random draws" in text
+    assert "case 0 on crows_pairs, against layer: rank 1 of 4, gain +9.00 [+1.00, +12.00]" in text
+    assert "0.25" not in text, "an older table's p of few draws is shown nowhere"
     assert "lam varies" in text
     shown = study_folder(tmp_path / "shown", (-9.0, -12.0, -1.0), (4.0, 1.0, 6.0))
     text = Page(page_of(shown)).text
@@ -203,6 +207,9 @@ def test_a_study_that_shows_nothing_and_one_that_does(tmp_path):
     assert "case 0: -9.00 [-12.00, -1.00], nearer to the best value" in text
     assert "case 1: +4.00 [+1.00, +6.00], away from the best value" in text
     assert "In 1 of 1 tests against random draws" in text
+    assert "in 1 q, which allows for the number of tests" in text
+    assert "against layer: p = 0.01, q = 0.01, gain +9.00" in text
+    assert "No p with fewer" not in text
     assert "perplexity change" not in text
 
 

@@ -6,12 +6,15 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 from test_cli import bank, call, data, folder  # noqa: F401  # fixtures
+from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
 from kb_lens.evaluation.results import conditions_of
+from kb_lens.interventions.scaling import Scaling
 from kb_lens.runs.diagnose import Compared, compared
+from kb_lens.runs.random_controls import conditions
 from kb_lens.runs.record import RunLog, later_stage, load_record
-from kb_lens.runs.run import conditions
+from kb_lens.runs.same_damage import damage_texts
 from kb_lens.runs.settings import Execution, IdentifySettings, RunExecution, RunSettings
 
 QUICK = {"rule": "gauss-legendre", "n_steps": 3, "benchmarks": "stereoset", "lam": 2}
@@ -23,7 +26,7 @@ def run_of(folder, bank, data, tmp_path_factory):  # noqa: F811
     lines = []
     out = tmp_path_factory.mktemp("runs") / "run"
     options = {**QUICK, "bank": bank, "data_dir": data, "progress": False}
-    return kb.run(folder, out, tell=lines.append, **options), out, lines
+    return kb.run(folder, out, tell=lines.append, left_out=lines.append, **options), out, lines
 
 
 def test_the_folder_is_read_back(run_of):
@@ -35,7 +38,8 @@ def test_the_folder_is_read_back(run_of):
     assert not {"report.html", "figures"} & {path.name for path in out.iterdir()}
     assert run.knowledge.verdict() in lines[0]
     assert lines[1].startswith("Neurons: gender ")
-    assert [line.strip() for line in lines[2:]] == [f"Evaluating: {name}" for name in run.results]
+    assert lines[2].startswith("LEFT OUT: random neurons of the same damage. The passages")
+    assert [line.strip() for line in lines[3:]] == [f"Evaluating: {name}" for name in run.results]
 
 
 def test_conditions_say_their_part(run_of):
@@ -66,7 +70,8 @@ def test_a_loaded_model_goes_on_where_its_name_stopped(run_of, folder, bank, dat
         bank=bank,
         data_dir=data,
     )
-    again = kb.run(kb.load_model(folder), out, settings, RunExecution(progress=False))
+    options = {"left_out": lambda reason: None}
+    again = kb.run(kb.load_model(folder), out, settings, RunExecution(progress=False), **options)
     assert again.neurons == first.neurons
     with pytest.raises(ValueError, match="holds a run with seed 0, now 1"):
         kb.run(folder, out, settings, seed=1)
@@ -153,10 +158,58 @@ def test_what_is_examined_is_found_by_its_part(run_of):
 
 
 def test_every_condition_of_a_run(run_of):
-    made = conditions(run_of[0].neurons, (1.5, 2.0), seed=3)
+    neurons = run_of[0].neurons
+    random = kb.random_neurons(neurons, seed=3)
+    made = conditions(neurons, random, (1.0, 1.5, 2.0), {2.0: 2.7})
     assert [condition.name for condition in made] == [
-        *("base", "lambda 1.5", "lambda 2", "random lambda 1.5", "random lambda 2")
+        *("base", "lambda 1", "lambda 1.5", "lambda 2"),
+        *("random lambda 1.5", "random lambda 2", "random, damage of lambda 2"),
     ]
-    assert [asdict(condition.info())["control_of"] for condition in made[3:]] == [
-        *("lambda 1.5", "lambda 2")
+    assert [asdict(condition.info())["control_of"] for condition in made[4:]] == [
+        *("lambda 1.5", "lambda 2", "lambda 2")
     ]
+    assert made[-1].change == Scaling(random, 2.7)
+
+
+def test_random_neurons_are_of_like_influence(run_of, folder):  # noqa: F811
+    run = run_of[0]
+    model = kb.load_model(folder)
+    sizes = kb.influence(model, progress=False)
+    drawn = kb.random_neurons(run.neurons, seed=0, influence=sizes)
+    used = conditions_of(run.results)["random lambda 2"].intervention
+    assert used == Scaling(drawn, 2.0).describe()
+
+
+@pytest.fixture(scope="module")
+def with_room(tmp_path_factory):
+    """A model whose context holds the passages that damage is measured on."""
+    path = tmp_path_factory.mktemp("model")
+    tiny_hf_model(max_position_embeddings=1024).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_control_does_the_same_damage_or_is_left_out(with_room, bank, data, tmp_path):  # noqa: F811
+    reasons = []
+    options = {**QUICK, "lam": (3.0, 9.0), "bank": bank, "data_dir": data, "progress": False}
+    run = kb.run(with_room, tmp_path, left_out=reasons.append, **options)
+    infos = conditions_of(run.results)
+    model, texts = kb.load_model(with_room), damage_texts(0)
+    before = kb.evaluate(model, texts, progress=False).metrics["logprob_per_token"].value
+
+    def damage_of(name):
+        scaled = infos[name].intervention
+        neurons = replace(run.neurons, neurons=tuple(kb.Neuron(*n) for n in scaled["neurons"]))
+        with kb.scale_neurons(model, neurons, lam=scaled["lam"]):
+            after = kb.evaluate(model, texts, progress=False)
+        return after.metrics["logprob_per_token"].value - before
+
+    for lam in ("3", "9"):
+        name = f"random, damage of lambda {lam}"
+        unreached = [reason for reason in reasons if f"damage as lambda {lam}, " in reason]
+        assert (name in run.results) != bool(unreached)
+        if name in run.results:
+            assert damage_of(name) == pytest.approx(damage_of(f"lambda {lam}"), rel=0.02)
+    chosen = compared(run.results, 9.0)
+    assert chosen.control == run.results["random lambda 9"]
+    assert chosen.same_damage == run.results.get("random, damage of lambda 9", ())

@@ -16,11 +16,14 @@ from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.runs.asking import Asking
+from kb_lens.runs.benchmark_names import parse_name
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies import plans as studies
-from kb_lens.studies.experiments import BASE, EXPERIMENTS, experiment
+from kb_lens.studies.cost import duration
+from kb_lens.studies.experiments import BASE, EXPERIMENTS, experiment, n_controls
 from kb_lens.studies.lab import Lab
+from kb_lens.studies.run_study import ExperimentSettings
 from kb_lens.studies.tables import Experiment
 
 
@@ -91,7 +94,9 @@ def test_every_study(name, lab, benchmarks, tmp_path):
     assert controls["control_of"].notna().all()
     assert controls["draw"].notna().all()
     assert base["value"].notna().all()
-    assert (rows["difference_low"] <= rows["difference_high"]).all()
+    sure = rows.dropna(subset=["difference_low", "difference_high"])  # of several clusters
+    assert len(sure)
+    assert (sure["difference_low"] <= sure["difference_high"]).all()
     again = experiment(name, lab, benchmarks)
     assert saved(found, tmp_path / "a") == saved(again, tmp_path / "b")
     loaded = Experiment.load(tmp_path / "a")
@@ -117,7 +122,9 @@ def test_rows_are_paired_differences(lab, benchmarks):
 @pytest.mark.slow
 def test_lambda_one_changes_nothing(lab, benchmarks):
     table = experiment("lambda", lab, benchmarks).tables["results"]
-    assert (table[table["lam"] == 1]["difference"] == 0).all()
+    identity = table[table["lam"] == 1]
+    assert (identity["difference"] == 0).all()
+    assert set(identity["role"]) == {"method"}, "whichever neurons it is of: none are drawn"
     assert (table[table["lam"] == 3]["difference"] != 0).any()
 
 
@@ -237,21 +244,73 @@ def test_methods_are_ranked_and_tested_against_controls(lab, benchmarks):
     assert (ranks["average_rank"] <= ranks["rank_high"]).all()
     draws = found.tables["results"].drop_duplicates("method").dropna(subset=["control"])
     count = draws["control"].value_counts()
-    assert {"layer", "influence"} <= set(tests["control"]) <= {"layer", "influence", "damage"}
+    assert {"influence"} <= set(tests["control"]) <= {"influence", "damage"}
     assert (tests["n_controls"] == tests["control"].map(count)).all()
     assert set(tests["method"]) == {"enhancement"}
-    assert tests["p"].between(1 / 3, 1).all()
+    assert tests["rank"].between(1, 3).all()
+    assert tests[["p", "q"]].isna().all(axis=None), "two draws give no p"
+    row = found.tables["damage"].iloc[0]
+    assert row["matched"] == count.get("damage", 0)
+    assert row["matched"] <= row["tried"] <= 3
     assert set(found.ranked) == set(ranks["method"])
     again = saved_tests(found.tables, "enhancement")
     own = tests[tests["method"] == "enhancement"].set_index(["benchmark", "metric", "control"])
     assert again
     for name, test in again.items():
         row = own.loc[(test.key, test.metric, name.rsplit(", ", 1)[1])]
-        assert test.p == row["p"]
+        assert test.rank == row["rank"]
         assert test.control_mean == pytest.approx(row["control_mean"], abs=1e-9)
     assert {"ranks", "controls"} < set(
         kb.figures.draw_study("methods", found.tables, found.settings)
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "methods"])
+def test_few_draws_give_no_p(name, lab, benchmarks):
+    tables = experiment(name, lab, benchmarks[1:]).tables
+    columns = {"p", "q"}
+    assert ("control_tests" in tables) == (name in ("lambda", "right-answers"))
+    for key, table in tables.items():
+        assert columns.isdisjoint(table) or (key == "control_tests" and lab.n_controls < 99)
+        assert table[list(columns & set(table))].isna().all(axis=None)
+
+
+def test_a_study_says_what_it_will_do_and_how_long_it_takes(lab, benchmarks):
+    told = []
+    experiment("transfer", lab, benchmarks, tell=told.append)
+    n_sets = len({case.neurons.neurons for case in studies.transfer(lab).cases})
+    n_units = 2 * (1 + n_sets)
+    assert told[0].startswith("transfer: finding the neurons")
+    head, *lines = told[1].splitlines()
+    assert head.startswith(f"transfer: {n_units} units of work")
+    assert head.endswith("0 are done.")
+    assert [line.split(" (")[0].strip() for line in lines] == [one.key for one in benchmarks]
+    assert lines[1].endswith(f"(4 items): {1 + n_sets} conditions, {1 + n_sets} to do")
+    assert told[2].startswith(f"{2 * n_sets} units are left, about ")
+    again = []
+    experiment("transfer", lab, benchmarks, tell=again.append)
+    assert again[1].splitlines()[0].endswith(f"{n_units} are done.")
+    assert again[2] == "Everything is measured already."
+
+
+def test_about_how_long():
+    words = [duration(seconds) for seconds in (0.2, 60, 119, 180, 3570, 3600, 72_000 + 1230)]
+    assert words == ["0 s", "60 s", "119 s", "3 min", "1 h 0 min", "1 h 0 min", "20 h 20 min"]
+
+
+def test_bias_is_measured_on_all_items_unless_told_otherwise():
+    default = ExperimentSettings(name="transfer")
+    names = ["stereoset", "crows_pairs", "openbookqa"]
+    assert [default.limit_of(name) for name in names] == [None, None, 200]
+    assert {ExperimentSettings(name="transfer", limit=7).limit_of(name) for name in names} == {7}
+    assert parse_name("openbookqa@9", default).limit == 9
+    assert parse_name("crows_pairs", default).limit is None
+
+
+def test_the_studies_with_a_p_have_enough_draws():
+    draws = {name: n_controls(name) for name in EXPERIMENTS}
+    assert {name for name, n in draws.items() if n >= 99} == {"methods", "right-answers"}
 
 
 def test_transfer_uses_one_dimension_at_a_time(lab):

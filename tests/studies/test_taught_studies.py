@@ -42,7 +42,8 @@ ROLES = {None: "base", "know-bias": "method", "random 0": "control", "random 1":
 RUN = {
     Condition("base"): 60.0,
     Condition("lambda 2", Factor(2.0)): 45.0,
-    Condition("random lambda 2", Factor(2.0), "control", "lambda 2", 0): 57.0,
+    Condition("random lambda 2", Factor(2.0), "control", "lambda 2", 0): 99.0,
+    Condition("random, damage of lambda 2", Factor(2.7), "control", "lambda 2", 0): 57.0,
 }
 
 
@@ -106,7 +107,7 @@ def test_the_command_writes_tables_and_a_figure_of_every_seed(folder, monkeypatc
     panels = len(taught_studies.PANELS)
     assert names.count(taught_studies.KNOW) == 2 * panels
     assert names.count(taught_studies.INFLUENCE) == 4 * panels
-    assert names.count(taught_studies.LAYERS) == 2 * panels
+    assert names.count(taught_studies.DAMAGE) == 2 * panels
     lines = [t for t in drawn["taught_lambda"].data if t.name]
     assert all(tuple(line.x) == (1, 2) and line.y[0] == 60 for line in lines)
 

@@ -1,0 +1,112 @@
+"""What a run measures: the neurons by each factor, and random ones that they are held against.
+
+Random neurons are a control if they could do as much and do as much damage: as many of like
+influence in every layer, once by the same factor and once by the one that costs the language model
+as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.checks.controls import influence, random_neurons
+from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Scaling
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons import NeuronSet
+from kb_lens.runs.same_damage import Measured, at_same_damage, damage, damage_texts, fits
+from kb_lens.runs.settings import RunExecution, RunSettings
+from kb_lens.runs.units import Unit
+from kb_lens.store import Store
+
+
+def run_conditions(
+    model: HookedModel,
+    neurons: NeuronSet,
+    settings: RunSettings,
+    execution: RunExecution,
+    folder: Path,
+    left_out: Callable[[str], object],
+) -> list[Condition]:
+    """What is measured, after the random neurons and their factors are found.
+
+    Args:
+        model: The model.
+        neurons: The neurons.
+        settings: Factors and seed.
+        execution: Batch size.
+        folder: Where influence and what was measured on the way are kept.
+        left_out: Called with the reason for each factor without a control of the same damage.
+    """
+    store = Store(folder, SUFFIX)
+    sizes = influence(model, cache_dir=folder, progress=execution.progress)
+    random = random_neurons(neurons, seed=settings.seed, influence=sizes)
+
+    def measured(condition: Condition, benchmark: Benchmark) -> EvaluationResult:
+        unit = Unit(condition, benchmark, settings.seed, execution.batch_tokens)
+        return unit.measured(model, store)
+
+    factors = _same_damage(model, neurons, random, settings, measured, left_out)
+    return conditions(neurons, random, settings.lam, factors)
+
+
+def conditions(
+    neurons: NeuronSet,
+    random: NeuronSet,
+    lams: Sequence[float],
+    same_damage: Mapping[float, float],
+) -> list[Condition]:
+    """The model as it is; the neurons by each factor; random ones beside each, as controls.
+
+    Args:
+        neurons: The neurons.
+        random: As many random ones of like influence in every layer.
+        lams: The factors. At 1, which changes nothing, there is no control.
+        same_damage: Factor -> the one by which the random neurons do the same damage, where there
+            is one.
+    """
+    enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in lams]
+    alike = [_control(f"random lambda {lam:g}", random, lam, lam) for lam in lams if lam != 1]
+    damaging = [
+        _control(f"random, damage of lambda {lam:g}", random, factor, lam)
+        for lam, factor in same_damage.items()
+    ]
+    return [Condition("base"), *enhanced, *alike, *damaging]
+
+
+def _control(name: str, random: NeuronSet, factor: float, lam: float) -> Condition:
+    method = f"lambda {lam:g}"
+    return Condition(name, Scaling(random, factor), role="control", control_of=method, draw=0)
+
+
+def _same_damage(
+    model: HookedModel,
+    neurons: NeuronSet,
+    random: NeuronSet,
+    settings: RunSettings,
+    measured: Measured,
+    left_out: Callable[[str], object],
+) -> dict[float, float]:
+    """Factor of the neurons -> that of the random ones which does the same damage; if any does."""
+    what = "LEFT OUT: random neurons of the same damage"
+    texts = damage_texts(settings.seed)
+    if not fits(model, texts):
+        left_out(f"{what}. The passages that it is measured on are longer than the context.")
+        return {}
+    factors: dict[float, float] = {}
+    # Below 1 a neuron is weakened, and no factor above 1 does to others what that does.
+    for lam in (lam for lam in settings.lam if lam > 1):
+        target = damage(measured, texts, neurons, lam)
+        matched = at_same_damage(measured, texts, random, target)
+        if matched.reached:
+            factors[lam] = matched.lam
+        else:
+            left_out(
+                f"{what} as lambda {lam:g}, {target:+.3f} nats a token on plain text: random "
+                f"neurons come no nearer than {matched.damage:+.3f}, at lambda {matched.lam:.3g}."
+            )
+    return factors
