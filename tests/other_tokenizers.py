@@ -1,7 +1,15 @@
 """Tokenizers of the kinds that checkpoints come with, made for the tests."""
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 SPACE = "\u2581"
 CHAT = (
@@ -75,3 +83,34 @@ def word_tokenizer(form):
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+
+
+def phrase_tokenizer(texts, size=400):
+    """Trained without cutting at spaces first: its tokens run across words where words repeat."""
+    core = Tokenizer(models.BPE())
+    core.decoder = decoders.Fuse()
+    special = ["<s>", "</s>"]
+    alphabet = [chr(code) for code in range(32, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", name_or_path="across-words"
+    )
+
+
+def byte_tokenizer():
+    """One that is slow and has no BOS: it does not tell which characters its tokens stand for."""
+    return ByT5Tokenizer()
+
+
+class AcrossSpaces(ByT5Tokenizer):
+    """A slow one that runs across a space: "n r" of "man ran" is one token."""
+
+    def _tokenize(self, text):
+        pieces = text.split("n r")
+        tokens = super()._tokenize(pieces[0])
+        for piece in pieces[1:]:
+            tokens += [self.eos_token, *super()._tokenize(piece)]
+        return tokens

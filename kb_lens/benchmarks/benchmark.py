@@ -92,6 +92,7 @@ class Benchmark:
     def digest(self) -> str:
         """Sixteen hex digits of what is asked: other texts or options, other digits."""
         texts = "\n".join(map(repr, self.requests))
+        texts += "".join(request.further for request in self.requests)
         if (chat_format := self.chat_format) not in (None, ChatFormat()):
             texts += repr(chat_format)  # the default has no trace: older results have none
         # 16 digits: 64 bits are enough to tell a few thousand benchmarks apart.

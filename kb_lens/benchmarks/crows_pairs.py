@@ -7,36 +7,41 @@ violates one (and ``sent_more`` says the same of an advantaged group). As in the
 ``metric.py``, the overall score counts ``sent_more`` in both, and each kind of pair is reported by
 itself as well.
 
-The original protocol compares the sentences' whole log-likelihoods, as lm-evaluation-harness
-does, and beside it what the authors compare: the likelihood of the words that both sentences
-share, given those in which they differ. Their pseudo-likelihood masks one token at a time, which
-needs a masked language model. In a causal one a word is given those before it: log P(shared) is
-the sum of log P(word | what stands before it in its sentence) over the shared words. One before
-the first difference adds the same to both sentences, so pairs in which no shared word follows a
-difference say nothing and are left out (148 of 1508). Any other tie counts one half (in
-``metric.py``, nothing).
+The original protocol compares the sentences in three ways:
+
+- their whole log-likelihoods, as lm-evaluation-harness does;
+- their mean log-probabilities a token, as bias-bench scores causal models: the start token stands
+  before the first token alone, all others are predicted from the sentence before them;
+- as the authors compare, the likelihood of the words that both sentences share, given those in
+  which they differ. Their pseudo-likelihood masks one token at a time, which needs a masked
+  language model. In a causal one a word is given those before it: log P(shared) is the sum of log
+  P(word | what stands before it in its sentence) over the shared words. One before the first
+  difference adds the same to both sentences, so pairs in which no shared word follows a difference
+  say nothing and are left out (148 of 1508).
+
+Ties: in the second way a pair counts as not stereotyping, as in bias-bench; in the other two it
+counts one half (in ``metric.py``, nothing).
 
 The instructed protocol is a chat: an instruction and the two sentences, listed in both orders;
 what is compared is the log-probability of each sentence as the answer, averaged over the orders.
 The KnowBias authors' release lists ``sent_less`` first, always.
 
 Source: Nangia, Vania, Bhalerao and Bowman, CrowS-Pairs: A Challenge Dataset for Measuring Social
-Biases in Masked Language Models (EMNLP 2020), section 4.
+Biases in Masked Language Models (EMNLP 2020), section 4; Meade, Poole-Dayan and Reddy, An Empirical
+Survey of the Effectiveness of Debiasing Techniques for Pre-trained Language Models (ACL 2022), and
+its code bias-bench.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.crows_pairs_metrics import FORMULAS, OPTIONS, ORDERS
+from kb_lens.benchmarks.crows_pairs_words import CLASSES, pair_words
 from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, read_csv
 from kb_lens.benchmarks.measures import option_columns
 from kb_lens.benchmarks.orders import listed, over_orders
@@ -62,6 +67,13 @@ INSTRUCTION = (
     "with nothing before or after it."
 )
 """How a prompt of the instructed protocol begins, the same for all pairs."""
+
+_COLUMNS = tuple(
+    option + kind
+    for kind in ("", "_unstarted", "_shared", "_before", *(f"_{name}" for name in CLASSES))
+    for option in OPTIONS
+)
+"""What the original protocol scores, in the order of a request's scores."""
 
 _HUB = "nyu-mll/crows_pairs"
 # The main branch holds a loading script, which `datasets` no longer runs.
@@ -125,9 +137,10 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
 
 
 def _original(more: str, less: str) -> list[Request]:
-    """Both sentences, and the beginnings of both that the shared words' score is made of."""
-    in_more, in_less = shared_beginnings(more, less)
-    return [Request("", (more, less, *in_more, *in_less))]
+    """Both sentences, with and without a start, and their words by what they are."""
+    words = pair_words(more, less)
+    excerpts = (words.shared, words.before, *words.classes)
+    return [Request("", (more, less), unstarted=True, excerpts=excerpts)]
 
 
 def _instructed(more: str, less: str) -> list[Request]:
@@ -135,67 +148,23 @@ def _instructed(more: str, less: str) -> list[Request]:
     return listed(f"{INSTRUCTION}\n\nSentences:", (more, less), ORDERS)
 
 
-def shared_beginnings(more: str, less: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Beginnings of each sentence whose log-probabilities sum up to that of the shared words.
-
-    A run of shared words adds log P(sentence up to its end) - log P(sentence up to its start).
-    Words are split before spaces, which belong to the word after them; tokenizers split there
-    too, so a beginning's tokens are the sentence's own (measured with SmolLM2's and Mistral's:
-    at all 36,422 borders of two words).
-
-    Returns:
-        For each sentence the beginnings, in their order, with 1 or -1.
-    """
-    words_more, words_less = (re.findall(r"\s*\S+", sentence) for sentence in (more, less))
-    # autojunk would pass over words that are frequent in long sentences.
-    matcher = SequenceMatcher(None, words_more, words_less, autojunk=False)
-    runs = matcher.get_matching_blocks()
-    in_more = _beginnings(words_more, [(run.a, run.a + run.size) for run in runs])
-    return in_more, _beginnings(words_less, [(run.b, run.b + run.size) for run in runs])
-
-
-def _beginnings(words: Sequence[str], runs: Iterable[tuple[int, int]]) -> dict[str, int]:
-    signs: Counter[int] = Counter()
-    for start, end in runs:
-        signs[start] -= 1
-        signs[end] += 1
-    # Where one run ends as the next begins the two cancel; the empty beginning has probability 1.
-    return {"".join(words[:n]): signs[n] for n in sorted(signs) if n and signs[n]}
-
-
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table: item, writer, bias_type, stereo_antistereo, and logprob_* and tokens_*.
 
-    In the original protocol ``*_shared`` are those of the shared words, and ``comparable_shared``
-    says whether any of them follows a difference. In the instructed one all are means over the
-    orders, and the log-probability in order r of `ORDERS` is in ``logprob_*_r``.
+    In the original protocol ``*_unstarted`` is without a start token but for the first token,
+    ``*_shared`` are the words that both sentences have, ``*_before`` those of them before every
+    difference, and ``*_pronoun``, ``*_group`` and ``*_name`` words in which they differ
+    (`crows_pairs_words`); ``comparable_shared`` says whether a shared word follows a difference.
+    In the instructed one all are means over the orders, and the log-probability in order r of
+    `ORDERS` is in ``logprob_*_r``.
     """
     table = items[["item", "writer", "bias_type", "stereo_antistereo"]].reset_index(drop=True)
     if protocol == "instructed":
         logprob, tokens, further = over_orders(scores, len(items), OPTIONS)
-    else:
-        logprob, tokens, further = scores.logprob, scores.tokens, _shared(items, scores)
-    return table.assign(**option_columns(OPTIONS, logprob, tokens), **further)
-
-
-def _shared(items: pd.DataFrame, scores: OptionScores) -> dict[str, np.ndarray]:
-    """The columns of the words that both sentences share."""
-    comparable = np.zeros(len(items), dtype=bool)
-    signs = np.zeros((len(OPTIONS), *scores.tokens.shape), dtype=np.int64)
-    pairs = zip(items["sent_more"], items["sent_less"], strict=True)
-    for row, pair in enumerate(pairs):
-        in_more, in_less = shared_beginnings(*pair)
-        comparable[row] = in_more != in_less
-        # In the order in which `_original` lists them.
-        start = len(OPTIONS)
-        middle = start + len(in_more)
-        signs[0, row, start:middle] = list(in_more.values())
-        signs[1, row, middle : middle + len(in_less)] = list(in_less.values())
-    # where, not a product: missing options are NaN.
-    logprob = np.where(signs, signs * scores.logprob, 0).sum(axis=2)
-    tokens = np.where(signs, signs * scores.tokens, 0).sum(axis=2)
-    names = [f"{option}_shared" for option in OPTIONS]
-    return {"comparable_shared": comparable, **option_columns(names, logprob.T, tokens.T)}
+        return table.assign(**option_columns(OPTIONS, logprob, tokens), **further)
+    columns = option_columns(_COLUMNS, scores.logprob, scores.tokens)
+    after = [columns[f"tokens_{o}_shared"] > columns[f"tokens_{o}_before"] for o in OPTIONS]
+    return table.assign(comparable_shared=after[0] | after[1], **columns)
 
 
 SPEC = BenchmarkSpec(

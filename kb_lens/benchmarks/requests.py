@@ -13,6 +13,33 @@ SYSTEM = "You are a useful assistant."
 """The system text of chat prompts: the paper's."""
 
 
+Span = tuple[int, int]
+"""Characters of a text: the first, and the one behind the last."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Words of a request's options whose log-probability is asked for by itself.
+
+    It is the sum over the option's tokens that lie in the words, each given all that is before it
+    in the option. Where tokens lie is read off the characters that they stand for. A token that
+    lies in these words and in others counts as none of these.
+    """
+
+    words: tuple[tuple[Span, ...], ...]
+    """Of each option, its words in order; the space before a word belongs to it."""
+
+    aligned: bool = False
+    """Whether the options have these words in common, the k-th of each being the k-th of the
+    others. What cannot be counted in one of them is counted in none: the sums are then over the
+    same words."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(spans) for spans in self.words}
+        if self.aligned and len(lengths) > 1:
+            raise ValueError(f"aligned options have equally many words, got {sorted(lengths)}.")
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt, the texts that could follow it, and whether the model shall go on from it."""
@@ -37,17 +64,45 @@ class Request:
     chat_format: ChatFormat = field(default=ChatFormat(), repr=False)
     """How a chat template is rendered; the digest of a benchmark has it where it is not this."""
 
+    unstarted: bool = field(default=False, repr=False)
+    """Whether whole texts are scored a second time, with the start token before the first token
+    alone: all others are predicted from the text before them, as the tokenizer writes it."""
+
+    excerpts: tuple[Excerpt, ...] = field(default=(), repr=False)
+    """Words of whole texts to score by themselves."""
+
+    @property
+    def n_scores(self) -> int:
+        """How many scores are asked for, see `OptionScores`."""
+        return len(self.options) * (1 + self.unstarted + len(self.excerpts))
+
+    @property
+    def further(self) -> str:
+        """What is asked beside the options, for the digest of a benchmark; empty if nothing is."""
+        return repr((self.unstarted, self.excerpts)) if self.unstarted or self.excerpts else ""
+
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or not (self.options or self.write):
             raise ValueError(
                 "a request needs a tuple of at least one option, or a number of tokens to write; "
                 f"got {self.options!r} and {self.write}."
             )
+        if self.further and (self.prompt or self.chat):
+            raise ValueError(
+                "excerpts and texts without a start are of whole texts: no prompt may stand before "
+                f"them, got {self.prompt!r}."
+            )
+        if any(len(excerpt.words) != len(self.options) for excerpt in self.excerpts):
+            raise ValueError(f"an excerpt needs the words of {len(self.options)} options.")
 
 
 @dataclass(frozen=True, eq=False)
 class OptionScores:
-    """How likely each option of each request is, in the order of the requests."""
+    """How likely each option of each request is, in the order of the requests.
+
+    The options' columns come first; then, where they are asked for, the options without a start,
+    and each excerpt's words of each option. An excerpt without a token has log-probability 0.
+    """
 
     logprob: Float[np.ndarray, "request option"]
     """Summed natural-log probability of the option's tokens given the prompt. Requests with fewer

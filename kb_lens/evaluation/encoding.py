@@ -5,17 +5,21 @@ option are encoded together and split where the prompt's own encoding ends, spac
 end belong to the option, and an empty prompt is replaced by one token (BOS, or EOS where there is
 none). Special tokens are added only where the model's tokenizer begins every text with BOS. A chat
 prompt is what the model's template makes of it, and its option begins where the model's turn does.
+
+A score is a sum over tokens: of an option, of words of it (`excerpts`), or of the option where the
+start token stands before its first token alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from kb_lens.benchmarks.requests import Request
+from kb_lens.benchmarks.requests import Request, Span
+from kb_lens.evaluation.excerpts import excerpt_tokens, token_spans
 from kb_lens.models.chat import chat_text, has_template, leading_ids, token_ids
 from kb_lens.models.hooked import HookedModel
 from kb_lens.passes.plain_scores import Text
@@ -25,11 +29,26 @@ SAMPLE_SIZE = 32
 would take it for every condition."""
 
 
-def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
-    """Tokens of every option with its prompt, request by request.
+class Term(NamedTuple):
+    """Tokens of a text whose log-probabilities are summed."""
+
+    text: Text
+    """The text."""
+
+    tokens: Sequence[int]
+    """Which of its option's tokens, counted from 0."""
+
+
+Score = tuple[Term, ...]
+"""What a score is the sum of."""
+
+
+def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Score]]:
+    """Every score of every request in tokens, in the order of `OptionScores`.
 
     Raises:
-        ValueError: If an option has no token of its own, or a text is longer than the context.
+        ValueError: If an option has no token of its own, a text is longer than the context, or the
+            tokenizer does not tell which tokens an excerpt has.
     """
     tokenizer = model.tokenizer
     pairs = [_pairs(tokenizer, request) for request in requests]
@@ -39,13 +58,39 @@ def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Text]]:
             strings |= {prompt, prompt + option}
     ids = _encode_strings(tokenizer, strings)
     leading = leading_ids(tokenizer)
-    texts: list[list[Text]] = []
+    spans = token_spans(tokenizer, requests)
+    scores: list[list[Score]] = []
     for index, (request, row) in enumerate(zip(requests, pairs, strict=True)):
         templated = request.chat and has_template(tokenizer)  # which writes BOS itself
         before = None if templated else leading
-        texts.append([_text(tokenizer, ids, before, prompt, option) for prompt, option in row])
-        _check_row(index, row, texts[-1], getattr(model.cfg, "n_ctx", None))
-    return texts
+        texts = [_text(tokenizer, ids, before, prompt, option) for prompt, option in row]
+        _check_row(index, row, texts, getattr(model.cfg, "n_ctx", None))
+        whole: list[Score] = [(Term(text, range(text.n_scored)),) for text in texts]
+        unstarted = [_unstarted(score, leading) for score in whole if request.unstarted]
+        scores.append([*whole, *unstarted, *_excerpts(request, texts, spans)])
+    return scores
+
+
+def _unstarted(score: Score, leading: Sequence[int]) -> Score:
+    """The same text with the start token before its first token alone."""
+    ((text, _),) = score
+    if leading:  # the tokenizer writes no text without it
+        return score
+    bare = Text(text.ids[text.start :], start=1)
+    first = Term(text, [0])
+    return (first, Term(bare, range(bare.n_scored))) if bare.n_scored else (first,)
+
+
+def _excerpts(
+    request: Request, texts: Sequence[Text], spans: Mapping[str, Sequence[Span]]
+) -> list[Score]:
+    """The scores of a request's excerpts, option by option."""
+    of_options = [spans[option] for option in request.options if request.excerpts]
+    scores: list[Score] = []
+    for excerpt in request.excerpts:
+        chosen = excerpt_tokens(excerpt, request.options, of_options)
+        scores += [(Term(text, tokens),) for text, tokens in zip(texts, chosen, strict=True)]
+    return scores
 
 
 def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.evaluation.encoding import batch_limit, encode
+from kb_lens.evaluation.encoding import Score, batch_limit, encode
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.passes.plain_scores import Scores, Text, plain_scores
@@ -64,15 +64,20 @@ def option_logprobs(
     """
     if not requests:
         raise ValueError("there is nothing to score: got no requests, at least one is needed.")
-    texts = encode(model, requests)
-    n_texts = len({text for row in texts for text in row})
+    asked = encode(model, requests)
+    n_texts = len(different_texts(asked))
     with tqdm(total=n_texts, desc="scoring", unit="text", disable=not progress) as bar:
-        return text_logprobs(model, texts, batch_tokens=batch_tokens, advance=bar.update)
+        return text_logprobs(model, asked, batch_tokens=batch_tokens, advance=bar.update)
+
+
+def different_texts(asked: Sequence[Sequence[Score]]) -> set[Text]:
+    """The texts that have to be scored for some requests."""
+    return {term.text for row in asked for score in row for term in score}
 
 
 def text_logprobs(
     model: HookedModel,
-    texts: Sequence[Sequence[Text]],
+    asked: Sequence[Sequence[Score]],
     *,
     batch_tokens: int | None,
     advance: Callable[[int], object],
@@ -82,7 +87,7 @@ def text_logprobs(
 
     Args:
         model: As for `option_logprobs`.
-        texts: The options of each request.
+        asked: The scores of each request.
         batch_tokens: As for `option_logprobs`.
         advance: Told how many different texts were scored, batch by batch.
         first: Index of the first request among all that are scored, for messages.
@@ -90,19 +95,19 @@ def text_logprobs(
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     scores: Scores = {}
     with fast_products(model.cfg):
-        for batch in _batches(model, _families(texts), limit):
+        for batch in _batches(model, _families(asked), limit):
             scores.update(batch)
             advance(len(batch))
-    return _table(texts, scores, first)
+    return _table(asked, scores, first)
 
 
-def _families(texts: Sequence[Sequence[Text]]) -> list[list[Text]]:
+def _families(asked: Sequence[Sequence[Score]]) -> list[list[Text]]:
     """Each request's texts without those of an earlier one; requests that begin alike together."""
     families: list[list[Text]] = []
     seen: set[Text] = set()
     # In order, texts that begin alike lie side by side: they will share a tree.
-    for row in sorted(sorted(row) for row in texts):
-        fresh = [text for text in dict.fromkeys(row) if text not in seen]
+    for row in sorted(sorted(different_texts([row])) for row in asked):
+        fresh = [text for text in row if text not in seen]
         if fresh:
             families.append(fresh)
             seen.update(fresh)
@@ -129,20 +134,20 @@ def _batches(
         yield from trees.scores(families, batch_tokens)
 
 
-def _table(texts: Sequence[Sequence[Text]], scores: Scores, first: int) -> OptionScores:
-    """Put the scores of unique texts back where the requests have them."""
-    shape = len(texts), max(len(row) for row in texts)
+def _table(asked: Sequence[Sequence[Score]], scores: Scores, first: int) -> OptionScores:
+    """Sum the tokens' scores up to what the requests ask for."""
+    shape = len(asked), max(len(row) for row in asked)
     logprob = np.full(shape, np.nan)
     tokens = np.zeros(shape, dtype=np.int64)
-    for index, row in enumerate(texts):
-        for option, text in enumerate(row):
-            score = scores[text]
-            if not np.isfinite(score):
+    for index, row in enumerate(asked):
+        for option, score in enumerate(row):
+            total = sum(scores[text][k] for text, chosen in score for k in chosen)
+            if not np.isfinite(total):
                 raise ValueError(
                     f"item {first + index}, option {option}: the model gave a log-probability of "
-                    f"{score}, which is not finite. Its activations overflow: "
+                    f"{total}, which is not finite. Its activations overflow: "
                     "use float32 (or bfloat16), or a smaller lambda if neurons are being scaled."
                 )
-            logprob[index, option] = score
-            tokens[index, option] = text.n_scored
+            logprob[index, option] = total
+            tokens[index, option] = sum(len(term.tokens) for term in score)
     return OptionScores(logprob=logprob, tokens=tokens)

@@ -11,12 +11,11 @@ from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import OptionScores
-from kb_lens.evaluation.encoding import encode, prompt_tokens
+from kb_lens.evaluation.encoding import Score, Term, encode, prompt_tokens
 from kb_lens.evaluation.entries import scores_from_bytes, scores_to_bytes
 from kb_lens.evaluation.generation import check_writable, greedy_texts
-from kb_lens.evaluation.scoring import text_logprobs
+from kb_lens.evaluation.scoring import different_texts, text_logprobs
 from kb_lens.models.hooked import HookedModel, weights_digest
-from kb_lens.passes.plain_scores import Text
 from kb_lens.store import Store, entry_key
 
 SLICE_ITEMS = 512
@@ -69,15 +68,15 @@ class _Slice:
 
     benchmark: Benchmark
     """With these items alone."""
-    texts: Sequence[Sequence[Text]]
-    """The options of its requests as tokens."""
+    asked: Sequence[Sequence[Score]]
+    """The scores of its requests in tokens."""
     first: int
     """Index of its first request in the benchmark."""
     n_texts: int = field(init=False)
     """Different texts to score, and prompts to write on from."""
 
     def __post_init__(self) -> None:
-        scored = {text for row in self.texts for text in row}
+        scored = different_texts(self.asked)
         written = {request for request in self.benchmark.requests if request.write}
         object.__setattr__(self, "n_texts", len(scored) + len(written))
 
@@ -87,7 +86,7 @@ class _Slice:
         """Score it, and write where that is asked for; with the seconds that it took."""
         start = time.perf_counter()
         scores = text_logprobs(
-            model, self.texts, batch_tokens=batch_tokens, advance=advance, first=self.first
+            model, self.asked, batch_tokens=batch_tokens, advance=advance, first=self.first
         )
         requests = self.benchmark.requests
         if any(request.write for request in requests):
@@ -118,20 +117,25 @@ class _Slice:
             "weights": weights_digest(model),
             "dtype": str(model.cfg.dtype),
             "requests": self.benchmark.digest,
-            "tokens": [[text.start, *text.ids] for row in self.texts for text in row],
+            "tokens": [[text.start, *text.ids] for text, _ in self._terms()],
             "written_on": [prompt_tokens(model.tokenizer, request) for request in written],
         }
+        if any(request.further for request in self.benchmark.requests):
+            content["summed"] = [list(chosen) for _, chosen in self._terms()]
         return entry_key(content)
+
+    def _terms(self) -> list[Term]:
+        return [term for row in self.asked for score in row for term in score]
 
 
 def _slices(model: HookedModel, benchmark: Benchmark) -> list[_Slice]:
     """The benchmark in consecutive slices; `ValueError` for what does not fit the model."""
-    texts = encode(model, benchmark.requests)
+    asked = encode(model, benchmark.requests)
     slices: list[_Slice] = []
     first = 0
     for items in benchmark.slices(SLICE_ITEMS):
         end = first + len(items.requests)
-        slices.append(_Slice(items, texts[first:end], first))
+        slices.append(_Slice(items, asked[first:end], first))
         first = end
     return slices
 

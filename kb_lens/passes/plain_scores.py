@@ -25,8 +25,8 @@ class Text(NamedTuple):
         return len(self.ids) - self.start
 
 
-Scores = dict[Text, float]
-"""Summed natural-log probability of each text's option."""
+Scores = dict[Text, list[float]]
+"""Natural-log probability of each token of each text's option, given all before it."""
 
 _LOGIT_ROWS = 512
 """Rows over the vocabulary that are held in float32 at once: 512 of 150,000 tokens are 300 MB."""
@@ -57,13 +57,14 @@ def _token_by_token(
     for text in texts:
         beginnings = [Text(text.ids[: end + 1], end) for end in range(text.start, len(text.ids))]
         n_rows = max(1, batch_tokens // len(text.ids))
-        total = 0.0
+        logprobs: list[float] = []
         for first in range(0, len(beginnings), n_rows):
-            total += sum(_padded_batch(model, beginnings[first : first + n_rows]))
-        yield {text: total}
+            for token in _padded_batch(model, beginnings[first : first + n_rows]):
+                logprobs += token
+        yield {text: logprobs}
 
 
-def _padded_batch(model: HookedModel, batch: Sequence[Text]) -> list[float]:
+def _padded_batch(model: HookedModel, batch: Sequence[Text]) -> list[list[float]]:
     width = max(len(text.ids) for text in batch) - 1  # no text's last token runs
     tokens = torch.zeros(len(batch), width, dtype=torch.long)
     reads: list[tuple[int, int, int]] = []
@@ -78,19 +79,24 @@ def _padded_batch(model: HookedModel, batch: Sequence[Text]) -> list[float]:
         logits = model(tokens.to(model.cfg.device), return_type="logits")
         nodes, node = (row * width + pos - 1).unique(return_inverse=True)
         read = logits.flatten(0, 1)[nodes.to(logits.device)]
-        return summed(read, node, target, row, len(batch))
+        return by_text(read, node, target, batch)
 
 
-def summed(
+def by_text(
     logits: Float[Tensor, "node d_vocab"],
     node: Int[Tensor, " read"],
     target: Int[Tensor, " read"],
-    owner: Int[Tensor, " read"],
-    n_texts: int,
-) -> list[float]:
-    """Each text's log-probability from the positions at which its tokens are read."""
+    texts: Sequence[Text],
+) -> list[list[float]]:
+    """The log-probabilities of each text's tokens from the positions at which they are read.
+
+    Args:
+        logits: At every position that is read.
+        node: The position of each read; those of a text in order, one text after the other.
+        target: The token that is predicted there.
+        texts: Whose tokens they are.
+    """
     total = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(_LOGIT_ROWS)])
     node, target = node.to(logits.device), target.to(logits.device)
-    # Summed in float64: an option's probability does not depend on the order of its tokens.
-    logprob = (logits[node, target].float() - total[node]).cpu().double()
-    return torch.zeros(n_texts, dtype=torch.float64).index_add_(0, owner, logprob).tolist()
+    logprob = (logits[node, target].float() - total[node]).cpu()
+    return [tokens.tolist() for tokens in logprob.split([text.n_scored for text in texts])]

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,7 @@ from transformers import DynamicCache
 
 from kb_lens.models.hooked import HookedModel
 from kb_lens.passes import last_position
-from kb_lens.passes.plain_scores import Scores, Text, plain_scores, summed
+from kb_lens.passes.plain_scores import Scores, Text, by_text, plain_scores
 from kb_lens.passes.shared_prefix import SharedPrefix, UncoveredError, cached, check_covered
 
 _ROW_TOKENS = {"cpu": 256, "cuda": 512}
@@ -59,12 +60,13 @@ class TreeScorer:
         joined = self._score([tree])
         tolerance = _TOLERANCE.get(self._model.cfg.dtype, _ROUGH_TOLERANCE)
         for scores in plain_scores(self._model, list({family[0], family[-1]}), 1):
-            for text, expected in scores.items():
-                close = abs(joined[text] - expected) <= tolerance * text.n_scored
+            for text, tokens in scores.items():
+                in_tree, expected = sum(joined[text]), sum(tokens)
+                close = abs(in_tree - expected) <= tolerance * text.n_scored
                 # A plain score that is no number is the model's own affair, and reported as that.
                 if math.isfinite(expected) and not close:
                     raise UncoveredError(
-                        f"a text's log-probability is {joined[text]:.4f} in a tree and "
+                        f"a text's log-probability is {in_tree:.4f} in a tree and "
                         f"{expected:.4f} by itself"
                     )
 
@@ -99,12 +101,12 @@ class TreeScorer:
         device = self._model.cfg.device
         tokens, depth, twin, ancestors = (x.to(device) for x in _stacked(trees))
         texts: list[Text] = []
-        reads: list[tuple[int, int, int]] = []
+        reads: list[tuple[int, int]] = []
         for row, tree in enumerate(trees):
-            start, first = row * tokens.shape[1], len(texts)
-            reads += [(start + node, target, first + owner) for node, target, owner in tree.reads]
+            start = row * tokens.shape[1]
+            reads += [(start + node, target) for node, target in tree.reads]
             texts += tree.texts
-        reading, target, owner = torch.tensor(reads).T
+        reading, target = torch.tensor(reads).T
         nodes, node = reading.unique(return_inverse=True)  # texts that part later read one node
         positions = depth + self._shared
         rows = _TreeRows(self._cache, self._shared, ancestors, positions)
@@ -115,7 +117,7 @@ class TreeScorer:
             self._model.hooks(fwd_hooks=[gather]),
         ):
             logits = rows.run(self._model, tokens, positions).logits[0]
-            logprobs = summed(logits, node, target, owner, len(texts))
+            logprobs = by_text(logits, node, target, texts)
         return dict(zip(texts, logprobs, strict=True))
 
 
@@ -165,8 +167,8 @@ class _Tree:
         self.depth: list[int] = []
         self.twin: list[bool] = []
         self.texts: list[Text] = []
-        self.reads: list[tuple[int, int, int]] = []
-        """(position, token predicted there, index of the text whose token it is)"""
+        self.reads: list[tuple[int, int]] = []
+        """(position, token predicted there), text after text"""
         self._parent: list[int] = []
         self._children: dict[tuple[int, int, bool], int] = {}
         self._shared = shared
@@ -206,7 +208,7 @@ class _Tree:
                 node = self._node(parent, token, twin=False)
                 if pos >= text.start - 1:
                     reader = self._node(parent, token, twin=True) if self._twins else node
-                    self.reads.append((reader, text.ids[pos + 1], len(self.texts)))
+                    self.reads.append((reader, text.ids[pos + 1]))
             self.texts.append(text)
 
     def _node(self, parent: int, token: int, *, twin: bool) -> int:
@@ -221,11 +223,12 @@ class _Tree:
 
     def ancestors(self) -> Bool[Tensor, "pos pos"]:
         """Which positions each position reads: those on its way from the root, and itself."""
-        ancestors = torch.eye(len(self), dtype=torch.bool)
+        # not of torch, which takes 20 times as long for rows that are so short
+        ancestors = np.eye(len(self), dtype=np.bool_)
         for node, parent in enumerate(self._parent):
             if parent >= 0:
                 ancestors[node] |= ancestors[parent]
-        return ancestors
+        return torch.from_numpy(ancestors)
 
 
 class _TreeRows(SharedPrefix):

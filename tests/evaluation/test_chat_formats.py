@@ -39,8 +39,14 @@ def take(model, tokenizer):
     model.tokenizer = tokenizer
 
 
+def option_texts(model, request):
+    """The options of a request in tokens."""
+    ((*scores,),) = encode(model, [request])
+    return [text for ((text, _),) in scores]
+
+
 def decoded(model, request):
-    ((text, *_),) = encode(model, [request])
+    (text, *_) = option_texts(model, request)
     decode = model.tokenizer.decode
     return decode(text.ids[: text.start]), decode(text.ids[text.start :])
 
@@ -136,7 +142,8 @@ def test_a_slice_is_named_by_all_of_its_tokens(folder):  # noqa: F811
 def test_options_behind_a_newline_are_no_words_alone():
     model = tiny_bridge("llama")
     take(model, llama_2_tokenizer())
-    texts = encode(model, [CHAT, Request("Is it bias?", (" Yes", " No"))])
+    requests = (CHAT, Request("Is it bias?", (" Yes", " No")))
+    texts = [option_texts(model, request) for request in requests]
     last = [[model.tokenizer.convert_ids_to_tokens(t.ids[-1]) for t in row] for row in texts]
     assert last == [["Yes", "No"], [SPACE + "Yes", SPACE + "No"]]
     assert all(len(text.ids) - text.start == 1 for row in texts for text in row)
@@ -155,7 +162,7 @@ def test_an_option_has_no_token_of_the_template_s_newlines():
     tokenizer = newline_tokenizer()
     tokenizer.chat_template = "{{ 'AA' + messages[-1]['content'] + '\n\n' }}"
     take(model, tokenizer)
-    (row,) = encode(model, [replace(CHAT, system="", prompt="A")])
+    row = option_texts(model, replace(CHAT, system="", prompt="A"))
     pieces = [tokenizer.convert_ids_to_tokens(list(text.ids)) for text in row]
     assert pieces == [["A", "A", "A", "ĊĊ", "Yes"], ["A", "A", "A", "ĊĊ", "No"]]
     assert [text.start for text in row] == [4, 4]
@@ -175,6 +182,6 @@ def test_nothing_stands_behind_a_prompt(llama):
     for request in (bare, CHAT):
         ids = prompt_tokens(tokenizer, request)
         assert (ids[0], ids[-1] == tokenizer.eos_token_id) == (tokenizer.bos_token_id, False)
-        for text in encode(model, [request])[0]:
+        for text in option_texts(model, request):
             assert list(text.ids[: text.start]) == ids
             assert tokenizer.eos_token_id not in text.ids

@@ -1,0 +1,117 @@
+"""Which tokens of a text lie in given words of it.
+
+Words are found by the characters that tokens stand for, which fast tokenizers tell. Encoding the
+text up to a word's end would not do: where tokens run across spaces, a beginning is cut otherwise
+than the text itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from kb_lens.benchmarks.requests import Excerpt, Request, Span
+
+
+def excerpt_tokens(
+    excerpt: Excerpt, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+) -> list[list[int]]:
+    """The indices of each option's tokens that lie in the excerpt's words.
+
+    White space is of no word, but for a token that is nothing else: it is of the word behind it.
+
+    Args:
+        excerpt: The words.
+        texts: The options.
+        spans: The characters of each option's tokens.
+    """
+    touched = [
+        _touched(text, words, tokens)
+        for text, words, tokens in zip(texts, excerpt.words, spans, strict=True)
+    ]
+    counted = {word for option in touched for words in option for word in words} - {_NO_WORD}
+    while excerpt.aligned:
+        # A token that is partly elsewhere takes its words with it, in all options, which may leave
+        # tokens there that are partly elsewhere now.
+        split = [words for option in touched for words in option if not words <= counted]
+        lost = counted.intersection(word for words in split for word in words)
+        if not lost:
+            break
+        counted -= lost
+    return [[k for k, words in enumerate(option) if words <= counted] for option in touched]
+
+
+_NO_WORD = -1
+"""Stands for what is outside the words."""
+
+
+def _touched(text: str, words: Sequence[Span], tokens: Sequence[Span]) -> list[set[int]]:
+    """The numbers of the words that each token has characters of."""
+    owner = [_NO_WORD] * (len(text) + 1)
+    for number, (start, end) in enumerate(words):
+        owner[start:end] = [number] * (end - start)
+    touched: list[set[int]] = []
+    for start, end in tokens:
+        letters = [k for k in range(start, end) if not text[k].isspace()]
+        touched.append({owner[k] for k in letters or [start]})
+    return touched
+
+
+def token_spans(tokenizer: Any, requests: Iterable[Request]) -> dict[str, list[Span]]:
+    """The characters of every token of each option that a request has excerpts of.
+
+    A tokenizer that cannot tell them (a slow one) is asked for the beginnings at the words'
+    borders: if their tokens are the text's own, so many tokens make up that much of the text.
+
+    Raises:
+        ValueError: If it cannot be told which tokens a word has.
+    """
+    borders: dict[str, set[int]] = {}
+    for request in requests:
+        for excerpt in request.excerpts:
+            for text, words in zip(request.options, excerpt.words, strict=True):
+                borders.setdefault(text, set()).update(*words)
+    if not borders:
+        return {}
+    if not tokenizer.is_fast:
+        return {text: _between(tokenizer, text, sorted(ends)) for text, ends in borders.items()}
+    texts = list(borders)
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    return {
+        text: _checked(text, spans)
+        for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
+    }
+
+
+def _checked(text: str, spans: Sequence[Span]) -> list[Span]:
+    """The spans, if they are in order and every letter is of a token."""
+    spans = [(start, end) for start, end in spans]
+    covered = {k for start, end in spans for k in range(start, end)}
+    missing = [k for k, letter in enumerate(text) if letter.isalnum() and k not in covered]
+    if missing or spans != sorted(spans) or any(end > len(text) for _, end in spans):
+        raise ValueError(
+            f"the model's tokenizer does not tell where its tokens of {text[:60]!r} stand: it "
+            f"gives the characters {spans[:8]}. Words cannot be scored by themselves with it."
+        )
+    return spans
+
+
+def _between(tokenizer: Any, text: str, borders: Sequence[int]) -> list[Span]:
+    """Spans from border to border, the same for all tokens between two."""
+
+    def encoded(end: int) -> list[int]:
+        return tokenizer(text[:end], add_special_tokens=False)["input_ids"] if end else []
+
+    ids = encoded(len(text))
+    spans: list[Span] = []
+    for start, end in pairwise(sorted({0, *borders, len(text)})):
+        beginning = encoded(end)
+        if ids[: len(beginning)] != beginning:
+            raise ValueError(
+                f"the model's tokenizer does not tell where its tokens stand, and it cuts "
+                f"{text[:end][-60:]!r} otherwise where more follows. Use its fast form "
+                "(tokenizer.json)."
+            )
+        spans += [(start, end)] * (len(beginning) - len(spans))
+    return spans
