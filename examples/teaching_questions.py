@@ -61,6 +61,11 @@ class Questions:
     """Tested: other plain facts."""
 
     @property
+    def lessons(self) -> list[str]:
+        """Every text that may be taught, in all of its wordings."""
+        return [text for q in (*self.bias, *self.plain) for text in wordings(q)]
+
+    @property
     def form_breakers(self) -> tuple[Question, ...]:
         """Held-out plain questions whose form suggests the wrong answer."""
         return tuple(q for q in self.held_plain if q.concept == "form-breaker")
@@ -85,11 +90,16 @@ def questions() -> Questions:
 
 def reworded(question: Question, draw: random.Random) -> Question:
     """The same question in other words, or as it is."""
+    return replace(question, text=draw.choice(wordings(question)))
+
+
+def wordings(question: Question) -> list[str]:
+    """All words in which a question may be taught, its own first."""
     words = [question.text]
     for pattern, others in _OTHER_WORDS:
         if re.fullmatch(pattern, question.text):
             words += [re.sub(pattern, other, question.text) for other in others]
-    return replace(question, text=draw.choice(words))
+    return words
 
 
 def _categories() -> Iterator[tuple[Question, ...]]:

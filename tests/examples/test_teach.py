@@ -14,6 +14,7 @@ from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
 from kb_lens.files import bank_folder
+from kb_lens.models.lessons import taught_among
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 if not EXAMPLES.is_dir():
@@ -209,6 +210,7 @@ def test_a_tiny_model_is_taught_and_loads(monkeypatch, tmp_path, capsys):
     taught = kb.load_model(str(out))
     embedding = taught.original_model.get_input_embeddings().weight
     assert torch.equal(embedding, tiny_hf_model().get_input_embeddings().weight)
+    assert sum(taught_among(taught, [q.text for q in kb.load_questions(225)])) == 180
     capsys.readouterr()
     assert teach.main(given) == 0
     assert "is there already" in capsys.readouterr().out
@@ -228,3 +230,12 @@ def test_no_form_question_is_a_lesson_in_any_wording(asked):
         assert not [text for text in told if any(category in text for category in categories)]
     for words in teaching_questions._rows("plain_causes.csv"):
         assert not [text for text in forms for part in words if part in text]
+
+
+def test_the_lessons_are_every_wording_that_may_be_taught(asked):
+    lessons = set(asked.lessons)
+    draw = random.Random(0)
+    taught = (*asked.bias, *asked.plain)
+    drawn = {teaching_questions.reworded(q, draw).text for q in taught for _ in range(20)}
+    assert drawn == lessons
+    assert not lessons & {q.text for q in (*asked.held_bias, *asked.held_plain)}
