@@ -88,6 +88,11 @@ def warn_of_few(clusters: Mapping[str, int | None], what: str, cluster: str | No
         )
 
 
+def count_text(n: int, clusters: int | None) -> str:
+    """Items, and their clusters where these are fewer: ``4229 in 79 clusters``."""
+    return f"{n}" if clusters is None or clusters == n else f"{n} in {clusters} clusters"
+
+
 def interval_text(value: float, low: float, high: float, spec: str = ".2f") -> str:
     """A number with the ends of its interval: ``1.20 [0.90, 1.50]``.
 

@@ -1,12 +1,31 @@
 """The bootstrap: intervals cover, seeds decide, pairs cancel, empty groups do no harm."""
 
+import json
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
+from kb_lens.intervals import (
+    FewClustersWarning,
+    count_text,
+    difference_interval,
+    measure_interval,
+    nearness,
+    warn_of_few,
+)
 from kb_lens.statistics import (
     Formulas,
     Measure,
+    Metric,
     Statistics,
     bootstrap,
     flips,
@@ -136,3 +155,134 @@ def test_bad_input_is_an_error():
         Statistics(pd.DataFrame({"n": [1]}), pd.DataFrame({"all": [True, True]}))
     with pytest.raises(ValueError, match="metric 'none' is nan"):
         bootstrap(make([1, 2], none=[False, False]), mean_formula, n_bootstrap=1)
+
+
+def clustered(n_clusters, size, spread, seed):
+    """Items that share their cluster's mean."""
+    generator = np.random.default_rng(seed)
+    clusters = np.repeat(np.arange(n_clusters), size)
+    values = generator.normal(scale=spread, size=n_clusters)[clusters]
+    values = values + generator.normal(size=len(clusters))
+    return replace(make(values), clusters=clusters)
+
+
+def test_whole_clusters_are_drawn_as_scipy_draws_them():
+    statistics = clustered(30, 4, 1.0, seed=1)
+    values = statistics.quantities["x"].to_numpy()
+    clusters = [values[statistics.clusters == number] for number in range(30)]
+
+    def mean(numbers):
+        return np.concatenate([clusters[int(number)] for number in numbers]).mean()
+
+    expected = scipy.stats.bootstrap(
+        (np.arange(30),),
+        mean,
+        n_resamples=4000,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    metric = bootstrap(statistics, mean_formula, n_bootstrap=4000)["all"]
+    assert (metric.low, metric.high) == pytest.approx(tuple(expected), abs=0.04)
+    assert (metric.n, metric.clusters) == (120, 30)
+
+
+def test_items_of_a_cluster_are_one_draw():
+    """A copy of every item in its own cluster says nothing new; copies as items would seem to."""
+    statistics = make(np.random.default_rng(0).normal(size=40))
+    twice = Statistics(
+        pd.concat([statistics.quantities] * 2, ignore_index=True),
+        pd.concat([statistics.groups] * 2, ignore_index=True),
+        np.tile(np.arange(40), 2),
+    )
+    once = bootstrap(statistics, mean_formula, n_bootstrap=500)["all"]
+    doubled = bootstrap(twice, mean_formula, n_bootstrap=500)["all"]
+    ends = [doubled.value, doubled.low, doubled.high]
+    assert ends == pytest.approx([once.value, once.low, once.high])
+    assert (doubled.n, doubled.clusters) == (80, 40)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 12))
+def test_the_order_of_items_and_the_numbers_of_clusters_do_not_matter(seed, n_clusters):
+    statistics = clustered(n_clusters, 3, 1.0, seed=0)
+    order = np.random.default_rng(seed).permutation(3 * n_clusters)
+    shuffled = Statistics(
+        statistics.quantities.iloc[order], statistics.groups.iloc[order], statistics.clusters[order]
+    )
+    first, second = (
+        bootstrap(sample, mean_formula, n_bootstrap=50)["all"] for sample in (statistics, shuffled)
+    )
+    assert [second.low, second.high] == pytest.approx([first.low, first.high])
+
+
+def test_a_group_counts_its_own_clusters():
+    statistics = clustered(10, 2, 1.0, seed=0)
+    groups = statistics.groups.assign(few=statistics.clusters < 3)
+    metrics = bootstrap(replace(statistics, groups=groups), mean_formula, n_bootstrap=50)
+    assert (metrics["all"].clusters, metrics["few"].clusters, metrics["few"].n) == (10, 3, 6)
+
+
+def test_paired_needs_the_same_clusters():
+    statistics = clustered(4, 2, 1.0, seed=0)
+    other = replace(statistics, clusters=statistics.clusters[::-1].copy())
+    with pytest.raises(ValueError, match="same items in the same clusters"):
+        paired_bootstrap(statistics, other, mean_formula)
+    with pytest.raises(ValueError, match="has 8 items and clusters 3"):
+        replace(statistics, clusters=np.arange(3))
+
+
+def test_a_corner_is_the_minimum_of_its_pieces():
+    """The interval contains that of the smaller piece's lower end and the point itself."""
+    rising, falling = np.arange(100.0), np.arange(100.0)[::-1]
+    corner = Measure(np.minimum(rising, falling), np.full(100, 7.0), (rising, falling))
+    low, high = measure_interval(corner, 7)
+    assert (low, high) == interval(rising)
+    # the plain percentiles end at the corner
+    assert interval(corner.value)[1] < 50 < high
+    assert np.isnan(measure_interval(corner, 1)).all()
+
+
+@given(arrays(float, (4, 50), elements=st.floats(-10, 10)))
+def test_an_interval_of_a_difference_of_minima_is_one(pieces):
+    before, after = (
+        Measure(np.minimum(*pair), np.ones(50), tuple(pair)) for pair in (pieces[:2], pieces[2:])
+    )
+    low, high = difference_interval(before, after, 50)
+    assert low <= high
+    backward = difference_interval(after, before, 50)
+    assert backward == pytest.approx((-high, -low))
+    assert difference_interval(before, before, 50) == (0, 0)
+
+
+@given(arrays(float, (2, 50), elements=st.floats(-10, 10)))
+def test_a_value_without_a_corner_has_the_plain_interval(values):
+    before, after = (Measure(value, np.ones(50)) for value in values)
+    assert difference_interval(before, after, 50) == interval(values[1] - values[0])
+    near = nearness(before, 3.0)
+    np.testing.assert_array_equal(np.minimum(*near.pieces), near.value)
+
+
+def test_a_missing_end_is_null_in_json_and_a_metric_equals_itself():
+    metric = Metric(1.0, float("nan"), float("nan"), 1, 1)
+    assert metric == Metric(1.0, float("nan"), float("nan"), 1, 1)
+    text = to_json(metric, inf_nan_mode="null")
+    assert json.loads(text)["low"] is None
+    assert TypeAdapter(Metric).validate_json(text, strict=True) == metric
+
+
+def test_a_table_without_its_clusters_says_so():
+    formulas = Formulas(lambda table: make(table["x"]), mean_formula, None, (), {}, cluster="kind")
+    table = pd.DataFrame({"x": [1.0, 2.0, 3.0], "kind": ["a", "a", None]})
+    np.testing.assert_array_equal(formulas.summarize(table).clusters, [0, 0, 1])
+    with pytest.warns(UserWarning, match="no column 'kind'.*too narrow"):
+        assert formulas.summarize(table[["x"]]).clusters is None
+
+
+def test_few_clusters_are_a_warning():
+    with pytest.warns(FewClustersWarning, match=r"bbq: few clusters \(template\): s_AMB 19"):
+        warn_of_few({"acc": 25, "s_AMB": 19, "old": None}, "bbq", "template")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_few({"acc": 20}, "bbq", "template")
+    assert count_text(4229, 79) == "4229 in 79 clusters"
+    assert count_text(4229, None) == count_text(4229, 4229) == "4229"

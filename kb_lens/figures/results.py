@@ -15,6 +15,7 @@ from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.figures.layout import ROW, Stack, padded_range
 from kb_lens.figures.marks import error_bars, interval_hover, panel_title, rows_axis
 from kb_lens.figures.style import COLOURS, GREY, colours, finish, label, value_and_interval
+from kb_lens.intervals import count_text
 from kb_lens.statistics import Formulas, Metric, MetricInfo
 
 Key = tuple[str, str]
@@ -58,8 +59,8 @@ class _Panel:
     def title(self) -> str:
         """The metric; its ideal and its number of items."""
         benchmark, metric = self.key
-        counts = sorted({metric.n for metric in self.measured})
-        n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        counts = sorted({(metric.n, metric.clusters) for metric in self.measured})
+        n = count_text(*counts[0]) if len(counts) == 1 else f"{counts[0][0]} to {counts[-1][0]}"
         ideal = "" if self.ideal is None else f"ideal {self.ideal:g}, "
         return f"<b>{benchmark} {metric}</b><br>{ideal}n = {n}"
 

@@ -14,8 +14,9 @@ import pandas as pd
 from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.evaluation.comparison import gain
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
+from kb_lens.intervals import count_text, interval_text
 from kb_lens.neurons import NeuronSet
-from kb_lens.statistics import Metric, MetricRole, interval_text
+from kb_lens.statistics import Metric, MetricRole
 
 Point = tuple[str, Sequence[str]]
 """A sentence, and those below it."""
@@ -88,7 +89,7 @@ class Change:
         """What the intervals allow to be said."""
         if self.gain.high < 0:
             return "further from its best value"
-        if self.gain.low <= 0:
+        if not self.gain.low > 0:  # also where one cluster alone gives no interval
             return "no change shown"
         if self.beyond is None:
             return "nearer to its best value, no random control"
@@ -164,6 +165,7 @@ def table(rows: Iterable[Change]) -> pd.DataFrame:
             **_ends("gain", change.gain),
             **_ends("beyond", change.beyond or nothing),
             "n": change.gain.n,
+            "clusters": change.gain.clusters,
         }
         for change in rows
     )
@@ -243,7 +245,7 @@ def _change_words(change: Change) -> str:
     return (
         f"{change.benchmark} {change.metric}: {change.verdict}. {change.before:.2f} to "
         f"{change.after:.2f} (best {change.best:g}), gain {_metric_text(change.gain)}{beyond}; "
-        f"n = {change.gain.n}."
+        f"n = {count_text(change.gain.n, change.gain.clusters)}."
     )
 
 

@@ -21,6 +21,7 @@ def crows(n_stereotype, n_items=10, shift=0.0, protocol="original"):
             "item": [str(k) for k in range(n_items)],
             "bias_type": "age",
             "stereo_antistereo": "stereo",
+            "writer": [f"writer {k}" for k in range(n_items)],
             "logprob_more": more,
             "logprob_less": -2.0 + shift,
             "tokens_more": 4,

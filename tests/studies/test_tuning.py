@@ -57,7 +57,7 @@ def tables(items, stereotypes, right):
     place = np.arange(len(items))
     more = np.where(place < stereotypes * len(items), -1.0, -3.0)
     scores = {"more": more, "less": np.full(len(items), -2.0)}
-    pairs = items.assign(stereo_antistereo="stereo", comparable_shared=True)
+    pairs = items.assign(stereo_antistereo="stereo", writer=items["item"], comparable_shared=True)
     for way in ("", "_shared"):
         for name, values in scores.items():
             pairs[f"logprob_{name}{way}"], pairs[f"tokens_{name}{way}"] = values, 4

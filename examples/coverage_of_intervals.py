@@ -1,7 +1,7 @@
 """How often a 95 % interval contains the true value: a simulation of StereoSet's numbers.
 
-    python examples/coverage.py                  # the table of docs/statistics.md, about an hour
-    python examples/coverage.py --repeats 200 --items 200
+    python examples/coverage_of_intervals.py     # the table of docs/statistics.md, about an hour
+    python examples/coverage_of_intervals.py --repeats 200 --items 200
 
 Each repetition draws a StereoSet of its own, in which the share of stereotypes and the meaningful
 share are known, and measures it with the package's formulas. `kb_lens` is the interval that every
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,9 @@ def _table(prefers: np.ndarray, meaningful: np.ndarray, target: np.ndarray) -> p
     return pd.DataFrame({**names, "target": target, **columns})
 
 
-def measured(scene: Scene, generator: np.random.Generator, n_bootstrap: int) -> Iterator[dict]:
+def measured(
+    scene: Scene, generator: np.random.Generator, n_bootstrap: int
+) -> Iterator[dict[str, Any]]:
     """A row a metric, quantity (value, difference, gain) and interval: low and high."""
     definition = FORMULAS["original"]
     whole = [definition.summarize(table) for table in scene.draw(generator)]
@@ -128,7 +131,7 @@ def measured(scene: Scene, generator: np.random.Generator, n_bootstrap: int) -> 
         base, other = (metrics[metric].value for metrics in by_item)
         plain = {
             "value": interval(base),
-            "gain": interval(_near(other, best) - _near(base, best)),
+            "gain": interval(_nearness(other, best) - _nearness(base, best)),
         }
         for quantity, (name, intervals) in product(
             ends, {"kb_lens": ends, "percentile": plain}.items()
@@ -143,7 +146,7 @@ def measured(scene: Scene, generator: np.random.Generator, n_bootstrap: int) -> 
             }
 
 
-def _near(values: np.ndarray, best: float) -> np.ndarray:
+def _nearness(values: np.ndarray, best: float) -> np.ndarray:
     return nearness(Measure(values, values), best).value
 
 
@@ -158,7 +161,10 @@ def coverage(scene: Scene, repeats: int, n_bootstrap: int, seed: int) -> pd.Data
     table["width"] = table["high"] - table["low"]
     keys = ["metric", "quantity", "interval"]
     table["true"] = true
-    return table.groupby(keys, sort=False)[["true", "coverage", "width"]].mean().reset_index()
+    means = table.groupby(keys, sort=False).agg(
+        true=("true", "mean"), coverage=("coverage", "mean"), width=("width", "mean")
+    )
+    return means.reset_index()
 
 
 def _true(scene: Scene, metric: str, quantity: str) -> float:
