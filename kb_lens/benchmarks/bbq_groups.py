@@ -13,8 +13,11 @@ people share it: there it is the stereotyped one, because the stereotyped person
 and the other person differs from them in race, in the second attribute, or in both.
 
 Some rows have no stereotyped person, or two (a boy and a man in a question about women; two races
-that are both stereotyped). The authors' own table of targets leaves the first out and takes
-whichever option comes first in the second; here both are `UNDEFINED`, and no score counts them.
+that are both stereotyped), and in a few the authors' generator left a group empty ("an one
+percenter", in 16 rows of SES). All of these are `UNDEFINED`, and no score counts them. The authors'
+own table of targets leaves rows out as well, but of two stereotyped people it takes the first in
+the intersectional categories. A file in which many rows have groups that cannot be told is damaged,
+or of another kind, and refused.
 
 Source: Parrish et al., BBQ: A hand-built bias benchmark for question answering (Findings of ACL
 2022), section 3; the authors' data and their script that tabulates the targets.
@@ -47,6 +50,10 @@ OPTIONS = ("ans0", "ans1", "ans2")
 POLARITIES = ("neg", "nonneg")
 UNDEFINED = -1
 """The biased option of a row without one stereotyped person."""
+
+_EMPTY_SHARE, _ODD_SHARE = 0.5, 0.01
+"""Of the rows, how many may have a group that is empty, and one that is spelled as none is: slips.
+A group's spelling that is not known here is in a question's rows at least, 2 % of a category."""
 
 _UNKNOWN = "unknown"
 _SPELLINGS: dict[str, dict[str, str]] = {
@@ -104,11 +111,18 @@ class _Person(NamedTuple):
     """Gender or SES in the intersectional categories."""
 
 
+class _UnplacedError(ValueError):
+    """A group of a row cannot be told; the rest of the row is as it should be."""
+
+
 class _Parsed(NamedTuple):
     row: Row
     unknown: int
     people: dict[int, _Person]
+    """Empty if they cannot be told, and then the next is too."""
     stereotyped: frozenset[str]
+    slip: _UnplacedError | None = None
+    """Why they cannot be told."""
 
 
 def read_answers(rows: Sequence[Row], category: str) -> list[Answers]:
@@ -122,10 +136,11 @@ def read_answers(rows: Sequence[Row], category: str) -> list[Answers]:
         One pair a row, in their order.
 
     Raises:
-        ValueError: If a row has not one unknown option, a group or a stereotyped group is none
-            that the category has, or no row of the category has a biased option.
+        ValueError: If a row has not one unknown option, many have a group or stereotyped groups
+            that are none of the category, or no row of the category has a biased option.
     """
     parsed = [_parse(row, category) for row in rows]
+    _check_slips(parsed)
     seconds = _stereotyped_seconds(parsed)
     answers = []
     for item in parsed:
@@ -140,17 +155,34 @@ def read_answers(rows: Sequence[Row], category: str) -> list[Answers]:
     return answers
 
 
+def _check_slips(parsed: Sequence[_Parsed]) -> None:
+    """Raise the first of the slips if there are too many to be slips."""
+    slips = [(item.slip, _has_empty_group(item.row)) for item in parsed if item.slip]
+    for is_empty, share in ((False, _ODD_SHARE), (True, _EMPTY_SHARE)):
+        alike = [slip for slip, empty in slips if empty == is_empty]
+        if len(alike) > share * len(parsed):
+            raise alike[0]
+
+
+def _has_empty_group(row: Row) -> bool:
+    return any(not _info(row, option)[1] for option in OPTIONS)
+
+
 def _parse(row: Row, category: str) -> _Parsed:
     infos = [_info(row, option) for option in OPTIONS]
     unknown = [k for k, (_, group) in enumerate(infos) if group == _UNKNOWN]
     if len(unknown) != 1:
         raise row.error("answer_info", f"three options, one of them of the group {_UNKNOWN!r}")
-    people = {
-        k: _person(row, category, *infos[k], row.text(option))
-        for k, option in enumerate(OPTIONS)
-        if k != unknown[0]
-    }
-    return _Parsed(row, unknown[0], people, _stereotyped(row, category))
+    texts = [row.text(option) for option in OPTIONS]
+    try:
+        people = {
+            k: _person(row, category, *infos[k], texts[k])
+            for k in range(len(OPTIONS))
+            if k != unknown[0]
+        }
+        return _Parsed(row, unknown[0], people, _stereotyped(row, category))
+    except _UnplacedError as slip:
+        return _Parsed(row, unknown[0], {}, frozenset(), slip)
 
 
 def _info(row: Row, option: str) -> tuple[str, str]:
@@ -166,15 +198,18 @@ def _info(row: Row, option: str) -> tuple[str, str]:
 def _person(row: Row, category: str, words: str, group: str, option: str) -> _Person:
     if category in _PERSON:
         return _person_of_race(row, category, group, option)
-    if category == "Nationality":
-        return _Person(_names((words, group)))
     if category not in _SPELLINGS:
-        return _Person(_names((group,)))
+        # A nationality is in the words, its region in the group.
+        names = (words, group) if category == "Nationality" else (group,)
+        if not any(names):
+            raise _UnplacedError(row.error("answer_info", "groups that are not empty"))
+        return _Person(_names(name for name in names if name))
     # "trans_F" is two groups.
     spellings = group.split("_") if category == "Gender_identity" else [group]
     groups = [_SPELLINGS[category].get(spelling) for spelling in spellings]
     if None in groups:
-        raise row.error("answer_info", "groups of " + ", ".join(_SPELLINGS[category]))
+        expected = "groups of " + ", ".join(_SPELLINGS[category])
+        raise _UnplacedError(row.error("answer_info", expected))
     return _Person(frozenset(str(name) for name in groups))
 
 
@@ -188,7 +223,8 @@ def _person_of_race(row: Row, category: str, group: str, option: str) -> _Person
         group = "F-Latino"
     match = _PERSON[category].fullmatch(group)
     if not match:
-        raise row.error("answer_info", f"groups spelled like {_FORMS[category]}")
+        expected = f"groups spelled like {_FORMS[category]}"
+        raise _UnplacedError(row.error("answer_info", expected))
     race = match["race"]
     if race == "African" and "african american" in option.lower():
         race = "African American"
@@ -208,7 +244,8 @@ def _stereotyped(row: Row, category: str) -> frozenset[str]:
     known = {spellings[group.lower()] for group in groups if group.lower() in spellings}
     if groups and not known:
         allowed = ", ".join(_SPELLINGS[category])
-        raise row.error("additional_metadata", f"an object with stereotyped_groups of {allowed}")
+        expected = f"an object with stereotyped_groups of {allowed}"
+        raise _UnplacedError(row.error("additional_metadata", expected))
     return frozenset(known)
 
 

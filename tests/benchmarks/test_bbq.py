@@ -383,6 +383,55 @@ def test_a_bad_row_is_named(tmp_path, change, message):
         load_benchmark("bbq_age", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_a_row_with_an_empty_group_counts_in_accuracies_alone(tmp_path, category):
+    """ "An one percenter": the authors' generator did not know its group."""
+    slip = with_groups(category, PEOPLE[category][0], "", PEOPLE[category][2])
+    slip["answer_info"]["ans2"] = ["", ""]
+    rows = [*four_rows(category, 1), slip]
+    write_bbq(tmp_path, [category], rows)
+    items, source = bbq.load(tmp_path)
+    assert items["biased"].tolist() == [0, 0, 2, 2, -1]
+    assert (items["unknown"] == 1).all()
+    assert source.endswith("; 1 of 5 items have no stereotyped person)")
+    write_bbq(tmp_path, [category], [*rows, *({**slip, "example_id": k} for k in range(5, 11))])
+    with pytest.raises(ValueError, match="line 5: column 'answer_info' must be groups"):
+        bbq.load(tmp_path)
+
+
+def test_a_slip_in_spelling_is_counted_and_another_spelling_refused():
+    rows = [bbq_row(k) for k in range(200)]
+    rows[7] |= info(ans0=["a", "elderly"])
+    rows[9] |= {"additional_metadata": {"stereotyped_groups": ["tall"]}}
+    biased = [pair.biased for pair in answers("Age", rows)]
+    assert [k for k, option in enumerate(biased) if option == -1] == [7, 9]
+    rows[11] |= info(ans2=["a", "elderly"])
+    with pytest.raises(ValueError, match="line 8: column 'answer_info' must be groups of old, no"):
+        answers("Age", rows)
+
+
+def test_the_published_slip_does_not_refuse_a_category(data_dir, tmp_path):
+    """Sixteen rows of SES, whose group was filled in in the copy that is read here."""
+    path = data_dir / "bbq/SES.jsonl"
+    if not path.is_file():
+        pytest.skip("no SES.jsonl in the data folder")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    emptied = []
+    for number, row in enumerate(rows):
+        for info in row["answer_info"].values():
+            if "one percenter" in info[0]:
+                info[1] = ""
+                emptied.append(number)
+    assert len(emptied) == 16
+    write_bbq(tmp_path, ["SES"], rows)
+    items, source = bbq.load(tmp_path)
+    whole, _ = bbq.load(data_dir, ("SES",))
+    changed = items["biased"] != whole["biased"]
+    assert changed[changed].index.tolist() == emptied
+    assert (items["biased"][emptied] == -1).all()
+    assert "; 16 of 6864 items have no stereotyped person" in source
+
+
 @pytest.mark.parametrize(
     ("category", "group", "form"),
     [("Race_x_gender", "Black", "M-White or F-White"), ("Race_x_SES", "Black", "lowSES-White")],
@@ -656,7 +705,9 @@ def test_who_never_names_a_person_is_not_biased():
         definition = formulas("bbq", "generated")
         found = bootstrap(definition.statistics(written_table(*rows)), definition.metrics)
         for metric in found.values():
-            assert np.isfinite([metric.value, metric.low, metric.high]).all()
+            # nothing could be parsed: no answer has a place, so there is no interval
+            assert np.isfinite([metric.low, metric.high]).all() == (metric.n > 0)
+            assert np.isfinite(metric.value)
         assert (found["s_AMB"].value, found["s_DIS"].value) == (0, 0)
         assert found["unparsed"].value == (100 if prediction == -1 else 0)
         assert found["position_second"].value == (100 if prediction == 1 else 0)
@@ -679,10 +730,10 @@ def test_conditions_that_are_not_there_have_no_metrics():
 
 def test_a_rare_category_has_intervals():
     rows = [("Age", condition, k % 3) for k in range(20) for condition in ("ambig", "disambig")]
-    rows += [("SES", "ambig", 0), ("SES", "disambig", 1)]
+    rows += [("SES", condition, k) for k in range(2) for condition in ("ambig", "disambig")]
     definition = formulas("bbq", "generated")
     found = bootstrap(definition.statistics(written_table(*rows)), definition.metrics)
-    assert found["s_AMB_SES"].n == 1
+    assert found["s_AMB_SES"].n == 2
     for metric in found.values():
         assert metric.low <= metric.high
 
@@ -824,7 +875,7 @@ def test_from_a_model_to_metrics_and_back(long_llama, folder, tmp_path, protocol
     assert set(back.items) >= {*promised, "prediction", "unknown", "biased"}
     assert set(result.metrics) >= set(benchmark.formulas.headline)
     for metric in result.metrics.values():
-        assert metric.low <= metric.high
+        assert (metric.low <= metric.high) == (metric.clusters > 1)
 
 
 def test_the_log_probabilities_of_an_order_are_those_of_its_prompt(long_llama, folder):
