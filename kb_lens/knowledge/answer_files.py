@@ -28,6 +28,7 @@ class AnswerRow:
     mass: float
     said: Literal["yes", "no"]
     right: bool
+    lesson: bool = False  # files of older versions do not say it
 
     def __post_init__(self) -> None:
         if self.right != (self.said == self.answer):

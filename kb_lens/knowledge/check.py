@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast, get_args
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -27,6 +27,7 @@ from kb_lens.models.answers import (
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.lessons import taught_among
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
 from kb_lens.questions import BANK, Question, bank_folder, load_questions
@@ -82,7 +83,8 @@ def check_knowledge(
     else:
         # The form questions have no say in how the answers to the others are spelled.
         chosen = int(answers[:n].nan_to_num().sum(-1).mean(0).argmax())
-    columns = (answers[:, chosen], predicted.candidates.sum(-1))
+    lessons = torch.tensor(taught_among(model, [q.text for q in (*questions, *forms)]))
+    columns = (answers[:, chosen], predicted.candidates.sum(-1), lessons)
     return Knowledge(
         model_name(model),
         options[chosen],
@@ -261,12 +263,14 @@ def _table(
     questions: Sequence[Question],
     answers: Float[Tensor, "question answer"],
     mass: Float[Tensor, " question"],
+    lessons: Bool[Tensor, " question"],
 ) -> pd.DataFrame:
     table = pd.DataFrame([vars(question) for question in questions])
     table["p_yes"], table["p_no"] = answers.double().numpy().T
     table["mass"] = mass.double().numpy()
     table["said"] = np.where(table["p_yes"] > table["p_no"], "yes", "no")
     table["right"] = table["said"] == table["answer"]
+    table["lesson"] = lessons.numpy()
     return table
 
 

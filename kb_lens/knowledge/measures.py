@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from kb_lens.intervals import CONFIDENCE, interval
 from kb_lens.resampling import ratio
-from kb_lens.statistics import CONFIDENCE, Metric, interval
+from kb_lens.statistics import Metric
 
 RESAMPLES = 2_000
 """Ends of an interval then move by about 1 % of its width from seed to seed."""
@@ -39,41 +40,59 @@ def answer_measures(table: pd.DataFrame, *, within_kinds: bool = False) -> tuple
             answers by the form of a question then has no more than chance.
 
     Returns:
-        Both with missing numbers where a kind lacks an answer or a probability is not known.
+        Both with missing numbers where a kind lacks an answer or a probability is not known, or
+        there are no rows.
     """
     ratios = (table["p_yes"] / (table["p_yes"] + table["p_no"])).to_numpy(np.float64)
     said_yes = table["said"].eq("yes").to_numpy(np.float64)
     is_yes = table["answer"].eq("yes").to_numpy()
     kinds = table["kind"] if within_kinds else pd.Series("all", table.index)
     groups = [kinds.eq(kind).to_numpy() for kind in kinds.unique()]
-    if not np.isfinite(ratios).all() or any(len(set(is_yes[group])) < 2 for group in groups):
+    if (
+        table.empty
+        or not np.isfinite(ratios).all()
+        or any(len(set(is_yes[group])) < 2 for group in groups)
+    ):
         unknown = Metric(*3 * [float("nan")], n=len(table))
         return unknown, unknown
-    weights = _weights(table)
-    accuracy = _measure(said_yes, is_yes, groups, weights)
+    clusters = _clusters(table)
+    accuracy = _measure(said_yes, is_yes, groups, clusters)
     percent = (100 * end for end in (accuracy.value, accuracy.low, accuracy.high))
-    return Metric(*percent, n=accuracy.n), _measure(ratios, is_yes, groups, weights)
+    in_percent = Metric(*percent, n=accuracy.n, clusters=accuracy.clusters)
+    return in_percent, _measure(ratios, is_yes, groups, clusters)
 
 
-def _weights(table: pd.DataFrame) -> Int[np.ndarray, "resample question"]:
-    """How often each resample draws each question, with the others about its concept."""
+def not_taught(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of questions that were no lessons of the model; older tables name no lessons."""
+    if "lesson" not in table:
+        return table
+    return table.loc[~table["lesson"].astype(bool)].reset_index(drop=True)
+
+
+def _clusters(table: pd.DataFrame) -> Int[np.ndarray, " question"]:
+    """The number of each question's concept."""
     concepts = table["concept"] if "concept" in table else pd.Series("", table.index)
     # a question without a concept stands for itself
     alone = np.where(concepts.eq(""), np.arange(len(table)), -1)
-    cluster = table.groupby([table["dimension"], concepts, alone]).ngroup().to_numpy()
-    n_clusters = int(cluster.max()) + 1
+    return table.groupby([table["dimension"], concepts, alone]).ngroup().to_numpy()
+
+
+def _weights(clusters: Int[np.ndarray, " question"]) -> Int[np.ndarray, "resample question"]:
+    """How often each resample draws each question, with the others about its concept."""
+    n_clusters = int(clusters.max()) + 1
     shares = np.full(n_clusters, 1 / n_clusters)
     draws = np.random.default_rng(_SEED).multinomial(n_clusters, shares, size=RESAMPLES)
-    return draws[:, cluster]
+    return draws[:, clusters]
 
 
 def _measure(
     score: Float[np.ndarray, " question"],
     is_yes: Bool[np.ndarray, " question"],
     groups: Sequence[Bool[np.ndarray, " question"]],
-    weights: Int[np.ndarray, "resample question"],
+    clusters: Int[np.ndarray, " question"],
 ) -> Metric:
     """The mean over the groups of how well the score tells yes from no within each."""
+    weights = _weights(clusters)
     once = np.ones((1, len(score)))
     values = np.array([float(_auc(score[g], is_yes[g], once[:, g])[0]) for g in groups])
     resampled = np.mean([_auc(score[g], is_yes[g], weights[:, g]) for g in groups], axis=0)
@@ -85,9 +104,8 @@ def _measure(
     below, above = np.sqrt(((np.array(ends) - values[:, None]) ** 2).sum(0)) / len(groups)
     value = float(values.mean())
     low, high = interval(resampled)
-    return Metric(
-        value, min(low, value - float(below)), max(high, value + float(above)), n=len(score)
-    )
+    low, high = min(low, value - float(below)), max(high, value + float(above))
+    return Metric(value, low, high, n=len(score), clusters=len(np.unique(clusters)))
 
 
 def _auc(

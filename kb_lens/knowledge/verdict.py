@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from kb_lens.knowledge.answer_files import KnowledgeFile, table_of
-from kb_lens.knowledge.measures import answer_measures
+from kb_lens.knowledge.measures import answer_measures, not_taught
 from kb_lens.models.answers import Spelling
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.records.objects import read_json, write_json
@@ -63,7 +63,8 @@ class Knowledge:
     """The spelling that is scored."""
     table: pd.DataFrame
     """One row a question: dimension, kind, concept, text, answer, p_yes and p_no (in the chosen
-    spelling), mass (all spellings of both), said (the likelier answer), right."""
+    spelling), mass (all spellings of both), said (the likelier answer), right, and lesson: whether
+    the model names the question among those that it was taught (`kb_lens.models.lessons`)."""
     forms: pd.DataFrame | None = None
     """The same of the form questions: plain facts, with both answers in every kind. None where
     they were not asked: then the verdict says "form not checked"."""
@@ -82,12 +83,12 @@ class Knowledge:
 
     @property
     def balanced_accuracy(self) -> Metric:
-        """On the questions, in percent: 50 is chance. With its 95 % interval over concepts."""
+        """On questions that were no lessons, in percent: 50 is chance. With its 95 % interval."""
         return self._measures[0]
 
     @property
     def auc(self) -> Metric:
-        """Of P(yes) over P(no), on the questions: 0.5 is chance. With its interval."""
+        """Of P(yes) over P(no), on the same questions: 0.5 is chance. With its interval."""
         return self._measures[1]
 
     @property
@@ -102,7 +103,7 @@ class Knowledge:
 
     @cached_property
     def _measures(self) -> tuple[Metric, Metric]:
-        return answer_measures(self.table)
+        return answer_measures(not_taught(self.table))
 
     @cached_property
     def _form_measures(self) -> tuple[Metric, Metric] | None:
@@ -174,7 +175,10 @@ class Knowledge:
         mass = _mean(self.table["mass"])
         if mass < LEAST_MASS:
             return f"Only {100 * mass:.2g} % of the probability is on yes and no. {self._tokens()}"
-        if len(set(self.table["answer"])) < 2:
+        judged = not_taught(self.table)
+        if judged.empty:
+            return "All of these questions were lessons of the model: ask it others."
+        if len(set(judged["answer"])) < 2:
             return (
                 "All right answers are the same, so a model that always says it cannot be told "
                 "from one that knows. Ask questions of both answers."
@@ -197,7 +201,7 @@ class Knowledge:
         common = "no" if total["said_no"] >= total["said_yes"] else "yes"
         text = (
             f"{self.model} answers {total['right']:.0f} of {total['n']:.0f} questions right; it "
-            f"says {common} to {total['said_' + common]:.0f} % of them. "
+            f"says {common} to {total['said_' + common]:.0f} % of them. {self._lessons()}"
             f"{measures_text(*self._measures)} 95 % intervals; {100 * total['mass']:.0f} % of the "
             f"probability is on yes and no, spelled {self.spelling.yes!r} and {self.spelling.no!r}."
         )
@@ -205,6 +209,13 @@ class Knowledge:
             return f"{text} On plain questions: form not checked."
         form = measures_text(*self._form_measures)
         return f"{text} Within forms, on {len(self.forms)} plain questions: {form}"
+
+    def _lessons(self) -> str:
+        """Which of the questions are judged; empty where all are."""
+        n_new = len(not_taught(self.table))
+        if n_new == len(self.table):
+            return ""
+        return f"{len(self.table) - n_new} were its lessons and are not counted in what follows. "
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answers as JSON."""

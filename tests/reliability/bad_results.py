@@ -81,6 +81,7 @@ EDITS = {
         ("table", 0, "p_yes"): "NaN Infinity true text null lost -1 1e39",
         ("table", 0, "answer"): "true text null lost",
         ("table", 0, "right"): "text null lost list",
+        ("table", 0, "lesson"): "text null list",
         ("forms",): "true text",
         ("fingerprint",): "text true",
         ("spelling",): "true text null lost list",
