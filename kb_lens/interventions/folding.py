@@ -28,7 +28,8 @@ from kb_lens.models.bridge_check import plain_name, plain_outline
 from kb_lens.models.evaluation_mode import evaluation_mode
 from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
-from kb_lens.models.loading import EMBEDDED_MODEL, load_model
+from kb_lens.models.loading import load_model
+from kb_lens.models.sources import IN_THE_BOX
 from kb_lens.neurons import NeuronSet
 
 # any sentence does; this one is long enough for a difference in every layer to show
@@ -52,7 +53,7 @@ def fold_neurons(
 
     Args:
         model: The ``TransformerBridge`` that the neurons were found on; or what `load_model` takes
-            (a hub name, a folder, a .gguf file, the embedded model's name), which is loaded in the
+            (a hub name, a folder, a .gguf file, an embedded model's name), which is loaded in the
             type that its checkpoint has.
         neurons: What is scaled, at the site of the set.
         lam: The factor. ``1`` leaves every weight as it is, ``0`` removes the neurons.
@@ -93,7 +94,7 @@ def stored_dtype(
     from transformers import AutoConfig
 
     name = str(Path(name).expanduser())
-    if name == EMBEDDED_MODEL or name.lower().endswith(".gguf"):
+    if name in IN_THE_BOX or name.lower().endswith(".gguf"):
         return torch.float32
     try:
         if base := adapter_base(name, revision):

@@ -1,4 +1,4 @@
-"""How a model gets into memory: the embedded one, a folder, a hub name, a GGUF file."""
+"""How a model gets into memory: an embedded one, a folder, a hub name, a GGUF file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def load_model(
 
     Args:
         name: A hub name (``meta-llama/Llama-3.2-3B-Instruct``), a local checkpoint folder, a
-            ``.gguf`` file, or ``smollm2-135m-instruct``, which needs no download.
+            ``.gguf`` file, or ``smollm2-135m-instruct`` and ``smollm2-135m-taught``, which need no
+            download; the second was taught the answers to 180 questions of the bank.
         device: Where it runs; default CUDA if there is one, else the CPU.
         dtype: Type of weights and activations. GGUF weights are de-quantized to it.
         trust_remote_code: Whether code that comes with a checkpoint may run.
@@ -73,7 +74,7 @@ def load_model(
 def _check_revision(source: str, revision: str | None) -> None:
     if revision is not None and Path(source).is_dir():
         raise ValueError(
-            f"{source!r} has no revision {revision!r}: only names on the hub have any."
+            f"it has no revision {revision!r}: only what is loaded from the hub has any."
         )
 
 

