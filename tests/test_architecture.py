@@ -11,8 +11,8 @@ ROOMS = {
     "cli": "main jobs studies pages terminal options parsing errors",
     "report": "write run study words page",
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
-        neuron_effects specificity results knowledge completeness attribution neurons export themes
-        column marks style layout""",
+        neuron_effects specificity words results knowledge completeness attribution neurons export
+        themes column marks style layout""",
     "studies": "run_study choose_lambda experiments cost tables methods plans lab tuning tuned",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record benchmark_names
         settings asking measure same_damage units ray_engine engines holders""",
@@ -24,10 +24,11 @@ ROOMS = {
     "neurons": "",
     "attribution": """attribute engines attributions settings quadrature path_gradients head
         objective""",
-    "evaluation": """comparison evaluate slices entries results result_files generation scoring
-        encoding excerpts""",
+    "evaluation": """word_changes comparison evaluate slices entries results result_files generation
+        scoring encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
-    "benchmarks": """catalogue stereoset stereoset_metrics crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
+    "benchmarks": """catalogue stereoset stereoset_metrics crows_pairs crows_pairs_metrics
+        crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "questions": "",

@@ -17,6 +17,7 @@ from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.figures.themes import themed
 from kb_lens.figures.tuning import tuning_figure
+from kb_lens.figures.words import token_changes
 
 __all__ = [
     "attribution_heatmap",
@@ -37,6 +38,7 @@ __all__ = [
     "specificity_plot",
     "study_figures",
     "themed",
+    "token_changes",
     "tuning_figure",
     "upset",
 ]
