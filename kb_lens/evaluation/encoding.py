@@ -107,7 +107,8 @@ def sample_tokens(model: HookedModel, requests: Sequence[Request]) -> list[list[
     In a chat each request's first option stands behind what the user says.
     """
     spaced = requests[:: -(-len(requests) // SAMPLE_SIZE)]
-    texts = [replace(r, prompt=r.prompt + "".join(r.options[:1])) for r in spaced]
+    plain = {"unstarted": False, "excerpts": ()}  # which only whole texts may have
+    texts = [replace(r, prompt=r.prompt + "".join(r.options[:1]), **plain) for r in spaced]
     return [prompt_tokens(model.tokenizer, text) for text in texts]
 
 
