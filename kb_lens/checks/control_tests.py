@@ -167,10 +167,10 @@ def control_table(
 
     Returns:
         One row a benchmark, headline metric that has a best value, and method: benchmark, metric,
-        method, gain, low, high, n, control_mean, control_low, control_high (middle 95 %), rank
-        (among the method and its controls, 1 the largest gain), p, q, n_controls; and for every
-        headline metric of role damage or ability the change under the method, and its mean under
-        the controls: ``<key> <metric> change`` and ``<key> <metric> control change``.
+        method, gain, low, high, n, clusters, control_mean, control_low, control_high (middle
+        95 %), rank (among the method and its controls, 1 the largest gain), p, q, n_controls; and
+        for every headline metric of role damage or ability the change under the method, and its
+        mean under the controls: ``<key> <metric> change`` and ``<key> <metric> control change``.
 
     Raises:
         ValueError: As `control_test`, or if a method or control lacks a benchmark.
@@ -216,13 +216,14 @@ def _present(result: EvaluationResult, metrics: Sequence[str]) -> list[str]:
     return [metric for metric in metrics if metric in result.metrics]
 
 
-def _numbers(test: ControlTest) -> dict[str, float]:
+def _numbers(test: ControlTest) -> dict[str, float | None]:
     low, high = test.control_interval
     return {
         "gain": test.effect.value,
         "low": test.effect.low,
         "high": test.effect.high,
         "n": test.effect.n,
+        "clusters": test.effect.clusters,
         "control_mean": test.control_mean,
         "control_low": low,
         "control_high": high,

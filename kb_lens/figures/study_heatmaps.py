@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from kb_lens.figures.study_panels import (
     shared_rows,
 )
 from kb_lens.figures.style import DIVERGING, GLUE, INK, MINUS, SEQUENTIAL, rounded
+from kb_lens.statistics import Formulas
 
 _DIMENSIONS = {
     "gender": "gender",
@@ -119,14 +120,26 @@ def _targets(results: pd.DataFrame, key: str) -> tuple[str, dict[str, Metric]]:
     definition = formulas(*benchmark) if benchmark else None
     if definition is None or definition.by_type is None:
         return "", {}
-    metric = definition.headline[0]
     measured = set(results.loc[results["benchmark"].eq(key), "metric"])
+    metric = _metric_by_type(definition, measured)
     targets: dict[str, Metric] = {}
     for bias_type in _DIMENSIONS:
         name = f"{metric}_{bias_type}"
         if name in measured:
             targets[bias_type] = metric_of(results, key, name, definition.describe(name))
     return metric, targets
+
+
+def _metric_by_type(definition: Formulas, measured: Set[str]) -> str:
+    """The metric that ranks methods; where it has no values by type, one that has."""
+    info = definition.info
+    # A mean over targets has none. Of a score that nothing is beyond a difference is a gain.
+    bounded = [name for name in info if info[name].role == "bias" and info[name].best == 100]
+    candidates = (definition.headline[0], *bounded, str(definition.by_type))
+    has_types = (
+        name for name in candidates if any(f"{name}_{kind}" in measured for kind in _DIMENSIONS)
+    )
+    return next(has_types, candidates[0])
 
 
 def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position) -> None:

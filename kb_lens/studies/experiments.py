@@ -51,6 +51,8 @@ OTHERS_LIMIT = 200
 """Items of every other benchmark, balanced."""
 
 BASE = Condition("base")
+_COUNTS = ("n", "clusters")
+"""What a number rests on."""
 
 Engine = Callable[[Mapping[str, Unit], Store], None]
 """Does every unit that has no result yet: see `kb_lens.runs.engines`."""
@@ -214,10 +216,11 @@ def _metric_rows(
     for name in names:
         row = {**head, "metric": name}
         if (metric := result.metrics.get(name)) is not None:
-            row |= {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
+            row |= {name: getattr(metric, name) for name in ("value", "low", "high", *_COUNTS)}
         if changes is not None:
             change = changes.loc[name]
-            row |= {"difference": change["difference"], "n": int(change["n"])}
+            row |= {count: int(change[count]) for count in _COUNTS}
+            row |= {"difference": change["difference"]}
             row |= {"difference_low": change["low"], "difference_high": change["high"]}
         yield row
 

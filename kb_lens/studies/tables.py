@@ -33,9 +33,10 @@ class Experiment:
     tables: Mapping[str, pd.DataFrame]
     """``results``: a row a case, benchmark and metric, with the labels of the case, n_neurons, its
     role (``base``, ``method``, ``control``), control_of and draw (of a random control), value, low,
-    high, n, and the paired difference from the base model (difference, difference_low,
+    high, n, clusters, and the paired difference from the base model (difference, difference_low,
     difference_high; missing for the base model itself, whose labels are missing).
-    ``control_tests``, where the study has random controls: `control_table`, and which ``control``.
+    ``control_tests``, where the study has random controls: `control_table`, and which ``control``;
+    q is over all of its rows.
     ``ranks``, of the methods: `rank_table`. Beside them what can be said without evaluating."""
 
     ranked: Mapping[str, Sequence[EvaluationResult]] = field(default_factory=dict)
