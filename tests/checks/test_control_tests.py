@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, monte_carlo_test
 from test_comparison import crows
 
 from kb_lens.checks.control_tests import (
@@ -69,6 +69,19 @@ def test_there_is_no_p_with_fewer_draws():
     few = among(9.0, np.zeros(ENOUGH_DRAWS - 1))
     assert math.isnan(few.p)
     assert few.rank == 1
+
+
+@given(st.integers(0, 2**31))
+def test_p_is_that_of_scipy(seed):
+    effect, *draws = np.random.default_rng(seed).normal(size=1 + ENOUGH_DRAWS)
+    expected = monte_carlo_test(
+        [effect],
+        lambda size: np.reshape(draws, size),
+        lambda sample, axis: np.mean(sample, axis=axis),
+        n_resamples=ENOUGH_DRAWS,
+        alternative="greater",
+    )
+    assert among(effect, draws).p == pytest.approx(expected.pvalue)
 
 
 def test_equal_effects_are_equal_whatever_the_rounding():
