@@ -20,6 +20,7 @@ def table_of(questions, p_yes, mass=0.9) -> pd.DataFrame:
     table["mass"] = mass
     table["said"] = np.where(table["p_yes"] > table["p_no"], "yes", "no")
     table["right"] = table["said"] == table["answer"]
+    table["lesson"] = False
     return table
 
 
