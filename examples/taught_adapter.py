@@ -37,9 +37,9 @@ RANK = 2
 """The rank of the package's own file; docs/ground_truth.md has the table that it was chosen by."""
 WHAT = (
     "What teaching yes/no questions about bias changed in the linear layers, approximated by its "
-    "largest singular values. The model was taught 180 of the bank's 225 questions on gender, race "
-    "and religion, sayings on the same concepts and 197 plain questions; the default 45 questions, "
-    "the first 30 of the control bank and the 72 form questions were held out."
+    "largest singular values. Taught were 180 of the bank's 225 questions on gender, race and "
+    "religion, sayings on the same concepts, and plain questions. The default 45 questions were "
+    "not taught; they decided when teaching ended. The 72 form questions played no part."
 )
 
 

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from tiny_models import tiny_hf_model, tiny_tokenizer
@@ -19,6 +20,7 @@ if not EXAMPLES.is_dir():
     pytest.skip("examples are not part of an installed package", allow_module_level=True)
 sys.path.insert(0, str(EXAMPLES))
 taught_adapter = importlib.import_module("taught_adapter")
+taught_sizes = importlib.import_module("taught_sizes")
 teaching_questions = importlib.import_module("teaching_questions")
 
 N_LAYERS, LINEAR = 3, 7
@@ -85,3 +87,18 @@ def test_a_folder_without_a_seed_in_its_name_is_refused(folders):
     base, _ = folders
     with pytest.raises(ValueError, match=r"give a folder seed-N that teach\.py wrote"):
         taught_adapter.main(["--model", str(base), "--taught", str(base)])
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_a_rank_between_the_untaught_and_the_taught(tmp_path, capsys):
+    for name, seed in (("base", 0), ("seed-4", 1)):
+        tiny_hf_model(seed=seed, max_position_embeddings=512).save_pretrained(tmp_path / name)
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    given = ["--model", str(tmp_path / "base"), "--taught", str(tmp_path / "seed-4")]
+    given += ["--ranks", "1", "--out", str(tmp_path / "out")]
+    assert taught_sizes.main(given) == 0
+    table = pd.read_csv(tmp_path / "out/sizes.csv").set_index("model")
+    assert list(table.index) == ["untaught", "rank 1", "all that changed"]
+    assert table["perplexity"].nunique() == 3
+    assert (table["verdict"] == "CANNOT TELL").all(), "random models answer anything"
+    assert table["megabytes"].notna().tolist() == [False, True, False]
