@@ -11,6 +11,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 AS_FOR_USERS = bool(os.environ.get("KB_LENS_AS_FOR_USERS"))
@@ -25,6 +26,8 @@ from tiny_models import tiny_bridge
 
 import kb_lens as kb
 
+settings.register_profile("kb_lens", deadline=None)  # a busy machine is not a failure
+settings.load_profile("kb_lens")
 _DATA = os.environ.get("KB_LENS_DATA") or str(Path(__file__).parents[2] / "shared" / "data")
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kb_lens as kb
@@ -52,8 +52,6 @@ def chosen(*pairs, **changes):
     return kb.NeuronSet(neurons=tuple(kb.Neuron(*pair) for pair in pairs), **(fields | changes))
 
 
-settings.register_profile("kb_lens", deadline=None)  # a busy machine is not a failure
-settings.load_profile("kb_lens")
 members = st.sets(st.tuples(st.integers(0, 3), st.integers(0, 7)))
 
 

@@ -41,7 +41,8 @@ class Belongs:
     """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
 
     def __str__(self) -> str:
-        return f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
+        whose = f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
+        return " ".join(whose.split())  # in a message it is one line, whatever a file says
 
     @classmethod
     def of(cls, source: Any) -> Belongs:

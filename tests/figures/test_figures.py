@@ -154,16 +154,18 @@ BITS = {
 """Every intersection of five sets has one neuron: 31 bars."""
 RESULTS = {
     "base": [
-        measured("stereoset", lms=(80.0, 78.0, 83.0, 200), ss=(60.0, 55.0, 64.0, 200)),
+        measured("stereoset", lms_macro=(80.0, 78.0, 83.0, 200), ss_macro=(60.0, 55.0, 64.0, 200)),
         measured("openbookqa", acc=(24.0, 20.0, 29.0, 500)),
     ],
-    "lambda 2": [measured("stereoset", lms=(79.0, 76.0, 81.0, 190), ss=(58.0, 54.0, 61.5, 190))],
+    "lambda 2": [
+        measured("stereoset", lms_macro=(79.0, 76.0, 81.0, 190), ss_macro=(58.0, 54.0, 61.5, 190))
+    ],
 }
 DRAWINGS = {
     "neurons": lambda: attribution_heatmap(SCORES),
     "questions": lambda: attribution_heatmap(SCORES, view="questions"),
     "completeness": lambda: completeness(SCORES),
-    "profile": lambda: layer_profile(SCORES, n_bootstrap=50),
+    "profile": lambda: layer_profile(attributed(SCORES.scores.tolist() * 2), n_bootstrap=50),
     "per_layer": lambda: neurons_per_layer(SETS),
     "shared_per_layer": lambda: shared_per_layer(SETS),
     "overlap": lambda: overlap_heatmap(SETS),
@@ -387,8 +389,8 @@ def test_the_forest_shows_each_metrics_interval():
         assert value + trace.error_x.array[0] == pytest.approx(high)
     assert "80.0 [78.0, 83.0]" in texts(figure)
     assert "not measured" in texts(figure)
-    assert "<b>stereoset lms</b><br>n = 190 to 200" in texts(figure)
-    assert "<b>stereoset ss</b><br>ideal 50, n = 190 to 200" in texts(figure)
+    assert "<b>stereoset lms_macro</b><br>n = 190 to 200" in texts(figure)
+    assert "<b>stereoset ss_macro</b><br>ideal 50, n = 190 to 200" in texts(figure)
     assert [line.x0 for line in figure.layout.shapes] == [50]
 
 
@@ -410,7 +412,7 @@ def test_the_ideal_value_is_in_sight():
 def test_the_headline_has_one_panel_of_fluency():
     results = [
         measured(name, **{metric: (1.0, 0.0, 2.0, 9), "logprob_per_token": (-4.0, -5.0, -3.0, 9)})
-        for name, metric in (("stereoset", "icat"), ("crows_pairs", "stereotype_share"))
+        for name, metric in (("stereoset", "icat_macro"), ("crows_pairs", "stereotype_share"))
     ]
     assert len(before_after({"base": results}).data) == 3
 
@@ -428,7 +430,7 @@ def test_a_benchmark_of_your_own_is_shown():
     assert before_after({"base": [unknown]}).data[0].x == (1,)
     figure = before_after({"base": [*RESULTS["base"], unknown]})
     assert "<b>unknown score</b><br>n = 1" in texts(figure)
-    assert "<b>stereoset ss</b><br>ideal 50, n = 200" in texts(figure)
+    assert "<b>stereoset ss_macro</b><br>ideal 50, n = 200" in texts(figure)
 
 
 def test_a_metric_of_a_group_has_its_metrics_words_and_ideal():

@@ -329,6 +329,6 @@ def test_on_a_real_model(llama, folder):  # noqa: F811
     for row in found.development.itertuples():
         with kb.scale_neurons(llama, neurons, lam=row.lam):
             other = evaluate(llama, part, progress=False)
-        assert row.gain == gain(base, other, "icat").value
+        assert row.gain == gain(base, other, "icat_macro").value
     assert found.development["gain"].any()
     assert found.lam in (0.0, 1.0, 40.0)
