@@ -132,7 +132,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
     figure.update_xaxes(title_text="nearer to the best value, in the metric's unit")
     names = [f"{name}<br><i>{test.metric}</i>" for name, test in tests.items()]
     figure.update_yaxes(**rows_axis(names))
-    note = "Line: 95 % bootstrap interval over items. Shaded: the middle 95 % of the controls. "
+    note = "Line: 95 % bootstrap interval over clusters. Shaded: the middle 95 % of the controls. "
     note += _place_note(list(tests.values()))
     return finish(
         figure,
@@ -140,7 +140,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
         note,
         height=170 + _TEST_ROW * len(tests),
         top=34,
-        margin={"r": 110},
+        margin={"r": 150},
     )
 
 
