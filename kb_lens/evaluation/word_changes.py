@@ -26,7 +26,7 @@ from kb_lens.statistics import (
 )
 
 WHOLE = "whole sentence"
-_BEFORE, _AFTER = "shared, before the first difference", "shared, after it"
+_BEFORE, _AFTER = "shared, before a difference", "shared, after a difference"
 _DIFFER = {"group": "names of groups", "pronoun": "pronouns", "name": "proper names"}
 _OTHER = "other words that differ"
 WORDS = (WHOLE, _BEFORE, _AFTER, *_DIFFER.values(), _OTHER)

@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.evaluation.word_changes import WHOLE, WORDS, word_changes
+from kb_lens.evaluation.word_changes import WHOLE, word_changes
 from kb_lens.figures.layout import AXIS, ROW, panel_title_height
 from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
-from kb_lens.figures.style import COLOURS, finish
+from kb_lens.figures.style import COLOURS, GLUE, finish
 
-_TITLES = ("log P(more) \N{MINUS SIGN} log P(less)", "Share, if these words alone changed")
-_AXES = ("change, nats a pair", "change, points")
+_TITLES = ("log P(more) \N{MINUS SIGN} log P(less)", "Share, these words alone")
+_AXES = ("change in nats a pair", "change in points")
 
 
 def token_changes(
@@ -42,7 +42,7 @@ def token_changes(
     panels = (("nats", "low", "high"), ("share", "share_low", "share_high"))
     for col, (columns, title, axis) in enumerate(zip(panels, _TITLES, _AXES, strict=True), start=1):
         figure.add_trace(_points(*(table[column].to_numpy() for column in columns)), 1, col)
-        figure.update_xaxes(title_text=axis, **ZERO_LINE, row=1, col=col)
+        figure.update_xaxes(title_text=axis, nticks=6, **ZERO_LINE, row=1, col=col)
         panel_title(figure, f"<b>{title}</b>", 1, col)
     names = [_row_name(row) for row in table.to_dict("records")]
     figure.update_yaxes(**rows_axis(names))
@@ -50,7 +50,7 @@ def token_changes(
     condition = enhanced.condition.name or "the intervention"
     note = (
         f"{base.model}, CrowS-Pairs, {condition}, n = {len(base.items)} pairs; in brackets, pairs "
-        "with such words. Left: the classes add up to the whole sentence. Lines: paired 95 % "
+        f"with such words. Left:{GLUE}the{GLUE}classes add up to the whole sentence. Lines: paired 95 % "
         "bootstrap intervals over the pairs' writers."
     )
     height = ROW * len(names) + AXIS + 120
@@ -59,14 +59,13 @@ def token_changes(
 
 
 def _row_name(row: Mapping[Any, Any]) -> str:
-    return row["words"] if row["words"] == WHOLE else f"{row['words']} ({row['pairs']})"
+    return f"<b>{WHOLE}</b>" if row["words"] == WHOLE else f"{row['words']} ({row['pairs']})"
 
 
 def _points(change: np.ndarray, low: np.ndarray, high: np.ndarray) -> go.Scatter:
-    """A point a class with its interval; the whole sentence in another colour."""
-    palette = [COLOURS[1 if name == WHOLE else 0] for name in WORDS]
+    """A point a class with its interval."""
     points = go.Scatter(x=change, y=list(range(len(change))), mode="markers")
-    points.update(marker_size=9, marker_color=palette)
+    points.update(marker_size=9, marker_color=COLOURS[0])
     points.update(error_x=error_bars(change, low, high, COLOURS[0]))
     points.update(customdata=list(zip(low, high, strict=True)))
     return points.update(hovertemplate=f"{interval_hover('x')}<extra></extra>")

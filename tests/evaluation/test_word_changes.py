@@ -64,7 +64,7 @@ def test_the_whole_sentences_row_is_the_comparisons(results):
 
 def test_words_before_the_first_difference_move_no_preference(results):
     table = rows(results)
-    before = table.loc["shared, before the first difference"]
+    before = table.loc["shared, before a difference"]
     assert before[["nats", "low", "high", "share", "share_low", "share_high"]].eq(0).all()
     assert before["token"] != 0
     assert (table["low"] <= table["nats"]).all()
@@ -114,6 +114,6 @@ def test_the_figure_shows_the_table_from_saved_results_alone(results, tmp_path):
         np.testing.assert_allclose(trace.x, table[column], atol=1e-9)
         ends = np.array(trace.x) + np.array(trace.error_x.array)
         np.testing.assert_allclose(ends, table[high], atol=1e-9)
-    assert figure.layout.yaxis.ticktext[0] == WHOLE
+    assert figure.layout.yaxis.ticktext[0] == f"<b>{WHOLE}</b>"
     assert "names of groups (7)" in figure.layout.yaxis.ticktext
     assert kb.figures.token_changes is token_changes
