@@ -77,7 +77,8 @@ class Change:
     gain: Metric
     """How much nearer it came to its best value, with its paired interval."""
     beyond: Metric | None
-    """The gain minus that of random neurons; None without such a control."""
+    """The gain minus that of random neurons, of several such controls the one that leaves least;
+    None without one."""
 
     @property
     def specific(self) -> bool:
@@ -110,20 +111,23 @@ def changes(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0)
     by_key = {name: {r.key: r for r in measured} for name, measured in results.items()}
     conditions = conditions_of(results)
     base: dict[str, EvaluationResult] = {}
-    controls: dict[str, dict[str, EvaluationResult]] = {}
+    # By draw: a draw may be a control in several ways, by the same factor and at the same damage.
+    controls: dict[str, dict[int | None, list[dict[str, EvaluationResult]]]] = {}
     for name, info in conditions.items():
         if info.role == "base":
             base = base or by_key[name]
         elif info.role == "control" and info.control_of is not None:
-            controls.setdefault(info.control_of, by_key[name])
+            draws = controls.setdefault(info.control_of, {})
+            draws.setdefault(info.draw, []).append(by_key[name])
     rows = []
     for name, info in conditions.items():
         if info.role != "method":
             continue
+        alike = next(iter(controls.get(name, {}).values()), [])
         for key, after in by_key[name].items():
             if key in base:
-                control = controls.get(name, {}).get(key)
-                rows += _change(name, base[key], after, control, seed)
+                measured = [control[key] for control in alike if key in control]
+                rows += _change(name, base[key], after, measured, seed)
     return rows
 
 
@@ -131,7 +135,7 @@ def _change(
     condition: str,
     before: EvaluationResult,
     after: EvaluationResult,
-    control: EvaluationResult | None,
+    controls: Sequence[EvaluationResult],
     seed: int,
 ) -> Iterator[Change]:
     """The change of the first metric that has a best value; none where the benchmark has none."""
@@ -142,6 +146,7 @@ def _change(
     metric = judged[0]
     info = definition.describe(metric)
     assert info.best is not None  # that is what makes a metric a judged one
+    beyond = [gain(control, after, metric, seed=seed) for control in controls]
     yield Change(
         condition=condition,
         benchmark=after.key,
@@ -151,7 +156,7 @@ def _change(
         before=before.metrics[metric].value,
         after=after.metrics[metric].value,
         gain=gain(before, after, metric, seed=seed),
-        beyond=None if control is None else gain(control, after, metric, seed=seed),
+        beyond=min(beyond, key=lambda metric: metric.low, default=None),
     )
 
 

@@ -119,7 +119,10 @@ def test_identify_then_evaluate(monkeypatch, tmp_path, folder, bank, data, capsy
     assert set(base["benchmarks"]) == {"stereoset", "crows_pairs", "openbookqa"}
     assert base["intervention"] is None
     assert enhanced["intervention"]["lam"] == 4
-    assert set(base["benchmarks"]["stereoset"]["icat"]) == {"value", "low", "high", "n"}
+    assert set(base["benchmarks"]["stereoset"]["icat"]) == {
+        *("value", "low", "high", "n"),
+        "clusters",
+    }
     assert base["benchmarks"] != enhanced["benchmarks"]
 
 

@@ -93,6 +93,18 @@ def test_an_effect_is_claimed_only_beyond_0_and_beyond_random_neurons():
     assert "In 1 it moved further away: lambda 2 on crows_pairs." in said(worse)
 
 
+def test_an_effect_has_to_be_beyond_every_kind_of_control():
+    base, better, same = [crows(160, 200)], [crows(100, 200)], [crows(158, 200)]
+    results = {"base": base, "lambda 2": better, "alike": random(same)}
+    for order in (("alike", "damage"), ("damage", "alike")):
+        both = results | {"damage": random(better)}
+        (change,) = changes({name: both[name] for name in ("base", "lambda 2", *order)})
+        assert not change.specific
+        assert change.beyond.value == 0
+    (change,) = changes(results)
+    assert change.specific
+
+
 def test_no_condition_vanishes_whatever_it_is_called():
     """Only the first is the base; what nobody said to be a control is a method."""
     base, better = [crows(160, 200)], [crows(100, 200)]
