@@ -62,9 +62,9 @@ def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()
         results: Of one condition: under the table stands what each benchmark is.
     """
     on_screen = Table(title="Value [95 % interval], and paired difference from the base model")
-    for column in ("benchmark", "metric", "condition", "value", "difference", "n"):
-        on_screen.add_column(column, justify="right" if column == "n" else "left")
-    columns = ["benchmark", "metric", "condition", "value", "difference", "n"]
+    columns = ["benchmark", "metric", "condition", "value", "difference", "n", "clusters"]
+    for column in columns:
+        on_screen.add_column(column, justify="right" if column in ("n", "clusters") else "left")
     brief = _with_intervals(summary).reindex(columns=columns, fill_value="")
     for number, (_, rows) in enumerate(brief.groupby(["benchmark", "metric"], sort=False)):
         if number:
