@@ -50,8 +50,8 @@ def token_changes(
     condition = enhanced.condition.name or "the intervention"
     note = (
         f"{base.model}, CrowS-Pairs, {condition}, n = {len(base.items)} pairs; in brackets, pairs "
-        f"with such words. Left:{GLUE}the{GLUE}classes add up to the whole sentence. Lines: paired 95 % "
-        "bootstrap intervals over the pairs' writers."
+        f"with such words. Left:{GLUE}the{GLUE}classes add up to the whole sentence. Lines: paired "
+        "95 % bootstrap intervals over writers."
     )
     height = ROW * len(names) + AXIS + 120
     top = panel_title_height(*_TITLES)
