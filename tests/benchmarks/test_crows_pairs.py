@@ -1,5 +1,6 @@
 """CrowS-Pairs' original protocol: which words are compared, and what three scores are made of."""
 
+import re
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_the_authors_pairs_without_a_shared_word_behind_a_difference(data_dir):
 
 def beginnings(more, less):
     """The earlier definition: texts up to where runs of shared words begin (-1) and end (1)."""
-    words = [[w if k == 0 else " " + w for k, w in enumerate(s.split(" "))] for s in (more, less)]
+    words = [re.findall(r"\s*\S+", sentence) for sentence in (more, less)]
     runs = SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
     texts = []
     for side in range(2):
@@ -140,14 +141,13 @@ def beginnings(more, less):
     return texts
 
 
+@pytest.mark.embedded
 def test_shared_tokens_are_those_between_the_beginnings(data_dir, embedded):
     """With a tokenizer whose tokens are of one word each nothing has changed."""
     benchmark = load_benchmark("crows_pairs", data_dir=data_dir)
     tokenizer = embedded.tokenizer
     spans = token_spans(tokenizer, benchmark.requests)
-    requests = [r for r in benchmark.requests if "  " not in "".join(r.options)]
-    assert len(requests) > 1400
-    for request in requests[::12]:
+    for request in benchmark.requests[::12]:
         tokens = [spans[text] for text in request.options]
         chosen = excerpt_tokens(request.excerpts[0], request.options, tokens)
         for side, texts in enumerate(beginnings(*request.options)):
