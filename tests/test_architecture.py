@@ -14,8 +14,8 @@ ROOMS = {
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
     "studies": "run_study choose_lambda experiments cost tables methods plans lab tuning tuned",
-    "runs": """run random_controls diagnose neurons export evaluate identify folder record benchmark_names
-        settings asking measure same_damage units ray_engine engines holders""",
+    "runs": """run random_controls diagnose neurons export evaluate identify folder record
+        benchmark_names settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity
         agreed_spelling""",
