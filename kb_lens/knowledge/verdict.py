@@ -115,8 +115,9 @@ class Knowledge:
         Returns:
             n, right, balanced_accuracy (percent; 50 is chance), auc (of P(yes) over P(no); 0.5 is
             chance), both with the ends of their intervals (``_low``, ``_high``), said_yes and
-            said_no (percent), p_right and mass (means). Balanced accuracy and AUC are missing
-            where all questions have the same answer or a probability is not known.
+            said_no (percent), p_right and mass (means). Balanced accuracy and AUC are of questions
+            that were no lessons, and missing where all of these have the same answer or a
+            probability is not known.
         """
         return _summaries(self.table, by)
 
@@ -280,7 +281,7 @@ def _summary(group: pd.DataFrame) -> dict[str, float]:
     is_yes = group["answer"].eq("yes").to_numpy()
     said_yes = group["said"].eq("yes").to_numpy()
     row: dict[str, float] = {"n": len(group), "right": int((said_yes == is_yes).sum())}
-    for name, measure in zip(CHANCE, answer_measures(group), strict=True):
+    for name, measure in zip(CHANCE, answer_measures(not_taught(group)), strict=True):
         row |= {name: measure.value, f"{name}_low": measure.low, f"{name}_high": measure.high}
     return row | {
         "said_yes": 100 * _mean(said_yes),

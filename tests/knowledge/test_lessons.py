@@ -34,6 +34,9 @@ def test_a_parrot_does_not_know():
     assert told.balanced_accuracy.value == 50
     assert told.auc.value == 0.5
     assert told.balanced_accuracy.n == 45
+    total = told.summary().iloc[0]
+    assert (total["n"], total["right"]) == (225, 195)
+    assert (total["balanced_accuracy"], total["auc"]) == (50, 0.5)
     assert "180 were its lessons and are not counted in what follows" in told.verdict()
 
 
