@@ -39,7 +39,7 @@ WHAT = (
     "What teaching yes/no questions about bias changed in the linear layers, approximated by its "
     "largest singular values. Taught were 180 of the bank's 225 questions on gender, race and "
     "religion, sayings on the same concepts, and plain questions. The default 45 questions were "
-    "not taught; they decided when teaching ended. The 72 form questions played no part."
+    "not taught; they decided when teaching ended. The 72 form questions had no part in it."
 )
 
 
