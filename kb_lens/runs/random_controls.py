@@ -7,8 +7,10 @@ as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.checks.controls import influence, random_neurons
@@ -50,7 +52,9 @@ def run_conditions(
         unit = Unit(condition, benchmark, settings.seed, execution.batch_tokens)
         return unit.measured(model, store)
 
-    factors = _same_damage(model, neurons, random, settings, measured, left_out)
+    lams = [lam for lam in settings.lam if lam > 1]
+    bar = tqdm(lams, desc="matching damage", unit="factor", disable=not execution.progress)
+    factors = _same_damage(model, neurons, random, settings.seed, bar, measured, left_out)
     return conditions(neurons, random, settings.lam, factors)
 
 
@@ -87,19 +91,23 @@ def _same_damage(
     model: HookedModel,
     neurons: NeuronSet,
     random: NeuronSet,
-    settings: RunSettings,
+    seed: int,
+    lams: Iterable[float],
     measured: Measured,
     left_out: Callable[[str], object],
 ) -> dict[float, float]:
-    """Factor of the neurons -> that of the random ones which does the same damage; if any does."""
+    """Factor of the neurons -> that of the random ones which does the same damage; if any does.
+
+    Factors above 1 alone: below, a neuron is weakened, and no factor above 1 does to others what
+    that does.
+    """
     what = "LEFT OUT: random neurons of the same damage"
-    texts = damage_texts(settings.seed)
+    texts = damage_texts(seed)
     if not fits(model, texts):
         left_out(f"{what}. The passages that it is measured on are longer than the context.")
         return {}
     factors: dict[float, float] = {}
-    # Below 1 a neuron is weakened, and no factor above 1 does to others what that does.
-    for lam in (lam for lam in settings.lam if lam > 1):
+    for lam in lams:
         target = damage(measured, texts, neurons, lam)
         matched = at_same_damage(measured, texts, random, target)
         if matched.reached:
