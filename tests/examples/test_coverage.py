@@ -12,9 +12,9 @@ if not EXAMPLES.is_dir():
 sys.path.insert(0, str(EXAMPLES))
 coverage = importlib.import_module("coverage_of_intervals")
 
-REPEATS = 300
-# three standard errors of a coverage of 92 and of 89 % in 300 repetitions
-SLACK = 4.7
+REPEATS = 150
+# three standard errors of a coverage of 92 % in 150 repetitions
+SLACK = 6.6
 
 
 def simulated(scene):
