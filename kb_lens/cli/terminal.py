@@ -51,7 +51,8 @@ def show_study(table: pd.DataFrame, title: str) -> None:
         # two digits that count: 0.004 is not 0
         brief[name] = ["" if pd.isna(value) else f"{value:.2g}" for value in brief[name]]
     details = [name for name in brief if str(name).endswith((" change", " rank"))]
-    show_table(brief.drop(columns=details), title)
+    # A column without a value (the draw, where there are no draws) only makes the others narrow.
+    show_table(brief.drop(columns=details).dropna(axis="columns", how="all"), title)
 
 
 def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()) -> None:
