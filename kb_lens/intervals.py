@@ -48,7 +48,7 @@ def measure_interval(measure: Measure, clusters: int) -> tuple[float, float]:
     """The interval of a minimum of smooth pieces, or of a value that is smooth itself."""
     if clusters < 2:
         return float("nan"), float("nan")
-    ends = [interval(piece) for piece in measure.pieces or (measure.value,)]
+    ends = [interval(piece) for piece in measure.smooth]
     return min(low for low, _ in ends), min(high for _, high in ends)
 
 
@@ -62,10 +62,9 @@ def difference_interval(base: Measure, other: Measure, clusters: int) -> tuple[f
     """
     if clusters < 2:
         return float("nan"), float("nan")
-    before, after = (measure.pieces or (measure.value,) for measure in (base, other))
-    ends = np.array([[interval(new - old) for old in before] for new in after])
+    ends = np.array([[interval(new - old) for old in base.smooth] for new in other.smooth])
     low, high = ends.max(axis=1).min(axis=0)
-    same_piece = ends[np.arange(len(after)), np.arange(len(before))]
+    same_piece = ends.diagonal().T
     return max(low, same_piece[:, 0].min()), min(high, same_piece[:, 1].max())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,11 @@ class Measure(NamedTuple):
     n: np.ndarray
     pieces: tuple[np.ndarray, ...] = ()
     """Where the value has a corner: the smooth functions whose minimum it is."""
+
+    @property
+    def smooth(self) -> tuple[np.ndarray, ...]:
+        """The pieces, or the value where it is smooth itself."""
+        return self.pieces or (self.value,)
 
 
 Formula = Callable[[Sums], dict[str, Measure]]
@@ -63,11 +69,26 @@ class Statistics:
                     "they must describe the same items in the same order."
                 )
 
+    @cached_property
+    def item_sums(self) -> Float[np.ndarray, "item sum"]:
+        """What each item adds to each quantity's sum over each group."""
+        quantities = self.quantities.to_numpy(np.float64)
+        groups = self.groups.to_numpy(np.float64)
+        return (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
+
+    @cached_property
+    def cluster_sums(self) -> Float[np.ndarray, "cluster sum"]:
+        """The same of each cluster."""
+        if self.clusters is None:
+            return self.item_sums
+        sums = np.zeros((int(self.clusters.max()) + 1, self.item_sums.shape[1]))
+        np.add.at(sums, self.clusters, self.item_sums)
+        return sums
+
 
 def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:
     """Every metric on the items as they are; `value` and `n` have one entry."""
-    weights = _item_sums(statistics)
-    return formula(_named(weights.sum(axis=0, keepdims=True), statistics))
+    return formula(_named(statistics.item_sums.sum(axis=0, keepdims=True), statistics))
 
 
 def cluster_counts(statistics: Statistics, formula: Formula) -> dict[str, int]:
@@ -76,11 +97,18 @@ def cluster_counts(statistics: Statistics, formula: Formula) -> dict[str, int]:
     A formula's n is a sum over items. Where each sum is replaced by the number of clusters that
     have something to add to it, n is a number of clusters.
     """
-    present = (_cluster_sums(statistics) != 0).sum(axis=0, keepdims=True).astype(np.float64)
+    present = (statistics.cluster_sums != 0).sum(axis=0, keepdims=True).astype(np.float64)
     # The values of such formulas mean nothing and may be out of range.
     with np.errstate(all="ignore"):
         measures = formula(_named(present, statistics))
     return {name: int(measure.n[0]) for name, measure in measures.items()}
+
+
+def means(sums: Sums) -> dict[str, Measure]:
+    """The mean of every quantity over all items, as a formula."""
+    totals = dict(sums["all"])
+    n = totals.pop("n")
+    return {name: Measure(total / n, n) for name, total in totals.items()}
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -105,11 +133,11 @@ def resample(
     """
     if n_bootstrap < 1:
         raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}.")
-    sums = [_cluster_sums(sample) for sample in statistics]
+    n_clusters = len(statistics[0].cluster_sums)
     chunks: list[list[dict[str, Measure]]] = [[] for _ in statistics]
-    for counts in _counts(len(sums[0]), n_bootstrap, seed):
-        for measured, sample, clusters in zip(chunks, statistics, sums, strict=True):
-            measured.append(formula(_named(counts @ clusters, sample)))
+    for counts in _counts(n_clusters, n_bootstrap, seed):
+        for measured, sample in zip(chunks, statistics, strict=True):
+            measured.append(formula(_named(counts @ sample.cluster_sums, sample)))
     return [_joined(measured) for measured in chunks]
 
 
@@ -136,23 +164,6 @@ def _counts(
         drawn += n_clusters * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n_clusters)
         yield counts.reshape(rows, n_clusters).astype(np.float64)
-
-
-def _item_sums(statistics: Statistics) -> Float[np.ndarray, "item sum"]:
-    """What each item adds to each quantity's sum over each group."""
-    quantities = statistics.quantities.to_numpy(np.float64)
-    groups = statistics.groups.to_numpy(np.float64)
-    return (groups[:, :, None] * quantities[:, None, :]).reshape(len(quantities), -1)
-
-
-def _cluster_sums(statistics: Statistics) -> Float[np.ndarray, "cluster sum"]:
-    """The same of each cluster."""
-    weights = _item_sums(statistics)
-    if statistics.clusters is None:
-        return weights
-    sums = np.zeros((int(statistics.clusters.max()) + 1, weights.shape[1]))
-    np.add.at(sums, statistics.clusters, weights)
-    return sums
 
 
 def _named(sums: Float[np.ndarray, "resample sum"], statistics: Statistics) -> Sums:

@@ -22,8 +22,6 @@ from pydantic import BeforeValidator
 from kb_lens.arguments import check_seed as check_seed
 from kb_lens.arguments import is_count
 from kb_lens.intervals import difference_interval, measure_interval
-from kb_lens.intervals import interval as interval
-from kb_lens.intervals import interval_text as interval_text
 from kb_lens.resampling import Formula, cluster_counts, point, resample
 from kb_lens.resampling import Measure as Measure
 from kb_lens.resampling import Statistics as Statistics

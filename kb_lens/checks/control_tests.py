@@ -19,7 +19,8 @@ from jaxtyping import Float
 from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.evaluation.comparison import gain, headline
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.statistics import Metric, interval
+from kb_lens.intervals import interval
+from kb_lens.statistics import Metric
 
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""

@@ -8,7 +8,8 @@ from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.checks.check import Check, judged, unchecked
 from kb_lens.evaluation.comparison import compare, gain, headline
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.statistics import Metric, MetricRole, interval_text
+from kb_lens.intervals import interval_text
+from kb_lens.statistics import Metric, MetricRole
 
 # the bounds are judgements, not estimates: chance alone moves a hundred items by less
 CAPABILITY_LOSS, LOGPROB_LOSS = 5.0, 0.25

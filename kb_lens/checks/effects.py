@@ -19,7 +19,8 @@ from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import Neuron
 from kb_lens.questions import Question
 from kb_lens.records.tensors import read_tensors, write_tensors
-from kb_lens.statistics import Measure, Statistics, Sums, bootstrap
+from kb_lens.resampling import means
+from kb_lens.statistics import Statistics, bootstrap
 
 _FORMAT = "kb_lens neuron effects 1"
 _TENSORS = ("prob", "logit_diff", "base_prob", "base_logit_diff")
@@ -210,12 +211,6 @@ def _means(change: Float[Tensor, "question neuron lam"]) -> Float[np.ndarray, "t
     rows: list[tuple[float, float, float]] = []
     for start in range(0, values.shape[1], _COLUMNS):
         columns = values.iloc[:, start : start + _COLUMNS]
-        means = bootstrap(Statistics(columns.assign(n=1.0), groups), _mean)
-        rows += [(mean.value, mean.low, mean.high) for mean in means.values()]
+        measured = bootstrap(Statistics(columns.assign(n=1.0), groups), means)
+        rows += [(mean.value, mean.low, mean.high) for mean in measured.values()]
     return np.array(rows)
-
-
-def _mean(sums: Sums) -> dict[str, Measure]:
-    totals = dict(sums["all"])
-    n = totals.pop("n")
-    return {name: Measure(total / n, n) for name, total in totals.items()}

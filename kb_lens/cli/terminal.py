@@ -11,8 +11,8 @@ from rich.table import Table
 
 from kb_lens.cli.options import tell
 from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.intervals import interval_text
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.statistics import interval_text
 
 _INTERVALS = {
     "value": ("low", "high", ""),

@@ -16,11 +16,10 @@ from kb_lens.benchmarks.crows_pairs_metrics import OPTIONS
 from kb_lens.benchmarks.measures import groups_of
 from kb_lens.benchmarks.orders import beats
 from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.resampling import means
 from kb_lens.statistics import (
     DEFAULT_RESAMPLES,
-    Measure,
     Statistics,
-    Sums,
     paired_bootstrap,
     ratio,
 )
@@ -70,7 +69,7 @@ def word_changes(
     total = tokens.sum(axis=0)
     clusters = formulas(base.benchmark, base.protocol).summarize(tables[0]).clusters
     before, after = (_statistics((more - less)[0], margin, clusters) for margin in more - less)
-    changed = paired_bootstrap(before, after, _means, n_bootstrap=n_bootstrap, seed=seed)
+    changed = paired_bootstrap(before, after, means, n_bootstrap=n_bootstrap, seed=seed)
     ends = changed[["difference", "low", "high"]].to_numpy().reshape(len(WORDS), -1)
     names = ("nats", "low", "high", "share", "share_low", "share_high")
     return pd.DataFrame(
@@ -119,13 +118,3 @@ def _statistics(base: np.ndarray, margin: np.ndarray, clusters: np.ndarray | Non
         quantities[f"nats {name}"] = margin[:, k]
         quantities[f"share {name}"] = 100 * beats(whole[:, k], np.zeros(len(base)))
     return Statistics(quantities, pd.DataFrame(groups_of(quantities)), clusters)
-
-
-def _means(sums: Sums) -> dict[str, Measure]:
-    """The mean of every quantity over the pairs."""
-    pairs = sums["all"]
-    return {
-        name: Measure(ratio(total, pairs["n"]), pairs["n"])
-        for name, total in pairs.items()
-        if name != "n"
-    }

@@ -24,7 +24,8 @@ from kb_lens.figures.marks import (
 from kb_lens.figures.neurons import add_layer_counts, check_sets, layer_counts
 from kb_lens.figures.style import COLOURS, colours, faint, finish
 from kb_lens.neurons import NeuronSet
-from kb_lens.statistics import DEFAULT_RESAMPLES, Measure, Statistics, Sums, bootstrap
+from kb_lens.resampling import means
+from kb_lens.statistics import DEFAULT_RESAMPLES, Statistics, bootstrap
 
 _PANELS = {
     "Sums of the positive and of the negative scores": ["added", "taken"],
@@ -86,15 +87,8 @@ def _profile(attributions: Attributions, n_bootstrap: int) -> pd.DataFrame:
     keys = pd.MultiIndex.from_product([["added", "taken", "together"], layers])
     quantities = pd.DataFrame(sums.numpy()).rename(columns=str).assign(n=1.0)
     everything = pd.DataFrame({"all": np.ones(len(attributions), dtype=bool)})
-    means = bootstrap(Statistics(quantities, everything), _means, n_bootstrap=n_bootstrap)
-    return pd.DataFrame(list(means.values())).set_index(keys)
-
-
-def _means(sums: Sums) -> dict[str, Measure]:
-    """The mean of every quantity over the questions, in each resample."""
-    totals = dict(sums["all"])
-    n = totals.pop("n")
-    return {name: Measure(total / n, n) for name, total in totals.items()}
+    measured = bootstrap(Statistics(quantities, everything), means, n_bootstrap=n_bootstrap)
+    return pd.DataFrame(list(measured.values())).set_index(keys)
 
 
 def _add_profile(figure: go.Figure, name: str, profile: pd.DataFrame, colour: str) -> None:

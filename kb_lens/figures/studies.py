@@ -32,7 +32,8 @@ from kb_lens.figures.study_panels import (
     shared_rows,
 )
 from kb_lens.figures.style import BACKGROUND, GLUE, GREY, INK, NOTE, SMALL, faint, label
-from kb_lens.statistics import Formulas, MetricInfo, interval
+from kb_lens.intervals import interval
+from kb_lens.statistics import Formulas, MetricInfo
 from kb_lens.studies.methods import CONTROLS
 
 _ROWS = {

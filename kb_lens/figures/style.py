@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kb_lens.figures.layout import HEIGHT, PADDING, WIDTH, title_height
-from kb_lens.statistics import interval_text
+from kb_lens.intervals import interval_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""

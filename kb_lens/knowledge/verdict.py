@@ -18,12 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from kb_lens.intervals import interval_text
 from kb_lens.knowledge.answer_files import KnowledgeFile, table_of
 from kb_lens.knowledge.measures import answer_measures, not_taught
 from kb_lens.models.answers import Spelling
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.records.objects import read_json, write_json
-from kb_lens.statistics import Metric, interval_text
+from kb_lens.statistics import Metric
 
 Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
 """The first words of a verdict."""

@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.checks.control_tests import ENOUGH_DRAWS, NO_P
+from kb_lens.intervals import interval_text
 from kb_lens.report.page import Section, Table, is_number, setting_text
 from kb_lens.report.words import CHANGE, Point, first_few
-from kb_lens.statistics import Metric, MetricInfo, interval_text
+from kb_lens.statistics import Metric, MetricInfo
 from kb_lens.studies.tables import Experiment
 
 _HEADLINES = (

@@ -28,12 +28,13 @@ from kb_lens.evaluation.comparison import compare, flip_names, gain, headline
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.intervals import interval_text
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.measure import measure
-from kb_lens.statistics import Metric, interval_text
+from kb_lens.statistics import Metric
 from kb_lens.store import Store
 from kb_lens.studies.tuned import TABLES, Tuning
 
