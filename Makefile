@@ -65,7 +65,7 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 	$(HOOKED)/bin/pip install --quiet torch==2.13.0
 	sed '/^transformer-lens==/d' constraints.txt > $(HOOKED)/constraints.txt
 	$(HOOKED)/bin/pip install --quiet --constraint $(HOOKED)/constraints.txt \
-		transformer-lens==3.9.0 pytest beartype --editable .
+		transformer-lens==3.9.0 pytest hypothesis beartype --editable .
 	touch $@
 
 notebooks: setup
