@@ -13,13 +13,14 @@ ROOMS = {
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
-    "studies": "run_study choose_lambda experiments cost tables methods plans lab tuning tuned",
+    "studies": """run_study choose_lambda also experiments cost tables methods plans lab tuning
+        tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         benchmark_names settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity
         agreed_spelling""",
-    "interventions": """folding weights checkpoint export_folder steering prompting scaling
+    "interventions": """folding weights checkpoint export_folder trained steering counterfactuals prompting scaling
         positions conditions""",
     "neurons": "",
     "attribution": """attribute engines attributions settings quadrature path_gradients head
@@ -31,6 +32,7 @@ ROOMS = {
         crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
+    "completions": "",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "records": "tensors tables objects",

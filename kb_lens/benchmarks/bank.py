@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 from kb_lens.benchmarks.data import NoDataError, Row, data_folder, read_csv, read_file, read_jsonl
 from kb_lens.files import bank_folder
-from kb_lens.rows import path_exists
+from kb_lens.rows import path_exists, shown
 
 
 def bank_rows(file: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[list[Row], str]:
@@ -45,3 +47,38 @@ def file_rows(path: Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{path} has no rows; at least one is needed.")
     return rows
+
+
+@runtime_checkable
+class _OfDimension(Protocol):
+    @property
+    def dimension(self) -> str: ...
+
+
+_Entry = TypeVar("_Entry", bound=_OfDimension)
+
+
+def of_dimensions(
+    entries: Sequence[_Entry], dimension: str | Iterable[str] | None, path: Path
+) -> tuple[_Entry, ...]:
+    """The entries of a file that are about one of the dimensions, in the order of the file.
+
+    Args:
+        entries: All that the file has.
+        dimension: One dimension or several; None for all.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: For a dimension that the file has not.
+    """
+    if dimension is None:
+        return tuple(entries)
+    if not isinstance(dimension, Iterable):
+        raise ValueError(f"dimension is {dimension!r}: give a name or several, or None for all.")
+    wanted = [dimension] if isinstance(dimension, str) else list(dimension)
+    present = sorted({entry.dimension for entry in entries})
+    if not wanted or any(name not in present for name in wanted):
+        raise ValueError(
+            f"cannot take the dimensions {shown(wanted)}: '{path}' has {shown(present)}."
+        )
+    return tuple(entry for entry in entries if entry.dimension in wanted)

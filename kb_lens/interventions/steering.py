@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_number, check_seed
-from kb_lens.benchmarks.bank import file_rows
+from kb_lens.benchmarks.bank import file_rows, of_dimensions
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder
@@ -32,7 +32,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
 from kb_lens.records.tensors import read_tensors, write_tensors
-from kb_lens.rows import check_is_file, shown
+from kb_lens.rows import check_is_file
 
 _FILE = "statements.csv"
 _FORMAT = "kb_lens steering 1"
@@ -69,17 +69,7 @@ def load_statements(
     path = check_is_file(bank_folder() / _FILE if path is None else path, "statements file")
     seen: set[str] = set()
     pairs = tuple(_pair(row, seen) for row in file_rows(path))
-    if dimension is None:
-        return pairs
-    if not isinstance(dimension, Iterable):
-        raise ValueError(f"dimension is {dimension!r}: give a name or several, or None for all.")
-    wanted = [dimension] if isinstance(dimension, str) else list(dimension)
-    present = sorted({pair.dimension for pair in pairs})
-    if not wanted or any(name not in present for name in wanted):
-        raise ValueError(
-            f"cannot take the dimensions {shown(wanted)}: '{path}' has {shown(present)}."
-        )
-    return tuple(pair for pair in pairs if pair.dimension in wanted)
+    return of_dimensions(pairs, dimension, path)
 
 
 def _pair(row: Row, seen: set[str]) -> StatementPair:
