@@ -22,7 +22,7 @@ class Change(Protocol):
     """Something done to a model."""
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
-        """A ``with`` block in which the model is changed."""
+        """A ``with`` block that yields the changed model: the same one, or another in its place."""
         ...
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
@@ -59,7 +59,7 @@ class Condition:
             raise ValueError(f"{self.name!r} is a {self.role}: only a control is held against one.")
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
-        """A ``with`` block in which the model is changed."""
+        """A ``with`` block that yields the changed model."""
         return nullcontext(model) if self.change is None else self.change.applied(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:

@@ -41,11 +41,15 @@ class Unit:
         tokenizer and its chat template.
         """
         change = self.condition.describe() or {}
-        change.pop("origin", None)  # how the neurons were found does not change what they do
+        # How neurons were found, and what a checkpoint is called, does not change what they do.
+        for name in ("origin", "checkpoint"):
+            change.pop(name, None)
+        # Another checkpoint in the model's place has the key that it would have by itself.
+        weights = change.pop("checkpoint_weights", None) or weights_digest(model)
         benchmark = self.condition.asked(self.benchmark)
         content = {
             "format": _FORMAT,
-            "weights": weights_digest(model),
+            "weights": weights,
             "dtype": str(model.cfg.dtype),
             "change": change,
             "benchmark": benchmark.key,
@@ -68,19 +72,24 @@ class Unit:
             progress: Whether to show a progress bar.
         """
         # The key before the condition is applied: some change the weights, and what is measured
-        # is the model under the condition.
+        # is the model under the condition, which may be another one.
         weights = fingerprint(model)
         slices = None if store is None else store.pieces(self.key(model))
-        with self.condition.applied(model):
+        with self.condition.applied(model) as changed:
             result = evaluate(
-                model,
+                changed,
                 self.condition.asked(self.benchmark),
                 store=slices,
                 batch_tokens=self.batch_tokens,
                 progress=progress,
                 seed=self.seed,
             )
-        return replace(result, fingerprint=weights, condition=self.condition.info())
+        return replace(
+            result,
+            model=model_name(model),
+            fingerprint=weights,
+            condition=self.condition.info(),
+        )
 
     def entry(
         self, model: HookedModel, store: Store | None = None, *, progress: bool = False

@@ -153,9 +153,10 @@ def _measured(
 ) -> Results:
     """A condition on one half of the items."""
     if folder is None:
-        with condition.applied(model):
+        with condition.applied(model) as changed:
             results = [
-                evaluate(model, condition.asked(benchmark), **options) for benchmark in halves[half]
+                evaluate(changed, condition.asked(benchmark), **options)
+                for benchmark in halves[half]
             ]
     else:
         target = Path(folder) / half / condition.name

@@ -1,0 +1,157 @@
+"""Trained baselines: inside the block another checkpoint is measured.
+
+Many ways to debias a model end in new weights: fine-tuning on texts whose groups trade places (CDA;
+Lu et al., arXiv 1807.11714; Zmigrod et al., arXiv 1906.04571), preference training (DPO), editing
+(BiasEdit), adapters (BiasAware PEFT), LFTF, ReGiFT. Nothing is trained here: whoever trained gives
+the checkpoint, and it is asked the same items in the same words as the model that it came from.
+
+Texts become tokens as they do for the measured model. So a checkpoint whose tokenizer gives another
+token anywhere is refused, and its chat template is replaced by the measured model's: what differs
+between the two results are the weights alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.files import shared_name
+from kb_lens.models.chat import token_ids
+from kb_lens.models.digests import same_weights
+from kb_lens.models.exclusive_use import exclusive_use
+from kb_lens.models.hooked import HookedModel, model_name, weights_digest
+from kb_lens.models.loading import load_model
+
+_PROBE = " The nurse's  naïve café, 3,141 steps away: YES or no?\n"
+"""Spaces, case, accents, digits: what tokenizers of one vocabulary may still treat otherwise."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Another checkpoint in place of the measured model, such as one that was trained from it."""
+
+    checkpoint: str
+    """What `load_model` takes: a folder, a hub name, a GGUF file, a LoRA adapter."""
+    weights: str
+    """The digest of the weights that it makes (`weights_digest`), in the measured model's type."""
+    name: str
+    """What results call it: unlike its path the same wherever it lies."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the checkpoint may run."""
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedModel,
+        checkpoint: str,
+        *,
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Trained:
+        """A checkpoint that can stand in a model's place; it is loaded once to see that, and freed.
+
+        Args:
+            model: The measured model.
+            checkpoint: What `load_model` takes.
+            name: What results call it; default the checkpoint's name, of a path its last part.
+            trust_remote_code: Whether code that comes with the checkpoint may run.
+
+        Raises:
+            ValueError: If it cannot be loaded, its tokenizer gives other tokens than the measured
+                model's, or its weights are the measured model's.
+        """
+        with _loaded(model, checkpoint, trust_remote_code) as other:
+            weights = weights_digest(other)
+        if same_weights(weights, weights_digest(model)):
+            raise ValueError(
+                f"'{checkpoint}' has the weights of {model_name(model)} itself: there is nothing "
+                "to compare. Give the checkpoint that training wrote."
+            )
+        return cls(checkpoint, weights, name or shared_name(checkpoint), trust_remote_code)
+
+    @contextmanager
+    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
+        """The checkpoint's model, on the measured model's device and in its type.
+
+        Both are in memory at once. When the block ends the other's weights are freed. What is
+        measured inside must be what the block yields; the measured model itself is refused there.
+
+        Yields:
+            The other model, as long as the block lasts.
+
+        Raises:
+            ValueError: As `of`, or if the checkpoint has changed since.
+        """
+        name = model_name(model)
+
+        def refuse() -> None:
+            raise ValueError(
+                f"in this block '{self.checkpoint}' is measured, not {name}: use the model that "
+                "the block yields, `with ... as other`."
+            )
+
+        with (
+            exclusive_use(model) as use,
+            use.checked_by(refuse),
+            _loaded(model, self.checkpoint, self.trust_remote_code) as other,
+        ):
+            if not same_weights(digest := weights_digest(other), self.weights):
+                raise ValueError(
+                    f"'{self.checkpoint}' has other weights ({digest}) than when it was first "
+                    f"loaded ({self.weights}): it was written anew, or an adapter was merged on "
+                    "another kind of device. Start again from Trained.of, all on one kind."
+                )
+            yield other
+
+    def asked(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark itself."""
+        return benchmark
+
+    def describe(self) -> dict[str, Any]:
+        """The checkpoint's name and its weights."""
+        return {
+            "checkpoint": self.name,
+            "checkpoint_weights": self.weights,
+        }
+
+
+@contextmanager
+def _loaded(model: HookedModel, checkpoint: str, trust_remote_code: bool) -> Iterator[HookedModel]:
+    """The checkpoint's model beside the measured one, to be asked in the same words."""
+    other = load_model(
+        checkpoint,
+        device=model.cfg.device,
+        dtype=model.cfg.dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        _check_tokens(model, other, checkpoint)
+        other.tokenizer.chat_template = model.tokenizer.chat_template
+        yield other
+    finally:
+        # whoever keeps the name of the model that the block yielded does not keep its weights
+        for parameter in other.parameters():
+            parameter.data = parameter.data.new_empty(0)
+
+
+def _check_tokens(model: HookedModel, other: HookedModel, checkpoint: str) -> None:
+    """Refuse a model that is given other tokens for the same text.
+
+    Tokens that training added, such as one for padding, stand in no text that is asked.
+    """
+    ours, theirs = model.tokenizer, other.tokenizer
+    ids = theirs.get_vocab()
+    moved = [token for token, number in ours.get_vocab().items() if ids.get(token) != number]
+    if moved:
+        what = f"{len(moved)} tokens, such as {moved[0]!r}, have another number or are not there"
+    elif token_ids(ours, _PROBE) != token_ids(theirs, _PROBE):
+        what = "the same words are cut, or begun, otherwise"
+    else:
+        return
+    raise ValueError(
+        f"'{checkpoint}' has another tokenizer than {model_name(model)} ({what}): other tokens "
+        "would be scored. Give a checkpoint that was trained from the measured model."
+    )
