@@ -25,6 +25,8 @@ from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
 from kb_lens.written import delete_noted, has_notes, noting
 
 RECORD = "run.json"
+_WEIGHTS = ("fingerprint", "dtype", "also")
+"""What tells the weights of all that is measured."""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class RunLog:
     """Wall time of each stage."""
     model: dict[str, Any] = field(default_factory=dict)
     """The model's name, fingerprint, device, type and form."""
+    also: str | None = None
+    """Names and weights of other checkpoints that are measured: compared, wherever they lie."""
 
     @contextmanager
     def claimed(self) -> Iterator[RunLog]:
@@ -52,7 +56,7 @@ class RunLog:
             ValueError: If it holds another run (names the argument that differs), or another
                 process is at work there that does not share it (names it).
         """
-        content = json.dumps([self.command, self._arguments()], sort_keys=True)
+        content = json.dumps([self.command, self._compared()], sort_keys=True)
         settings = hashlib.sha256(content.encode()).hexdigest()
         holder = Holder(self.command, settings, alone=self.execution.overwrite)
         with holding(self.folder, holder), noting(self.folder):
@@ -68,7 +72,7 @@ class RunLog:
         before = self._before()
         if self.execution.overwrite or before is None:
             return
-        present = {"command": self.command, **self._arguments(), **self._weights()}
+        present = {"command": self.command, **self._compared(), **self._weights()}
         # A run that is older than an option was made with what is the option's default today.
         former = _plain(defaults(self.settings)) | before["arguments"]
         former |= {"command": before["command"]}
@@ -122,6 +126,8 @@ class RunLog:
             "dtype": dtype_name(model),
             "form": form(model),
         }
+        if self.also is not None:
+            self.model["also"] = self.also
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -153,9 +159,13 @@ class RunLog:
     def _arguments(self) -> dict[str, Any]:
         return _plain(asdict(self.settings))
 
+    def _compared(self) -> dict[str, Any]:
+        """The arguments that results depend on: of other checkpoints the weights are compared."""
+        return {key: value for key, value in self._arguments().items() if key != "also"}
+
     def _weights(self) -> dict[str, Any]:
         """What tells the weights; nothing before the model is loaded."""
-        return {key: self.model[key] for key in ("fingerprint", "dtype") if key in self.model}
+        return {key: self.model.get(key) for key in _WEIGHTS} if self.model else {}
 
     def _before(self) -> dict[str, Any] | None:
         """What the folder's ``run.json`` says that is compared."""

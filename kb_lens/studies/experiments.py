@@ -139,7 +139,7 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
     for key, benchmark in benchmarks.items():
         yield (BASE.name, key), lab.unit(BASE, benchmark)
         for case in plan.cases:
-            if case.benchmarks is None or benchmark.name in case.benchmarks:
+            if case.benchmarks is None or {benchmark.name, key} & {*case.benchmarks}:
                 yield (case.condition.name, key), lab.unit(case.condition, benchmark)
 
 
@@ -267,7 +267,12 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         # How many rows a pass has is no setting of the results.
         "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},
         "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
+        **({"also": _described(lab)} if lab.also else {}),
     }
+
+
+def _described(lab: Lab) -> dict[str, Any]:
+    return {name: change.describe() for name, change in lab.also.items()}
 
 
 def _facts(benchmark: Benchmark) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.checks.controls import influence, random_neurons
 from kb_lens.checks.specificity import default_control
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.conditions import Change, Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
@@ -43,7 +43,7 @@ class Case:
     neurons: NeuronSet | None = None
     """The neurons that are scaled, if any."""
     benchmarks: tuple[str, ...] | None = None
-    """Names of the benchmarks that it is measured on; None for all."""
+    """Names or keys of the benchmarks that it is measured on; None for all. A key has one protocol."""
     test: str | None = None
     """Of a random control: the test that it is a draw of, against the case in ``control_of``."""
 
@@ -113,6 +113,8 @@ class Lab:
     """Where finished units are kept; None for nowhere."""
     progress: bool = True
     """Whether to show progress bars."""
+    also: Mapping[str, Change] = field(default_factory=dict[str, Change])
+    """Further methods, by name; ``methods`` measures them beside its own."""
 
     def __post_init__(self) -> None:
         check_thresholds(self.tau, self.beta)

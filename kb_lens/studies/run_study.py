@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,6 +34,7 @@ from kb_lens.runs.settings import (
 )
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
+from kb_lens.studies.also import check_checkpoints, load_also, read_also, weights_of
 from kb_lens.studies.experiments import (
     DEFAULT_STUDY_BENCHMARKS,
     EXPERIMENTS,
@@ -71,6 +72,8 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
     """The factor, where the study does not vary it."""
     controls: int | None = None
     """Random sets of each kind, 99 for a p; default 99 in methods and right-answers, else 3."""
+    also: tuple[str, ...] = ()
+    """Comma-separated: NAME=CHECKPOINT, trained baselines that methods measures beside its own."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -78,12 +81,17 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         check_factor(self.lam, self.dtype)
         if self.controls is not None:
             check_count("--controls", self.controls)
+        self.checkpoints()
 
     def limit_of(self, benchmark: str) -> int | None:
         """As was asked for; else all items where bias is measured."""
         if self.limit is None and benchmark not in WHOLE:
             return OTHERS_LIMIT
         return self.limit
+
+    def checkpoints(self) -> dict[str, str]:
+        """Name -> checkpoint of the trained baselines."""
+        return read_also(self.also, self.name)
 
     def load_benchmarks(self, left_out: Callable[[str], object]) -> list[Benchmark]:
         """What was named, or what the study is measured on by default."""
@@ -142,11 +150,19 @@ def run_study(
     settings.load_questions()
     settings.template()
     control = settings.load_control()
+    checkpoints = settings.checkpoints()
+    check_checkpoints(checkpoints)
     if execution.engine == "ray":
         check_ray(execution.workers)
     with log.claimed():
-        model = log.load_model()
+        with log.stage("load the model"):
+            model = settings.load(execution.device)
+            trust = settings.trust_remote_code
+            also = load_also(model, checkpoints, trust_remote_code=trust)
+        log.also = weights_of(also)
+        log.begin(model)
         lab = _lab(model, control, benchmarks, Path(out), settings, execution)
+        lab = replace(lab, also=also)
         with log.stage(settings.name):
             engine = _engine(model, settings, execution)
             study = experiment(settings.name, lab, benchmarks, engine=engine, tell=tell)

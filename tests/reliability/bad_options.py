@@ -59,6 +59,8 @@ LISTS = {
         "run identify experiment neurons doctor", ("gender,", ",", "gender,gender", "Gender")
     ),
     "formats": ("figures", ("html,", ",", "gif", "HTML")),
+    # the line's study has no methods, whatever is named
+    "also": ("experiment", ("x", "=x", "''", "x={OTHER_MODEL}", ",")),
     "template-option": (
         "run identify evaluate experiment tune neurons doctor",
         ("x", "=1", "''", "a=1,a=2", "messages=1", "a=1,"),
@@ -111,6 +113,13 @@ CONTRADICTIONS = {
         "--attributions",
     "experiment {MODEL}": "study",
     "experiment nonesuch {MODEL}": "nonesuch",
+    **{
+        f"experiment methods {{MODEL}} --bank {{BANK}} --data-dir {{DATA}} "
+        f"--benchmarks stereoset --also {value}": "--also"
+        for value in ("x", "=x", "x=", "x=a,", "x={OTHER_MODEL},x=y", "base={OTHER_MODEL}",
+                      "enhancement={OTHER_MODEL}", "a/b={OTHER_MODEL}", "x={HERE}/none",
+                      "x={BANK}", "x={DATA}", "'x=a b'")
+    },
     "export {MODEL} --neurons {NEURONS} --lam 2 --push ''": "push",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push a/b/c": "push",
     "export {MODEL} --lam 2": "--neurons",
