@@ -8,28 +8,29 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
-    "cli": "main jobs studies pages terminal options parsing errors",
+    "cli": "main jobs studies pages tasks terminal options parsing errors",
     "report": "write run study words page",
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
-    "studies": """run_study choose_lambda also experiments cost tables methods plans lab tuning
-        tuned""",
+    "studies": """run_study choose_lambda also experiments cost tables methods asked_otherwise plans
+        lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         benchmark_names settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity
         agreed_spelling""",
-    "interventions": """folding weights checkpoint export_folder trained steering counterfactuals prompting scaling
-        positions conditions""",
+    "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
+        inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals
+        prompting self_debiasing second_pass scaling positions conditions""",
     "neurons": "",
     "attribution": """attribute engines attributions settings quadrature path_gradients head
         objective""",
-    "evaluation": """word_changes comparison evaluate slices entries results result_files generation
-        scoring encoding excerpts""",
+    "evaluation": """word_changes comparison evaluate slices entries results result_files
+        first_turns generation scoring second_pass encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
-    "benchmarks": """catalogue stereoset stereoset_metrics crows_pairs crows_pairs_metrics
-        crows_pairs_words bbq bbq_metrics bbq_answers
+    "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics
+        crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups harness harness_files over_correction caution plain_text measures benchmark
         orders bank data requests""",
     "completions": "",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from kb_lens.arguments import check_number
 from kb_lens.models.chat import ChatFormat
 
 SYSTEM = "You are a useful assistant."
 """The system text of chat prompts: the paper's."""
 
+_DECAYS = "a finite number from 0"
+_FLOORS = "a number from 0 to 1"
 
 Span = tuple[int, int]
 """Characters of a text: the first, and the one behind the last."""
@@ -38,6 +42,35 @@ class Excerpt:
         lengths = {len(spans) for spans in self.words}
         if self.aligned and len(lengths) > 1:
             raise ValueError(f"aligned options have equally many words, got {sorted(lengths)}.")
+
+
+@dataclass(frozen=True, order=True)
+class Against:
+    """Texts that a request is read behind a second time, see `kb_lens.evaluation.second_pass`.
+
+    What is likelier behind one of them is made less likely.
+    """
+
+    texts: tuple[str, ...]
+    """Each is put in front of the prompt as it is, in a pass of its own. In a chat it begins what
+    the user says."""
+
+    decay: float
+    """How fast the factor of a token falls with what it gains behind a text."""
+
+    floor: float = 0.0
+    """The least factor."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or not self.texts or not all(self.texts):
+            raise ValueError(
+                f"texts is {self.texts!r}: give a tuple of at least one text, none of them empty."
+            )
+        decay = check_number("decay", self.decay, _DECAYS)
+        if not (math.isfinite(decay) and decay >= 0):
+            raise ValueError(f"decay is {decay}: allowed is {_DECAYS}.")
+        if not 0 <= check_number("floor", self.floor, _FLOORS) <= 1:
+            raise ValueError(f"floor is {self.floor}: allowed is {_FLOORS}.")
 
 
 @dataclass(frozen=True)
@@ -71,6 +104,20 @@ class Request:
     excerpts: tuple[Excerpt, ...] = field(default=(), repr=False)
     """Words of whole texts to score by themselves."""
 
+    first: tuple[str, ...] = field(default=(), repr=False)
+    """What the user of a chat says before the prompt, turn by turn. The model itself answers each
+    in writing, greedily."""
+
+    first_write: int = field(default=0, repr=False)
+    """How many tokens the model writes after each of these turns at most."""
+
+    history: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """(role, text) of the turns that stand before the prompt of a chat; what becomes of `first`
+    once it is answered."""
+
+    against: Against | None = field(default=None, repr=False)
+    """What the request is read behind a second time; None for nothing."""
+
     @property
     def n_scores(self) -> int:
         """How many scores are asked for, see `OptionScores`."""
@@ -79,7 +126,18 @@ class Request:
     @property
     def further(self) -> str:
         """What is asked beside the options, for the digest of a benchmark; empty if nothing is."""
-        return repr((self.unstarted, self.excerpts)) if self.unstarted or self.excerpts else ""
+        words = repr((self.unstarted, self.excerpts)) if self._of_whole_texts else ""
+        around = (self.first, self.first_write, self.history, self.against)
+        # With the request, so that it is known whose they are: of others there is no word.
+        return words + (repr((self, *around)) if any(around) else "")
+
+    def last_turn(self) -> Request:
+        """The request without what the user says first."""
+        return replace(self, first=(), first_write=0) if self.first else self
+
+    @property
+    def _of_whole_texts(self) -> bool:
+        return self.unstarted or bool(self.excerpts)
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or not (self.options or self.write):
@@ -87,13 +145,20 @@ class Request:
                 "a request needs a tuple of at least one option, or a number of tokens to write; "
                 f"got {self.options!r} and {self.write}."
             )
-        if self.further and (self.prompt or self.chat):
+        if self._of_whole_texts and (self.prompt or self.chat):
             raise ValueError(
                 "excerpts and texts without a start are of whole texts: no prompt may stand before "
                 f"them, got {self.prompt!r}."
             )
         if any(len(excerpt.words) != len(self.options) for excerpt in self.excerpts):
             raise ValueError(f"an excerpt needs the words of {len(self.options)} options.")
+        if (self.first or self.history) and not self.chat:
+            raise ValueError("only a chat has turns before the prompt: set chat=True.")
+        if bool(self.first) != (self.first_write > 0):
+            raise ValueError(
+                f"turns that the model answers first need room for its answers: got {self.first!r} "
+                f"and first_write={self.first_write}."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,10 @@ prompt is what the model's template makes of it, and its option begins where the
 
 A score is a sum over tokens: of an option, of words of it (`excerpts`), or of the option where the
 start token stands before its first token alone.
+
+Where a request is read a second time behind a text (`Against`), the text is put before the prompt's
+tokens, behind the start token; in a chat it begins what the user says. The option's tokens stay the
+same ones.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kb_lens.benchmarks.requests import Request, Span
+from kb_lens.benchmarks.requests import Against, Request, Span
 from kb_lens.evaluation.excerpts import excerpt_tokens, token_spans
 from kb_lens.models.chat import chat_text, has_template, leading_ids, token_ids
 from kb_lens.models.hooked import HookedModel
@@ -29,10 +33,37 @@ SAMPLE_SIZE = 32
 would take it for every condition."""
 
 
+class Twice(NamedTuple):
+    """A text whose option is read behind other tokens as well."""
+
+    ids: tuple[int, ...]
+    """As of a `Text`."""
+
+    start: int
+    """As of a `Text`."""
+
+    others: tuple[tuple[int, ...], ...]
+    """The tokens before the option in each of the other passes."""
+
+    against: Against
+    """What they are read for."""
+
+    @property
+    def n_scored(self) -> int:
+        """Tokens of the option."""
+        return len(self.ids) - self.start
+
+    def readings(self) -> list[Text]:
+        """The text itself, and its option behind each of the other beginnings."""
+        option = self.ids[self.start :]
+        others = [Text((*other, *option), len(other)) for other in self.others]
+        return [Text(self.ids, self.start), *others]
+
+
 class Term(NamedTuple):
     """Tokens of a text whose log-probabilities are summed."""
 
-    text: Text
+    text: Text | Twice
     """The text."""
 
     tokens: Sequence[int]
@@ -43,14 +74,20 @@ Score = tuple[Term, ...]
 """What a score is the sum of."""
 
 
-def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Score]]:
+def encode(model: HookedModel, requests: Sequence[Request], *, first: int = 0) -> list[list[Score]]:
     """Every score of every request in tokens, in the order of `OptionScores`.
+
+    Args:
+        model: Whose tokenizer writes them.
+        requests: What to score; what the user says first is answered already (`history`).
+        first: Index of the first request among all that are scored, for messages.
 
     Raises:
         ValueError: If an option has no token of its own, a text is longer than the context, or the
             tokenizer does not tell which tokens an excerpt has.
     """
     tokenizer = model.tokenizer
+    n_ctx = getattr(model.cfg, "n_ctx", None)
     pairs = [_pairs(tokenizer, request) for request in requests]
     strings: set[str] = set()
     for row in pairs:
@@ -60,14 +97,15 @@ def encode(model: HookedModel, requests: Sequence[Request]) -> list[list[Score]]
     leading = leading_ids(tokenizer)
     spans = token_spans(tokenizer, requests)
     scores: list[list[Score]] = []
-    for index, (request, row) in enumerate(zip(requests, pairs, strict=True)):
+    for index, (request, row) in enumerate(zip(requests, pairs, strict=True), first):
         templated = request.chat and has_template(tokenizer)  # which writes BOS itself
         before = None if templated else leading
         texts = [_text(tokenizer, ids, before, prompt, option) for prompt, option in row]
-        _check_row(index, row, texts, getattr(model.cfg, "n_ctx", None))
+        _check_row(index, row, texts, n_ctx)
         whole: list[Score] = [(Term(text, range(text.n_scored)),) for text in texts]
         unstarted = [_unstarted(score, leading) for score in whole if request.unstarted]
-        scores.append([*whole, *unstarted, *_excerpts(request, texts, spans)])
+        once = [*whole, *unstarted, *_excerpts(request, texts, spans)]
+        scores.append(_read_twice(tokenizer, request, once, index, n_ctx))
     return scores
 
 
@@ -93,6 +131,47 @@ def _excerpts(
     return scores
 
 
+def _read_twice(
+    tokenizer: Any, request: Request, scores: list[Score], index: int, n_ctx: int | None
+) -> list[Score]:
+    """The same scores, their texts to be read behind the texts of `Against` as well, if any."""
+    if request.against is None:
+        return scores
+    texts = {term.text for score in scores for term in score}
+    prompts = {text.ids[: text.start] for text in texts}  # few: an item's options share theirs
+    others = {prompt: other_prompts(tokenizer, request, prompt) for prompt in prompts}
+    twice: dict[Text | Twice, Twice] = {}
+    for text in texts:
+        twice[text] = Twice(*text[:2], others[text.ids[: text.start]], request.against)
+        longest = max(len(reading.ids) for reading in twice[text].readings())
+        if n_ctx is not None and longest > n_ctx:
+            raise ValueError(
+                f"item {index} has {longest} tokens in its second pass, but the model's context "
+                f"is {n_ctx}. Shorten the texts or use a model with a longer context."
+            )
+    return [tuple(Term(twice[text], tokens) for text, tokens in score) for score in scores]
+
+
+def other_prompts(
+    tokenizer: Any, request: Request, prompt: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """A request's prompt, as tokens, behind each of the texts that it is set against.
+
+    Args:
+        tokenizer: The model's.
+        request: What is asked.
+        prompt: Its tokens, of which a bare prompt keeps all.
+    """
+    texts = request.against.texts if request.against else ()
+    if request.chat:
+        told = [replace(request, prompt=text + request.prompt) for text in texts]
+        return tuple(tuple(prompt_tokens(tokenizer, request)) for request in told)
+    starts = {*leading_ids(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id}
+    n = next((k for k, token in enumerate(prompt) if token not in starts), len(prompt))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return tuple((*prompt[:n], *in_front, *prompt[n:]) for in_front in ids)
+
+
 def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:
     """A request's prompt as tokens, to be written on from."""
     if not request.chat:
@@ -108,7 +187,8 @@ def sample_tokens(model: HookedModel, requests: Sequence[Request]) -> list[list[
     """
     spaced = requests[:: -(-len(requests) // SAMPLE_SIZE)]
     plain = {"unstarted": False, "excerpts": ()}  # which only whole texts may have
-    texts = [replace(r, prompt=r.prompt + "".join(r.options[:1]), **plain) for r in spaced]
+    last = [request.last_turn() for request in spaced]
+    texts = [replace(r, prompt=r.prompt + "".join(r.options[:1]), **plain) for r in last]
     return [prompt_tokens(model.tokenizer, text) for text in texts]
 
 
@@ -134,7 +214,15 @@ def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
 
 
 def _chat_text(tokenizer: Any, request: Request) -> str:
-    return chat_text(tokenizer, request.system, request.prompt, request.chat_format)
+    if request.first:
+        raise ValueError(
+            f"the model has not answered {request.first[0][:60]!r} yet, which a request says "
+            "first. Take `evaluate`, or `answered` before."
+        )
+    turns = (*request.history, ("user", request.prompt)) if request.history else ()
+    before = [f"{text}\n" if role == "user" else f"Answer: {text}\n\n" for role, text in turns[:-1]]
+    user = "".join((*before, request.prompt))
+    return chat_text(tokenizer, request.system, user, request.chat_format, turns)
 
 
 def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from kb_lens.benchmarks.requests import Request
-from kb_lens.evaluation.encoding import batch_limit, prompt_tokens
+from kb_lens.evaluation.encoding import batch_limit, other_prompts, prompt_tokens
+from kb_lens.evaluation.second_pass import SecondPassProcessor
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
@@ -64,9 +65,10 @@ def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Requ
     for request in dict.fromkeys(requests):
         ids = prompt_tokens(model.tokenizer, request)
         prompts[request] = ids
-        if n_ctx is not None and len(ids) + request.write > n_ctx:
+        length = max(map(len, (ids, *other_prompts(model.tokenizer, request, ids))))
+        if n_ctx is not None and length + request.write > n_ctx:
             raise ValueError(
-                f"a prompt of {len(ids)} tokens leaves no room for {request.write} more in the "
+                f"a prompt of {length} tokens leaves no room for {request.write} more in the "
                 f"model's context of {n_ctx}: {request.prompt[:60]!r}. Use a model with a longer "
                 "context."
             )
@@ -76,15 +78,16 @@ def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Requ
 def _batches(
     prompts: Mapping[Request, Sequence[int]], batch_tokens: int
 ) -> Iterator[list[Request]]:
-    """Requests that write equally much, those with the longest prompts first."""
+    """Requests that write equally much, and against the same, the longest prompts first."""
     writing = [request for request in prompts if request.write]
-    writing.sort(key=lambda request: (request.write, len(prompts[request])))
+    writing.sort(key=lambda r: (r.write, repr(r.against), len(prompts[r])))
     batch: list[Request] = []
     # The longest prompts first: what does not fit the memory fails at once.
     for request in reversed(writing):
         if batch:
             n_tokens = (len(batch) + 1) * len(prompts[batch[0]])
-            if request.write != batch[0].write or n_tokens > batch_tokens:
+            alike = (request.write, request.against) == (batch[0].write, batch[0].against)
+            if not alike or n_tokens > batch_tokens:
                 yield batch
                 batch = []
         batch.append(request)
@@ -120,11 +123,27 @@ def _write(
     try:
         with torch.no_grad():
             output = hf_model.generate(
-                tokens.to(model.cfg.device), attention_mask=mask.to(model.cfg.device)
+                tokens.to(model.cfg.device),
+                attention_mask=mask.to(model.cfg.device),
+                logits_processor=_processors(model, requests, prompts, width),
             )
     finally:
         hf_model.generation_config = config
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def _processors(
+    model: BridgedModel,
+    requests: Sequence[Request],
+    prompts: Mapping[Request, list[int]],
+    width: int,
+) -> LogitsProcessorList:
+    """What is done to the logits of each step: the second pass, where there is one."""
+    against = requests[0].against  # a batch has one
+    if against is None:
+        return LogitsProcessorList()
+    others = [other_prompts(model.tokenizer, request, prompts[request]) for request in requests]
+    return LogitsProcessorList([SecondPassProcessor(model, others, width, against)])
 
 
 def _stops(model: BridgedModel) -> list[int]:

@@ -12,13 +12,14 @@ tree over it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.evaluation.encoding import Score, batch_limit, encode
+from kb_lens.evaluation.encoding import Score, Twice, batch_limit, encode
+from kb_lens.evaluation.second_pass import second_pass_scores
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.passes.plain_scores import Scores, Text, plain_scores
@@ -43,6 +44,8 @@ def option_logprobs(
     only where an option's token is predicted. One request is compared with plain forward
     passes; where they differ, and for models that the trees do not cover (``HookedTransformer``,
     hooks inside attention), every text runs by itself in padded batches, with a warning.
+
+    Requests with `Against` take a second pass (`second_pass`), text by text.
 
     An intervention must act on every position by itself, or on the last one of each forward pass
     (``scale_neurons(positions="last")``): then each option's token is predicted as by a pass of
@@ -70,7 +73,7 @@ def option_logprobs(
         return text_logprobs(model, asked, batch_tokens=batch_tokens, advance=bar.update)
 
 
-def different_texts(asked: Sequence[Sequence[Score]]) -> set[Text]:
+def different_texts(asked: Sequence[Sequence[Score]]) -> set[Text | Twice]:
     """The texts that have to be scored for some requests."""
     return {term.text for row in asked for score in row for term in score}
 
@@ -93,20 +96,28 @@ def text_logprobs(
         first: Index of the first request among all that are scored, for messages.
     """
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
-    scores: Scores = {}
+    scores: dict[Text | Twice, list[float]] = {}
+    twice = [text for text in different_texts(asked) if isinstance(text, Twice)]
     with fast_products(model.cfg):
         for batch in _batches(model, _families(asked), limit):
-            scores.update(batch)
+            scores |= batch
+            advance(len(batch))
+        for batch in second_pass_scores(model, twice, limit):
+            scores |= batch
             advance(len(batch))
     return _table(asked, scores, first)
 
 
 def _families(asked: Sequence[Sequence[Score]]) -> list[list[Text]]:
-    """Each request's texts without those of an earlier one; requests that begin alike together."""
+    """Each request's texts without those of an earlier one; requests that begin alike together.
+
+    Those that are read twice are left out: what they are read behind is each item's own.
+    """
     families: list[list[Text]] = []
     seen: set[Text] = set()
     # In order, texts that begin alike lie side by side: they will share a tree.
-    for row in sorted(sorted(different_texts([row])) for row in asked):
+    rows = [[t for t in different_texts([row]) if isinstance(t, Text)] for row in asked]
+    for row in sorted(map(sorted, rows)):
         fresh = [text for text in row if text not in seen]
         if fresh:
             families.append(fresh)
@@ -134,7 +145,9 @@ def _batches(
         yield from trees.scores(families, batch_tokens)
 
 
-def _table(asked: Sequence[Sequence[Score]], scores: Scores, first: int) -> OptionScores:
+def _table(
+    asked: Sequence[Sequence[Score]], scores: Mapping[Text | Twice, list[float]], first: int
+) -> OptionScores:
     """Sum the tokens' scores up to what the requests ask for."""
     shape = len(asked), max(len(row) for row in asked)
     logprob = np.full(shape, np.nan)

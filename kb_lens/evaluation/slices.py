@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import OptionScores
-from kb_lens.evaluation.encoding import Score, Term, encode, prompt_tokens
+from kb_lens.evaluation.encoding import Score, Term, Twice, encode, prompt_tokens
 from kb_lens.evaluation.entries import scores_from_bytes, scores_to_bytes
+from kb_lens.evaluation.first_turns import answered, first_turns
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import different_texts, text_logprobs
 from kb_lens.models.hooked import HookedModel, weights_digest
@@ -45,8 +47,10 @@ def benchmark_scores(
     Returns:
         The scores, and the seconds that they took, however often they were interrupted.
     """
-    if any(request.write for request in benchmark.requests):
-        check_writable(model, benchmark.requests)  # now, not after everything else is scored
+    requests = [request.last_turn() for request in benchmark.requests]
+    writing = requests if any(request.write for request in requests) else []
+    if to_write := [*first_turns(benchmark.requests), *writing]:
+        check_writable(model, to_write)  # now, not after everything else is scored
     slices = _slices(model, benchmark)
     scored: list[tuple[OptionScores, float]] = []
     total = sum(items.n_texts for items in slices)
@@ -69,7 +73,7 @@ class _Slice:
     benchmark: Benchmark
     """With these items alone."""
     asked: Sequence[Sequence[Score]]
-    """The scores of its requests in tokens."""
+    """The scores of its requests in tokens, without what is said before their last turn."""
     first: int
     """Index of its first request in the benchmark."""
     n_texts: int = field(init=False)
@@ -77,18 +81,22 @@ class _Slice:
 
     def __post_init__(self) -> None:
         scored = different_texts(self.asked)
-        written = {request for request in self.benchmark.requests if request.write}
-        object.__setattr__(self, "n_texts", len(scored) + len(written))
+        requests = {*self.benchmark.requests}
+        written = sum(len(request.first) + (request.write > 0) for request in requests)
+        object.__setattr__(self, "n_texts", len(scored) + written)
 
     def scores(
         self, model: HookedModel, batch_tokens: int | None, advance: Callable[[int], object]
     ) -> tuple[OptionScores, float]:
         """Score it, and write where that is asked for; with the seconds that it took."""
         start = time.perf_counter()
+        requests, asked = self.benchmark.requests, self.asked
+        if any(request.first for request in requests):
+            requests = answered(model, requests, batch_tokens=batch_tokens, advance=advance)
+            asked = encode(model, requests, first=self.first)
         scores = text_logprobs(
-            model, self.asked, batch_tokens=batch_tokens, advance=advance, first=self.first
+            model, asked, batch_tokens=batch_tokens, advance=advance, first=self.first
         )
-        requests = self.benchmark.requests
         if any(request.write for request in requests):
             texts = greedy_texts(model, requests, batch_tokens=batch_tokens, advance=advance)
             scores = replace(scores, texts=texts)
@@ -111,8 +119,9 @@ class _Slice:
 
     def key(self, model: HookedModel) -> str:
         """Its name in the store, by all that it depends on but an intervention."""
-        written = [request for request in self.benchmark.requests if request.write]
-        content = {
+        requests = self.benchmark.requests
+        written = [request.last_turn() for request in requests if request.write]
+        content: dict[str, Any] = {
             "format": _FORMAT,
             "weights": weights_digest(model),
             "dtype": str(model.cfg.dtype),
@@ -120,8 +129,13 @@ class _Slice:
             "tokens": [[text.start, *text.ids] for text, _ in self._terms()],
             "written_on": [prompt_tokens(model.tokenizer, request) for request in written],
         }
-        if any(request.further for request in self.benchmark.requests):
+        # What most benchmarks do not ask has no trace in their keys: older entries have none.
+        if any(request.further for request in requests):
             content["summed"] = [list(chosen) for _, chosen in self._terms()]
+        if others := [t.others for t, _ in self._terms() if isinstance(t, Twice)]:
+            content["second"] = others
+        if turns := first_turns(requests):
+            content["first"] = [prompt_tokens(model.tokenizer, turn) for turn in turns]
         return entry_key(content)
 
     def _terms(self) -> list[Term]:
@@ -130,7 +144,7 @@ class _Slice:
 
 def _slices(model: HookedModel, benchmark: Benchmark) -> list[_Slice]:
     """The benchmark in consecutive slices; `ValueError` for what does not fit the model."""
-    asked = encode(model, benchmark.requests)
+    asked = encode(model, [request.last_turn() for request in benchmark.requests])
     slices: list[_Slice] = []
     first = 0
     for items in benchmark.slices(SLICE_ITEMS):

@@ -65,21 +65,29 @@ def _token_by_token(
 
 
 def _padded_batch(model: HookedModel, batch: Sequence[Text]) -> list[list[float]]:
+    target = torch.tensor([token for text in batch for token in text.ids[text.start :]])
+    with torch.no_grad():
+        return by_text(option_logits(model, batch), torch.arange(len(target)), target, batch)
+
+
+def option_logits(model: HookedModel, batch: Sequence[Text]) -> Float[Tensor, "read d_vocab"]:
+    """The logits that predict each token of each text's option, one text after the other.
+
+    One forward pass, in which the texts are padded on the right.
+    """
     width = max(len(text.ids) for text in batch) - 1  # no text's last token runs
     tokens = torch.zeros(len(batch), width, dtype=torch.long)
-    reads: list[tuple[int, int, int]] = []
+    reads: list[tuple[int, int]] = []
     for row, text in enumerate(batch):
         n = len(text.ids) - 1
         tokens[row, :n] = torch.tensor(text.ids[:-1])
-        reads += [(row, pos, text.ids[pos]) for pos in range(text.start, n + 1)]
-    row, pos, target = torch.tensor(reads).T
+        reads += [(row, pos - 1) for pos in range(text.start, n + 1)]
+    row, pos = torch.tensor(reads).T
     # A text's last token predicts nothing that is read and does not run: the one before is last.
     lasts = torch.tensor([len(text.ids) - 2 for text in batch])
     with torch.no_grad(), last_position.marking(torch.arange(width) == lasts[:, None]):
         logits = model(tokens.to(model.cfg.device), return_type="logits")
-        nodes, node = (row * width + pos - 1).unique(return_inverse=True)
-        read = logits.flatten(0, 1)[nodes.to(logits.device)]
-        return by_text(read, node, target, batch)
+        return logits[row.to(logits.device), pos.to(logits.device)]
 
 
 def by_text(

@@ -1,0 +1,73 @@
+"""Turns of a chat that the model answers itself before it is asked the last one.
+
+Some methods ask twice: the model writes something, and what is measured is what it makes of a
+request that stands behind its own words. The turns are written greedily, in batches, under
+whatever hooks are attached; then the request is one like any other, with a `history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from kb_lens.benchmarks.requests import Request
+from kb_lens.evaluation.generation import greedy_texts
+from kb_lens.models.hooked import HookedModel
+
+
+def answered(
+    model: HookedModel,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> tuple[Request, ...]:
+    """The requests with the model's answers to what the user says first.
+
+    Turn after turn: each is answered behind those before it. Spaces around an answer are left out.
+
+    Args:
+        model: A ``TransformerBridge``; attached hooks fire.
+        requests: Those without ``first`` stay as they are.
+        batch_tokens: At most this many prompt tokens in one batch; default by device.
+        advance: Told how many different turns were answered, batch by batch.
+
+    Returns:
+        The same requests in their order, with ``history`` in the place of ``first``.
+
+    Raises:
+        ValueError: As `greedy_texts`.
+    """
+    done = list(requests)
+    while waiting := [k for k, request in enumerate(done) if request.first]:
+        turns = first_turns(done)
+        texts = greedy_texts(model, turns, batch_tokens=batch_tokens, advance=advance)
+        for k, turn, text in zip(waiting, turns, texts, strict=True):
+            done[k] = _answered(done[k], turn.prompt, text.strip())
+    return tuple(done)
+
+
+def first_turns(requests: Sequence[Request]) -> list[Request]:
+    """The next turn to be answered of each request that has one, as a request to write."""
+    return [
+        replace(
+            request,
+            prompt=request.first[0],
+            options=(),
+            write=request.first_write,
+            first=(),
+            first_write=0,
+        )
+        for request in requests
+        if request.first
+    ]
+
+
+def _answered(request: Request, turn: str, text: str) -> Request:
+    rest = request.first[1:]
+    return replace(
+        request,
+        history=(*request.history, ("user", turn), ("assistant", text)),
+        first=rest,
+        first_write=request.first_write if rest else 0,
+    )
