@@ -2,6 +2,7 @@
 from .models.prompts import PromptTemplate as PromptTemplate
 from .models.loading import load_model as load_model
 from .questions import Question as Question, load_questions as load_questions
+from .completions import Completion as Completion, load_completions as load_completions
 from .knowledge.check import check_knowledge as check_knowledge
 from .knowledge.verdict import Knowledge as Knowledge
 from .attribution.attributions import Attributions as Attributions

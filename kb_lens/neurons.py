@@ -242,7 +242,6 @@ def select_neurons(
     counts = saliency_counts(attributions, tau)
     needed = Fraction(str(beta)) * len(attributions)  # exact, so that "more than" is strict
     chosen = (counts > float(needed)).nonzero().tolist()
-    dimensions = ", ".join(dict.fromkeys(q.dimension for q in attributions.questions))
     return NeuronSet(
         neurons=tuple(Neuron(*pair) for pair in chosen),
         model=attributions.settings.model,
@@ -253,7 +252,7 @@ def select_neurons(
         d_mlp=attributions.scores.shape[2],
         tau=tau,
         beta=beta,
-        origin=f"{len(attributions)} questions on {dimensions}",
+        origin=attributions.origin,
     )
 
 

@@ -159,6 +159,10 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
 def _check_columns(path: Path, table: CsvTable, release: bool) -> None:
     if not table.columns:
         raise ValueError(f"'{path}' is empty. Needed are the columns {', '.join(COLUMNS)}.")
+    if {"prompt", "target"}.issubset(table.columns):
+        raise ValueError(
+            f"'{path}' has completions, no yes/no questions: read it with kb.load_completions."
+        )
     if not release and (missing := [name for name in COLUMNS if name not in table.columns]):
         raise ValueError(
             f"'{path}' lacks the column {missing[0]!r}; it has {shown(', '.join(table.columns))}. "

@@ -98,7 +98,7 @@ class CsvTable:
     """The names in the first row."""
     rows: tuple[tuple[int, Mapping[str, str]], ...]
     """Each row's number, counted from 1 at the names, and its column -> text, without spaces
-    around it."""
+    around it unless they were asked for."""
 
 
 class CsvRecord(NamedTuple):
@@ -109,16 +109,23 @@ class CsvRecord(NamedTuple):
     line: int
     """The line that it begins in as an editor shows it, from 1."""
     cells: tuple[str, ...]
-    """Its texts, without spaces around them."""
+    """Its texts, without spaces around them unless they were asked for."""
 
 
-def read_csv(path: str | os.PathLike[str], what: str = "CSV file") -> CsvTable:
+def read_csv(
+    path: str | os.PathLike[str], what: str = "CSV file", *, strip: bool = True
+) -> CsvTable:
     """Read a CSV file in UTF-8, with commas, semicolons or tabs between its columns.
+
+    Args:
+        path: The file.
+        what: The kind of file, for messages.
+        strip: Whether spaces around a cell's text are left out.
 
     Raises:
         ValueError: Names the file, and the row that has other cells than the names above it.
     """
-    columns, records = csv_records(path, what)
+    columns, records = csv_records(path, what, strip=strip)
     for record in records:
         if len(record.cells) != len(columns):
             raise ValueError(
@@ -130,7 +137,7 @@ def read_csv(path: str | os.PathLike[str], what: str = "CSV file") -> CsvTable:
 
 
 def csv_records(
-    path: str | os.PathLike[str], what: str = "CSV file"
+    path: str | os.PathLike[str], what: str = "CSV file", *, strip: bool = True
 ) -> tuple[tuple[str, ...], list[CsvRecord]]:
     """The names of a CSV file's columns, none if it is empty, and its rows as they are.
 
@@ -138,17 +145,18 @@ def csv_records(
         ValueError: As `read_utf8`; if a quote is not closed, a cell is longer than `csv` allows,
             or a column is there twice. The line is named.
     """
-    header, *records = list(_records(read_utf8(path, what), path)) or [CsvRecord(1, 1, ())]
-    twice = [name for name in header.cells if header.cells.count(name) > 1]
+    header, *records = list(_records(read_utf8(path, what), path, strip)) or [CsvRecord(1, 1, ())]
+    columns = tuple(name.strip() for name in header.cells)
+    twice = [name for name in columns if columns.count(name) > 1]
     if twice:
         raise ValueError(
             f"'{path}', row {header.row} has a column twice: {shown(twice[0])} in "
-            f"{shown(list(header.cells))}. Name them apart."
+            f"{shown(list(columns))}. Name them apart."
         )
-    return header.cells, records
+    return columns, records
 
 
-def _records(text: str, path: str | os.PathLike[str]) -> Iterator[CsvRecord]:
+def _records(text: str, path: str | os.PathLike[str], strip: bool) -> Iterator[CsvRecord]:
     # csv itself minds the ends of lines.
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     row = 0
@@ -165,7 +173,7 @@ def _records(text: str, path: str | os.PathLike[str]) -> Iterator[CsvRecord]:
         row += 1
         stripped = tuple(cell.strip() for cell in cells)
         if any(stripped):
-            yield CsvRecord(row, first_line, stripped)
+            yield CsvRecord(row, first_line, stripped if strip else tuple(cells))
 
 
 def _delimiter(text: str) -> str:
@@ -180,6 +188,28 @@ def text_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             yield number, line
+
+
+def json_rows(
+    path: str | os.PathLike[str], what: str = "file of JSON lines"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line's number and its keys and values; what is no object stands under an empty key.
+
+    Raises:
+        ValueError: As `check_is_file`; for a line that is no JSON in UTF-8, which is named.
+    """
+    try:
+        text = read_utf8(path, what)
+    except EncodingError as error:
+        raise ValueError(
+            f"'{path}', row {error.line} is no JSON in UTF-8: {error.reason}. Save it as UTF-8."
+        ) from error
+    for number, line in text_lines(text):
+        try:
+            row = json_value(line)
+        except ValueError as error:
+            raise ValueError(f"'{path}', row {number} is no JSON in UTF-8: {error}.") from error
+        yield number, row if isinstance(row, dict) else {"": row}
 
 
 def json_value(line: str) -> Any:

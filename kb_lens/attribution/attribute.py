@@ -1,6 +1,7 @@
 """Integrated gradients over MLP neurons: how much each one adds to the right answer.
 
-Second step of the method (paper, section 3.2). For each question, layer and neuron
+Second step of the method (paper, section 3.2). For each question (or any other prompt and token,
+`Completion`), layer and neuron
 
     Attr(h_i) = h_i * integral over gamma from 0 to 1 of dF(gamma * h) / dh_i
 
@@ -11,6 +12,10 @@ layers compute freely, and F is the probability of the right answer's token.
 2. For each question, integrate the gradient from 0 to h (`path_gradients`, `quadrature`).
 3. Multiply by h. Summed over a layer's neurons that is F(h) - F(0): the completeness gap tells how
    far the numbers are from it.
+
+Other positions than the last are not attributed: their activations also reach the answer through
+the keys and values of later positions, which the joined pass takes as given. Attention heads and
+the residual stream are not either.
 
 ``rule="riemann", n_steps=20, answer_style="release", site="pre"`` is the authors' release.
 """
@@ -34,15 +39,18 @@ from kb_lens.attribution import quadrature
 from kb_lens.attribution.attributions import FORMAT, TENSORS, Attributions
 from kb_lens.attribution.engines import (
     PER_LAYER_ROWS,
+    answer_tokens,
     check_gradients,
     choose_engine,
     default_rows,
     path_for,
+    prompt_tokens,
 )
 from kb_lens.attribution.objective import ObjectiveKind
 from kb_lens.attribution.path_gradients import Path
 from kb_lens.attribution.settings import Engine, Rule, Settings, check_settings, resolve
-from kb_lens.knowledge.check import answer_spelling
+from kb_lens.completions import Completion, check_completions
+from kb_lens.knowledge.check import answer_spelling, check_questions
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -57,7 +65,7 @@ from kb_lens.store import Store, entry_key
 @as_the_checkpoint
 def attribute(
     model: HookedModel,
-    questions: Sequence[Question],
+    questions: Sequence[Question | Completion],
     *,
     site: Site = "post",
     rule: Rule = "adaptive",
@@ -77,13 +85,14 @@ def attribute(
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        questions: The bias-knowledge questions.
+        questions: The bias-knowledge questions, or completions: any prompts and targets.
         site: ``post`` (input of the down projection) or ``pre`` (input of the activation).
         rule: ``adaptive`` (nodes until `tol` is met), ``gauss-legendre``, ``riemann`` (released).
         n_steps: Nodes of a fixed rule; default 20.
         tol: Relative L2 error allowed in a layer; default 1e-3, and 2e-2 in half precision.
-        objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference``.
-        template: The words around each question; default the paper's.
+        objective: ``probability`` (the paper's), ``log_probability`` or ``logit_difference`` (from
+            the wrong answer, or a completion's foil).
+        template: The words around each question; default the paper's. Completions have none.
         answer_style: ``model``: yes and no as the model spells them; ``release``: lower case.
         knowledge: What `check_knowledge` says of these questions (and perhaps of more) with this
             template; asked here if not given.
@@ -95,20 +104,51 @@ def attribute(
 
     Raises:
         ValueError: For settings or a model that are not allowed, `knowledge` of another model,
-            template or questions, answers of several tokens or of probability 0, or
-            `torch.inference_mode`, which has no gradients.
+            template or questions, answers of several tokens or of probability 0, what only
+            questions have where there are none, or `torch.inference_mode`, which has no gradients.
     """
     check_gradients(model)
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
     check_cache(cache_dir)
-    template = PromptTemplate() if template is None else template
-    style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
-    spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
+    asked = _only_questions(model, questions, objective)
+    if asked or not questions:
+        template = PromptTemplate() if template is None else template
+        style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
+        spelling = answer_spelling(model, asked, template, knowledge, spelling, **style)
+    else:
+        _check_unused(template=template, knowledge=knowledge, spelling=spelling)
     settings = resolve(model, **options, spelling=spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
+
+
+def _only_questions(
+    model: HookedModel, questions: Sequence[Question | Completion], objective: ObjectiveKind
+) -> Sequence[Question]:
+    """The questions among what is attributed; the completions are checked."""
+    if isinstance(questions, str) or not isinstance(questions, Sequence):
+        check_questions(questions)  # which says what is there instead
+    completions = [item for item in questions if isinstance(item, Completion)]
+    if objective == "logit_difference" and (bare := [c for c in completions if c.foil is None]):
+        raise ValueError(
+            f"objective is 'logit_difference', but the completion {bare[0].prompt[-40:]!r} + "
+            f"{bare[0].target!r} has no foil: give it one, or take another objective."
+        )
+    if completions:
+        check_completions(model, completions)
+    return [item for item in questions if not isinstance(item, Completion)]
+
+
+def _check_unused(**given: object) -> None:
+    """Refuse what only questions have where only completions are attributed."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} is for questions, and there are only completions, whose prompts and "
+                "targets are taken as they are: drop it."
+            )
 
 
 def check_cache(folder: str | os.PathLike[str] | None) -> None:
@@ -119,7 +159,7 @@ def check_cache(folder: str | os.PathLike[str] | None) -> None:
 
 def _attribute_all(
     model: HookedModel,
-    questions: Sequence[Question],
+    questions: Sequence[Question | Completion],
     settings: Settings,
     batch_size: int | None,
     cache_dir: str | os.PathLike[str] | None,
@@ -130,23 +170,29 @@ def _attribute_all(
     max_rows = batch_size or default_rows(model, settings.engine)
     results: list[dict[str, Tensor]] = []
     for question in tqdm(questions, desc="attributing", unit="question", disable=not progress):
-        tokens = settings.template.tokens(model, question.text)
+        tokens = prompt_tokens(model, question, settings)
         work = partial(attribute_question, model, question, tokens, settings, max_rows)
         if store is None:
             results.append(work())
             continue
         # The tokens stand for the template and the tokenizer: another of either is another entry.
-        content = [FORMAT, asdict(settings), tokens.tolist(), question.answer]
+        is_question = isinstance(question, Question)
+        answer = question.answer if is_question else answer_tokens(model, question, settings)
+        content = [FORMAT, asdict(settings), tokens.tolist(), answer]
         key = entry_key([*content, weights_digest(model)])
         results.append(load(store.obtain(key, lambda work=work: save(work()))))
     stacked = {name: torch.stack([result[name] for result in results]) for name in TENSORS}
-    attributions = Attributions(**stacked, questions=tuple(questions), settings=settings)
+    attributions = Attributions(questions=tuple(questions), settings=settings, **cast(Any, stacked))
     _warn_if_rough(attributions)
     return attributions
 
 
 def attribute_question(
-    model: HookedModel, question: Question, tokens: Tensor, settings: Settings, max_rows: int
+    model: HookedModel,
+    question: Question | Completion,
+    tokens: Tensor,
+    settings: Settings,
+    max_rows: int,
 ) -> dict[str, Tensor]:
     """The tensors of `Attributions` for one question, whose prompt has these tokens.
 

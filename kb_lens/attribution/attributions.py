@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kb_lens.attribution.settings import Settings
+from kb_lens.completions import Completion
 from kb_lens.questions import Question
 from kb_lens.records.tensors import read_tensors, write_tensors
 
@@ -35,10 +38,12 @@ class Attributions:
     """Estimated relative L2 error of the layer's scores; NaN for the fixed rules."""
     nodes: Float[Tensor, "question layer"]
     """Quadrature nodes spent."""
-    questions: tuple[Question, ...]
-    """The questions, in order."""
+    questions: tuple[Question | Completion, ...]
+    """The questions or completions, in order."""
     settings: Settings
     """How the scores were computed."""
+    minus: tuple[Question | Completion, ...] = ()
+    """Of a difference: what stood on its right side, row by row."""
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 3:
@@ -46,6 +51,8 @@ class Attributions:
         n_questions, n_layers, _ = self.scores.shape
         if n_questions != len(self.questions):
             raise ValueError(f"{n_questions} rows of scores for {len(self.questions)} questions.")
+        if len(self.minus) not in (0, n_questions):
+            raise ValueError(f"minus has {len(self.minus)} questions for {n_questions} rows.")
         for name in TENSORS[1:]:
             shape = tuple(getattr(self, name).shape)
             if shape not in ((n_questions,), (n_questions, n_layers)):
@@ -55,16 +62,74 @@ class Attributions:
         return len(self.questions)
 
     @property
+    def origin(self) -> str:
+        """What it is of, in words: ``45 questions on gender, race, religion``."""
+        dimensions = ", ".join(dict.fromkeys(item.dimension for item in self.questions))
+        only_questions = all(isinstance(item, Question) for item in self.questions)
+        words = f"{len(self)} {'questions' if only_questions else 'prompts'} on {dimensions}"
+        return f"{words}, less as many others" if self.minus else words
+
+    @property
+    def yes_no_questions(self) -> tuple[Question, ...]:
+        """The questions, where nothing else was attributed.
+
+        Raises:
+            ValueError: If there are completions, or this is a difference.
+        """
+        questions = tuple(item for item in self.questions if isinstance(item, Question))
+        if len(questions) < len(self.questions) or self.minus:
+            raise ValueError(
+                "these attributions are of completions or a difference, and yes/no questions are "
+                "needed: give those of questions."
+            )
+        return questions
+
+    @property
     def relative_gap(self) -> Float[Tensor, " question"]:
         """Each question's worst completeness gap over its largest |F(h) - F(0)|."""
         largest = self.output_change.abs().amax(1)
         return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)  # 0 / 0 is no gap
 
+    def __sub__(self, other: Attributions) -> Attributions:
+        """Row by row what adds to the one answer and not to the other.
+
+        With two targets behind one prompt it is the attribution of their gap, the difference
+        of their probabilities (IG2, arXiv 2406.10130, takes its absolute value). Everything that
+        is linear in the scores is subtracted; the errors add up.
+
+        Raises:
+            ValueError: If both are not of one model, site and objective and equally many rows, or
+                one is a difference already.
+        """
+        if self.minus or other.minus:
+            raise ValueError("one of the two attributions is a difference already.")
+        for name in ("fingerprint", "form", "dtype", "site", "objective"):
+            ours, theirs = getattr(self.settings, name), getattr(other.settings, name)
+            if ours != theirs:
+                raise ValueError(f"cannot subtract: {name} is {ours!r} and {theirs!r}.")
+        if self.scores.shape != other.scores.shape:
+            raise ValueError(
+                f"cannot subtract: scores have the shapes {tuple(self.scores.shape)} and "
+                f"{tuple(other.scores.shape)}; both need equally many rows."
+            )
+        linear = ("scores", "answer_prob", "output_change", "completeness_gap")
+        tensors: dict[str, Any] = {
+            name: getattr(self, name) - getattr(other, name) for name in linear
+        }
+        errors = sum(side.error * side.scores.norm(dim=-1) for side in (self, other))
+        tensors["error"] = errors / tensors["scores"].norm(dim=-1)
+        # Where nothing is left there is nothing to be relative to.
+        tensors["error"][tensors["error"].isinf()] = torch.nan
+        tensors["nodes"] = self.nodes + other.nodes
+        return replace(self, **tensors, minus=other.questions)
+
     def subset(self, indices: Iterable[int]) -> Attributions:
         """The attributions of some questions, by their index."""
         rows = list(indices)
         tensors = {name: getattr(self, name)[rows] for name in TENSORS}
-        return replace(self, questions=tuple(self.questions[row] for row in rows), **tensors)
+        questions = tuple(self.questions[row] for row in rows)
+        minus = tuple(self.minus[row] for row in rows) if self.minus else ()
+        return replace(self, questions=questions, minus=minus, **tensors)
 
     def by_dimension(self) -> dict[str, Attributions]:
         """The attributions of each dimension's questions, in the order of their appearance."""
@@ -80,6 +145,8 @@ class Attributions:
             "settings": asdict(self.settings),
             "questions": [asdict(question) for question in self.questions],
         }
+        if self.minus:
+            header["minus"] = [asdict(question) for question in self.minus]
         write_tensors(path, tensors, FORMAT, header)
 
     @classmethod
@@ -91,7 +158,7 @@ class Attributions:
         """
         tensors, header = read_tensors(path, TENSORS, FORMAT, _Header, may_be_nan=("error",))
         try:
-            return cls(**tensors, questions=header.questions, settings=header.settings)
+            return cls(**tensors, **vars(header))
         except ValueError as error:  # the tensors do not fit one another
             raise ValueError(f"'{path}': {error}") from error
 
@@ -101,4 +168,5 @@ class _Header:
     """What of a file is no tensor."""
 
     settings: Settings
-    questions: tuple[Question, ...]
+    questions: tuple[Question | Completion, ...]
+    minus: tuple[Question | Completion, ...] = ()

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import psutil
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from kb_lens.attribution.objective import Objective
 from kb_lens.attribution.path_gradients import JoinedPath, Path, PerLayerPath
 from kb_lens.attribution.settings import Settings
+from kb_lens.completions import Completion
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
@@ -38,7 +40,7 @@ def check_gradients(model: HookedModel) -> None:
         )
 
 
-def choose_engine(model: HookedModel, question: Question, settings: Settings) -> str:
+def choose_engine(model: HookedModel, question: Question | Completion, settings: Settings) -> str:
     """Try the joined pass once; it checks itself against the model's own logits.
 
     Raises:
@@ -46,7 +48,7 @@ def choose_engine(model: HookedModel, question: Question, settings: Settings) ->
     """
     if settings.engine == "per-layer":
         return settings.engine
-    tokens = settings.template.tokens(model, question.text)
+    tokens = prompt_tokens(model, question, settings)
     no_nodes = [torch.empty(0)] * (model.cfg.n_layers - 1)
     try:
         path_for(model, question, tokens, settings, 1)([torch.ones(1), *no_nodes])
@@ -59,11 +61,35 @@ def choose_engine(model: HookedModel, question: Question, settings: Settings) ->
     return "joined"
 
 
+def prompt_tokens(
+    model: HookedModel, question: Question | Completion, settings: Settings
+) -> Int[Tensor, "1 pos"]:
+    """What the model reads: a question in its template, a completion's prompt as it is."""
+    if isinstance(question, Completion):
+        return question.prompt_tokens(model)
+    assert settings.template is not None  # there are questions
+    return settings.template.tokens(model, question.text)
+
+
+def answer_tokens(
+    model: HookedModel, question: Question | Completion, settings: Settings
+) -> tuple[int, int | None]:
+    """The ids of the right and of the wrong answer, or of target and foil."""
+    if isinstance(question, Completion):
+        return question.answer_tokens(model.tokenizer)
+    assert settings.spelling is not None  # there are questions
+    return settings.spelling.tokens(question.answer)
+
+
 def path_for(
-    model: HookedModel, question: Question, tokens: Tensor, settings: Settings, max_rows: int
+    model: HookedModel,
+    question: Question | Completion,
+    tokens: Tensor,
+    settings: Settings,
+    max_rows: int,
 ) -> Path:
     """The path from 0 to the activations at the end of a question's prompt."""
-    objective = Objective(*settings.spelling.tokens(question.answer), settings.objective)
+    objective = Objective(*answer_tokens(model, question, settings), settings.objective)
     path_class = PerLayerPath if settings.engine == "per-layer" else JoinedPath
     return path_class(model, tokens, objective, site=settings.site, max_rows=max_rows)
 

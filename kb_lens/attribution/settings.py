@@ -45,10 +45,10 @@ class Settings:
     """What was differentiated."""
     engine: str
     """The routine that ran: ``joined`` or ``per-layer``."""
-    spelling: Spelling
-    """How yes and no are spelled."""
-    template: PromptTemplate
-    """The words around each question."""
+    spelling: Spelling | None
+    """How yes and no are spelled; None where only completions were attributed."""
+    template: PromptTemplate | None
+    """The words around each question; None as well."""
     form: str = ""
     """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
@@ -62,8 +62,8 @@ def resolve(
     tol: float | None,
     objective: ObjectiveKind,
     engine: str,
-    spelling: Spelling,
-    template: PromptTemplate,
+    spelling: Spelling | None,
+    template: PromptTemplate | None,
 ) -> Settings:
     """The settings with their defaults filled in, and the model that they are for."""
     # Half precision's rounding hides more than a finer tolerance would find.

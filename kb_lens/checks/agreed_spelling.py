@@ -43,9 +43,10 @@ def agreed_spelling(
     style: dict[str, Any] = {"answer_style": options.get("answer_style", "model")}
     style["progress"] = options.get("progress", True)
     spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
-    if bias is not None and bias.settings.spelling.tokens("yes") != spelling.tokens("yes"):
+    of_bias = None if bias is None else bias.settings.spelling
+    if of_bias is not None and of_bias.tokens("yes") != spelling.tokens("yes"):
         raise ValueError(
-            f"bias is of answers spelled {bias.settings.spelling.yes!r}, knowledge of "
+            f"bias is of answers spelled {of_bias.yes!r}, knowledge of "
             f"{spelling.yes!r}: give those of the same call."
         )
     return spelling
@@ -59,7 +60,7 @@ def _check_bias(
     options: Mapping[str, Any],
 ) -> None:
     """Refuse attributions that the others could not be held against."""
-    if list(bias.questions) != list(questions):
+    if list(bias.yes_no_questions) != list(questions):
         raise ValueError("bias holds the attributions of other questions: give those of these.")
     settings = bias.settings
     wanted = {

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.marks import layer_axis
 from kb_lens.figures.style import DIVERGING, INK, colour_bar, finish, true_minus
+from kb_lens.questions import Question
 
 View = Literal["neurons", "questions"]
 
@@ -38,6 +39,8 @@ OBJECTIVES = {
 # takes away may be far more than what adds.
 _PERCENTS = (1, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
 """Ticks that a colour bar in percent may have."""
+_MOST_ANSWERS = 2
+"""Of a group that are named; completions may have a target each."""
 _TICK_DISTANCE = 0.12
 """Of neighbouring ticks, in halves of the colour bar: a label is about a tenth of a half high."""
 _RANKS = [2**power for power in range(11)]
@@ -82,7 +85,24 @@ def check_scores(attributions: Attributions) -> None:
 def rests_on(attributions: Attributions) -> str:
     """What every note begins with."""
     settings = attributions.settings
-    return f"{settings.model}, site {settings.site}, {len(attributions)} questions"
+    what = attributions.origin.partition(" on ")[0]
+    return f"{settings.model}, site {settings.site}, {what}"
+
+
+def answer_of(attributions: Attributions) -> str:
+    """What the scores are of, in words: right answers, or the targets of completions."""
+    of_questions = all(isinstance(question, Question) for question in attributions.questions)
+    answer = "the right answer" if of_questions else "the target"
+    return f"{answer} less another one" if attributions.minus else answer
+
+
+def objective_of(attributions: Attributions) -> Objective:
+    """What was differentiated, in words that fit what the scores are of."""
+    objective = OBJECTIVES[attributions.settings.objective]
+    name = objective.name
+    if "target" in answer_of(attributions):
+        name = name.replace("right answer", "target").replace("wrong one", "foil")
+    return objective._replace(name=f"difference of {name}" if attributions.minus else name)
 
 
 # -- neurons by rank --------------------------------------------------------------------------
@@ -110,10 +130,10 @@ def _by_rank(attributions: Attributions, n_ranks: int) -> go.Figure:
     figure.update_yaxes(**layer_axis(n_layers), showgrid=False)
     figure.update_yaxes(title_text="Layer", col=1)
     figure.update_layout(coloraxis=_percent_colours(100 * np.abs(mean).max() / largest))
-    objective = OBJECTIVES[attributions.settings.objective]
+    objective = objective_of(attributions)
     return finish(
         figure,
-        "Which neurons add to the right answer, and which take away from it",
+        f"Which neurons add to {answer_of(attributions)}, and which take away from it",
         f"{rests_on(attributions)}. Mean score of each layer's highest and lowest neurons in "
         f"percent of the largest: {objective.scale * largest:.3g} {objective.unit} of "
         f"{objective.name}, layer {layer}, neuron {neuron}. Root colour scale.",
@@ -178,7 +198,7 @@ def _percent_ticks(widest: float) -> list[int]:
 
 
 def _by_question(attributions: Attributions) -> go.Figure:
-    objective = OBJECTIVES[attributions.settings.objective]
+    objective = objective_of(attributions)
     groups = _question_groups(attributions)
     order = [row for rows in groups.values() for row in rows]
     change = objective.scale * attributions.output_change[order].double().numpy()
@@ -195,35 +215,40 @@ def _by_question(attributions: Attributions) -> go.Figure:
     figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(n_layers))
     return finish(
         figure,
-        "What each layer contributes to the right answer, question by question",
+        f"What each layer contributes to {answer_of(attributions)}, question by question",
         f"{rests_on(attributions)}. Colour: change of {objective.name} when the layer's MLP "
         f"neurons at the last position go from 0 to what they are, in {objective.unit}. In "
-        "brackets: the right answer.",
+        f"brackets: {answer_of(attributions)}.",
         height=460,
     )
 
 
 def _question_groups(attributions: Attributions) -> dict[tuple[str, str], list[int]]:
     """Dimension and what its questions are -> their rows, in the order of first appearance."""
-    table = pd.DataFrame(list(attributions.questions))
     cell = ["dimension", "kind"]
+    columns = [*cell, "answer"]
+    rows = [[getattr(question, name) for name in columns] for question in attributions.questions]
+    table = pd.DataFrame(rows, columns=columns)
     for name in cell:
         # categories sort by appearance, text by the alphabet
         table[name] = pd.Categorical(table[name], table[name].unique())
     groups: dict[tuple[str, str], list[int]] = {}
     for _, members in table.groupby(cell, observed=True):
         dimension, kind = members[cell].iloc[0]
-        answers = "/".join(members["answer"].unique())
-        words = f"{kind.replace('_', ' ')} ({answers})"
+        answers = members["answer"].unique()
+        words = kind.replace("_", " ")
+        if len(answers) <= _MOST_ANSWERS:
+            words = f"{words} ({'/'.join(answers)})"
         groups[dimension, words] = members.index.tolist()
     return groups
 
 
 def _question_words(attributions: Attributions, row: int) -> str:
     question = attributions.questions[row]
-    objective = OBJECTIVES[attributions.settings.objective]
+    objective = objective_of(attributions)
     value = float(attributions.answer_prob[row])
-    answer = f"right answer: {question.answer}; {objective.name}: {value:.3g}"
+    name = "right answer" if isinstance(question, Question) else "target"
+    answer = f"{name}: {question.answer}; {objective.name}: {value:.3g}"
     return f"{question.text}<br>{answer}"
 
 

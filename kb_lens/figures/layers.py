@@ -12,7 +12,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
-from kb_lens.figures.attribution import OBJECTIVES, check_scores, rests_on
+from kb_lens.figures.attribution import OBJECTIVES, answer_of, check_scores, rests_on
 from kb_lens.figures.marks import (
     ZERO_LINE,
     band,
@@ -66,7 +66,7 @@ def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESA
     figure.update_xaxes(title_text="Layer", row=len(_PANELS), col=1)
     return finish(
         figure,
-        "What each layer's neurons add to the right answer, and what they take from it",
+        f"What each layer's neurons add to {answer_of(attributions)}, and what they take from it",
         f"{rests_on(attributions)} (in brackets: of the dimension). Mean over the dimension's "
         "questions of a layer's summed scores; bands: 95 % bootstrap interval over the questions.",
         height=560,

@@ -71,7 +71,7 @@ def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
     given = spelling.yes_token, spelling.no_token
     words = spelling.yes.strip(), spelling.no.strip()
     written = tuple(
-        _token_behind(tokenizer, prompt, answer) for answer in (spelling.yes, spelling.no)
+        token_behind(tokenizer, prompt, answer) for answer in (spelling.yes, spelling.no)
     )
     # Where a tokenizer drops the space, " yes" may be what is "yes" behind another prompt.
     same = {
@@ -89,8 +89,8 @@ def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
 def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
     by_tokens: dict[tuple[int, int], Spelling] = {}
     for yes, no in SPELLINGS:
-        yes_token = _token_behind(tokenizer, prompt, yes)
-        no_token = _token_behind(tokenizer, prompt, no)
+        yes_token = token_behind(tokenizer, prompt, yes)
+        no_token = token_behind(tokenizer, prompt, no)
         if yes_token is not None and no_token is not None and yes_token != no_token:
             # Some tokenizers drop the space: the same tokens would be counted twice.
             spelling = Spelling(yes, no, yes_token, no_token)
@@ -98,8 +98,14 @@ def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
     return list(by_tokens.values())
 
 
-def _token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
-    """The answer's only token; None if it has several, or one that takes a bit of the prompt."""
+def token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
+    """The answer's only token behind a prompt; None for several, or one that takes a bit of it.
+
+    Args:
+        tokenizer: The model's.
+        prompt: A whole prompt as text.
+        answer: What follows it, with its space.
+    """
     if prompt.endswith(" ") and answer.startswith(" "):
         return None  # nobody writes two spaces
     texts = [prompt, prompt + answer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kb_lens.models.chat import DATE, ChatFormat, chat_text, has_template, token_ids
 from kb_lens.models.hooked import HookedModel
-from kb_lens.rows import EncodingError, json_value, read_csv, read_utf8, shown, text_lines
+from kb_lens.rows import json_rows, read_csv, shown
 
 _FILE = "file of examples"
 
@@ -101,7 +101,7 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
         ValueError: If the file is missing, empty or something else; the row is named.
     """
     is_json = str(path).lower().endswith(".jsonl")
-    rows = _json_rows(path) if is_json else read_csv(path, _FILE).rows
+    rows = json_rows(path, _FILE) if is_json else read_csv(path, _FILE).rows
     examples: list[tuple[str, str]] = []
     for number, row in rows:
         question, answer = row.get("question"), row.get("answer")
@@ -114,21 +114,6 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
     if not examples:
         raise ValueError(f"'{path}' has no examples.")
     return tuple(examples)
-
-
-def _json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = read_utf8(path, _FILE)
-    except EncodingError as error:
-        raise ValueError(
-            f"'{path}', row {error.line} is no JSON in UTF-8: {error.reason}. Save it as UTF-8."
-        ) from error
-    for number, line in text_lines(text):
-        try:
-            row = json_value(line)
-        except ValueError as error:
-            raise ValueError(f"'{path}', row {number} is no JSON in UTF-8: {error}.") from error
-        yield number, row if isinstance(row, dict) else {"": row}
 
 
 def _is_text(value: object) -> TypeGuard[str]:

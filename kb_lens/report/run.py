@@ -130,8 +130,9 @@ def _attribution_facts(attributions: Attributions) -> dict[str, str]:
     template = settings.template
     precision = f"{settings.n_steps} steps" if settings.tol is None else f"tol {settings.tol:g}"
     gap = float(attributions.relative_gap.max())
+    prompt = "as it is" if template is None else f"{template.system} | {template.instruction}"
     return {
-        "Prompt": f"{template.system} | {template.instruction}",
+        "Prompt": prompt,
         "Attributed": f"{settings.objective} of the right answer, site {settings.site}, "
         "last position",
         "Quadrature": f"{settings.rule}, {precision}; largest completeness gap {gap:.1e}",

@@ -109,7 +109,7 @@ def diagnose_model(
         options |= {"sets": folder.sets, "results": compared(folder.results, settings.lam)}
         if folder.attributions is not None:
             _check_asked_alike(settings, questions, options["template"], folder.attributions)
-            questions = folder.attributions.questions
+            questions = folder.attributions.yes_no_questions
             options["attributions"] = folder.attributions
             quadrature = folder.attributions.settings
             options |= {

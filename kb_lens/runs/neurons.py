@@ -103,7 +103,7 @@ def read_neurons(
     if settings.attributions is not None:
         scores = Attributions.load(settings.attributions)
         _check_comparable(neurons, scores, settings)
-    questions = settings.load_questions() if scores is None else scores.questions
+    questions = settings.load_questions() if scores is None else scores.yes_no_questions
     template = settings.template() if scores is None else scores.settings.template
     with log.claimed():
         model = log.load_model(neurons=neurons)

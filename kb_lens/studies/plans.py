@@ -166,7 +166,7 @@ def right_answers(lab: Lab) -> Plan:
     if not right:
         raise ValueError("the model answers no question right: there is nothing to compare.")
     # What any yes/no question selects: an effect of these neurons has nothing to do with bias.
-    plain = lab.attributions(lab.plain_facts(scores.questions))
+    plain = lab.attributions(lab.plain_facts(scores.yes_no_questions))
     sets = {
         "right": lab.union(scores.subset(right)),
         "all": lab.union(scores),
