@@ -75,7 +75,8 @@ def test_the_prompt_has_what_the_model_wrote(template):
     (one, two) = TOLD.first
     wrote = alone(model, chat(one), 6)
     wrote_then = alone(model, chat(one, wrote, two), 6)
-    assert wrote and wrote_then
+    assert wrote
+    assert wrote_then
     assert done.history == (
         *(("user", one), ("assistant", wrote)),
         *(("user", two), ("assistant", wrote_then)),
@@ -190,7 +191,7 @@ def test_digests_know_whose_turns_they_are():
 
 
 def test_what_is_refused(llama):
-    with pytest.raises(ValueError, match="has not answered 'The girl is walking.' yet"):
+    with pytest.raises(ValueError, match=r"has not answered 'The girl is walking\.' yet"):
         option_logprobs(llama, [TOLD], progress=False)
     long = replace(TOLD, first=("z" * N_CTX,))
     with pytest.raises(ValueError, match="leaves no room for 6 more"):
