@@ -43,7 +43,8 @@ class Case:
     neurons: NeuronSet | None = None
     """The neurons that are scaled, if any."""
     benchmarks: tuple[str, ...] | None = None
-    """Names or keys of the benchmarks that it is measured on; None for all. A key has one protocol."""
+    """Names of the benchmarks that it is measured on, or keys, which name a protocol too; None for
+    all."""
     test: str | None = None
     """Of a random control: the test that it is a draw of, against the case in ``control_of``."""
 
