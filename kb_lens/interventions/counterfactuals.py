@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from typing import Literal
 
 from kb_lens.benchmarks.bank import file_rows, of_dimensions
 from kb_lens.benchmarks.data import Row
@@ -25,6 +26,10 @@ _NO_NOUN = """a about after again alone an and are as at because before but by f
 here how i if in into is it now off on or out over she so than that the then there they this to
 today too under up was we were what when where who why will with would yesterday you"""
 """Words that do not begin what somebody has: "gave her a book", but "took her old book"."""
+
+
+Side = Literal["first", "second"]
+"""Where a word stands in its pair."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,17 @@ def counterfactual(text: str, pairs: Sequence[WordPair]) -> str | None:
     return None if changed == text else changed
 
 
+def sides(text: str, pairs: Sequence[WordPair]) -> frozenset[Side]:
+    """The sides of the pairs that the text's words stand on: a text on one side names one group."""
+    swaps = _swaps(tuple(pairs))
+    found = {swaps.word(match) for match in swaps.pattern.finditer(text)}
+    there: set[Side] = set()
+    for pair in pairs:
+        there |= {"first"} if pair.first in found else set()
+        there |= {"second"} if pair.second in found else set()
+    return frozenset(there)
+
+
 @dataclass(frozen=True)
 class _Swaps:
     """Pairs, prepared for texts."""
@@ -114,10 +130,15 @@ class _Swaps:
     counterparts: dict[str, list[str]]
     """A word in lower case -> its counterparts, in the order of the pairs."""
 
+    def word(self, found: re.Match[str]) -> str | None:
+        """The words found as the pairs write them; None without the capital that they need."""
+        word = self.words[found[0].lower()]
+        return None if word[0].isupper() and not found[0][0].isupper() else word
+
     def replaced(self, found: re.Match[str]) -> str:
         """What stands in place of the words found."""
-        word = self.words[found[0].lower()]
-        if word[0].isupper() and not found[0][0].isupper():
+        word = self.word(found)
+        if word is None:
             return found[0]
         options = self.counterparts[word.lower()]
         other = options[0 if _noun_follows(found) else -1]

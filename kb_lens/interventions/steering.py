@@ -28,8 +28,8 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.interventions.residual import block_output, last_residuals, shift_for
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
 from kb_lens.records.tensors import read_tensors, write_tensors
 from kb_lens.rows import check_is_file
@@ -131,14 +131,8 @@ class Steering:
                 in `scale_neurons`.
         """
         self._check_model(model)
-        name = _hook_name(model, self.layer)
-        # multiplied in float32: only the sum is rounded to the model's type
-        shift = (self.strength * self.vector).to(model.cfg.device, model.cfg.dtype)
-        if not bool(shift.isfinite().all()):
-            raise ValueError(
-                f"strength = {self.strength:g} makes the steering vector too large for "
-                f"{model.cfg.dtype}: take a smaller one, or load the model in float32."
-            )
+        name = block_output(model, self.layer)
+        shift = shift_for(model, self.vector, self.strength)
         with changing_activations(model, {name: partial(torch.add, shift)}, self.positions):
             yield model
 
@@ -235,9 +229,10 @@ def steering_vector(
         raise ValueError("there is nothing to contrast: got no pairs of statements.")
     if layer is None:  # in the source, too, layers about the middle steer best
         layer = int(model.cfg.n_layers) // 2
-    name = _hook_name(model, layer)
+    block_output(model, layer)  # which refuses a wrong layer before work
     differences = [
-        _last_residual(model, name, pair.fair) - _last_residual(model, name, pair.biased)
+        last_residuals(model, [layer], pair.fair)[0]
+        - last_residuals(model, [layer], pair.biased)[0]
         for pair in tqdm(pairs, desc="steering", unit="pair", disable=not progress)
     ]
     dimensions = ", ".join(dict.fromkeys(pair.dimension for pair in pairs))
@@ -258,28 +253,3 @@ def random_direction(steering: Steering, seed: int = 0) -> Steering:
     vector = noise * (steering.vector.norm() / noise.norm())
     origin = f"random direction (seed {seed}) of the norm of [{steering.origin}]"
     return replace(steering, vector=vector, origin=origin)
-
-
-def _hook_name(model: HookedModel, layer: int) -> str:
-    """The hook at a block's output."""
-    name = f"blocks.{layer}.hook_resid_post"
-    if name not in model.hook_dict:
-        raise ValueError(
-            f"{model_name(model)} has no hook {name!r}: allowed layers are 0 to "
-            f"{model.cfg.n_layers - 1}, got {layer}."
-        )
-    return name
-
-
-def _last_residual(model: HookedModel, name: str, statement: str) -> Float[Tensor, " d_model"]:
-    """The hook's activation at the last token of a statement, float32 on the CPU."""
-    caught: list[Tensor] = []
-
-    def catch(residual: Float[Tensor, "1 pos d_model"], hook: Any) -> None:
-        caught.append(residual[0, -1].float().cpu())
-
-    ids = token_ids(model.tokenizer, statement)
-    tokens = torch.tensor([ids], device=model.cfg.device)
-    with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[(name, catch)])
-    return caught[0]

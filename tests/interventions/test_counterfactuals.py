@@ -5,7 +5,12 @@ from collections import Counter
 
 import pytest
 
-from kb_lens.interventions.counterfactuals import WordPair, counterfactual, load_word_pairs
+from kb_lens.interventions.counterfactuals import (
+    WordPair,
+    counterfactual,
+    load_word_pairs,
+    sides,
+)
 from kb_lens.interventions.steering import load_statements
 from kb_lens.questions import DIMENSIONS
 
@@ -23,7 +28,7 @@ PAIRS = load_word_pairs()
         ("Some say: Black people vote. White women do.", "Some say: White people vote. Black w"),
         ("An atheist met an Anglican. Anglicans sing.", "An Anglican met an atheist. Atheists s"),
         ("a Lutheran school of a Lutheran.", "a Jewish school of a Jew."),
-        ("An African American church", "An Asian American mosque"),
+        ("An African American church", "An Irish American mosque"),
         ("Mr. Smith saw himself.", "Mrs. Smith saw herself."),
     ],
 )
@@ -118,3 +123,18 @@ def test_a_word_has_at_most_two_counterparts(tmp_path):
 def test_no_pairs():
     with pytest.raises(ValueError, match="got no pairs"):
         counterfactual("he", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("She is her own boss.", {"second"}),
+        ("His car", {"first"}),
+        ("A man and a woman", {"first", "second"}),
+        ("a black hole on the asian tiger", set()),
+    ],
+)
+def test_the_sides_that_a_text_is_on(text, expected):
+    assert sides(text, PAIRS) == expected
+    if len(expected) == 1:  # its counterfactual is on the other
+        assert sides(counterfactual(text, PAIRS), PAIRS) == {"first", "second"} - expected

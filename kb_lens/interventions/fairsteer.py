@@ -1,0 +1,300 @@
+"""FairSteer, a baseline: steer towards fairness, but only where a probe sees bias.
+
+Li et al., "FairSteer: Inference Time Debiasing for LLMs with Dynamic Activation Steering", arXiv
+2504.14492:
+
+1. Biased activation detection: for each layer, train a linear classifier on the activations of the
+   last token of biased and of unbiased texts. The layer is chosen by accuracy on held-out texts.
+2. Debiasing steering vector: at that layer, the mean of the activations of fair texts minus that
+   of biased ones, over contrastive pairs.
+3. Dynamic activation steering: in each forward pass the classifier looks at the last position;
+   where it sees bias the vector is added, elsewhere nothing is changed.
+
+Differences. The paper trains its classifiers on the model's answers to items in the style of BBQ,
+which is measured here: the texts here are the bank's statements, a stereotype and its denial, for
+the classifier and the vector alike. Accuracy is cross-validated over pairs, so that no statement
+is judged by a classifier that saw it or its counterpart. The classifier is logistic regression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kb_lens.arguments import check_count, check_number, check_seed
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.interventions.linear_probe import fit_probe
+from kb_lens.interventions.positions import Positions, changing_activations, check_positions
+from kb_lens.interventions.residual import block_output, last_residuals, shift_for
+from kb_lens.interventions.steering import StatementPair
+from kb_lens.models.bridge_check import as_the_checkpoint
+from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
+from kb_lens.records.tensors import read_tensors, write_tensors
+
+_FORMAT = "kb_lens fairsteer 1"
+
+
+@dataclass(frozen=True)
+class FairSteerSettings:
+    """What FairSteer depends on beside the statements."""
+
+    layer: int | None = None
+    """The block whose output is read and changed; None for the one with the best probe."""
+    strength: float = 1.0
+    """The factor of the vector."""
+    penalty: float = 1.0
+    """L2 penalty of the probes, see `fit_probe`."""
+    n_folds: int = 5
+    """Parts that the pairs are split into to measure a probe's accuracy."""
+    positions: Positions = "last"
+    """Where the probe looks and the vector is added: ``last`` of each pass, as in the paper, or
+    ``all``."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(check_number("strength", self.strength)):
+            raise ValueError(f"strength is {self.strength}: allowed is any finite number.")
+        check_count("n_folds", self.n_folds, 2)
+        check_positions(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class FairSteer:
+    """A direction that is added to the residual stream where a probe sees bias.
+
+    It is a `kb_lens.interventions.conditions.Change`.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    """What is added at strength 1, fair minus biased, float32 on the CPU."""
+    weight: Float[Tensor, " d_model"]
+    """The probe's weight: its product with a biased activation, plus the bias, is above 0."""
+    bias: float
+    """The probe's bias."""
+    layer: int
+    """The block at whose output all this is done, from 0."""
+    model: str
+    """The name of the model that it belongs to."""
+    fingerprint: str
+    """That model's weights (`kb_lens.models.hooked.fingerprint`)."""
+    accuracies: tuple[float, ...] = ()
+    """The probe's accuracy on held-out statements in each layer; 0.5 is chance."""
+    strength: float = 1.0
+    """The factor of the vector."""
+    positions: Positions = "last"
+    """Where the probe looks: the ``last`` position of each pass, or ``all``."""
+    origin: str = ""
+    """How it came about, in words."""
+
+    def __post_init__(self) -> None:
+        for name in ("vector", "weight"):
+            # a copy: the caller's tensor may change later
+            row = getattr(self, name).detach().to("cpu", torch.float32, copy=True)
+            object.__setattr__(self, name, row)
+            if row.shape != self.vector.shape or row.ndim != 1 or not bool(row.isfinite().all()):
+                raise ValueError(
+                    f"{name} (shape {tuple(row.shape)}) must be one row of finite numbers, and "
+                    "vector and weight equally long."
+                )
+        for name in ("bias", "strength"):
+            if not math.isfinite(check_number(name, getattr(self, name))):
+                raise ValueError(f"{name} is {getattr(self, name)}: allowed is any finite number.")
+        object.__setattr__(self, "accuracies", tuple(self.accuracies))  # JSON has lists
+        check_positions(self.positions)
+
+    @contextmanager
+    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
+        """Steer what the probe takes for biased, inside a ``with`` block.
+
+        Yields:
+            The model.
+
+        Raises:
+            ValueError: If vector and probe belong to another model, the vector is too large for
+                its type, or as in `scale_neurons`.
+        """
+        check_weights(
+            model,
+            self.fingerprint,
+            "",  # a vector of another type is rounded to the model's
+            what="this FairSteer belongs",
+            source=self.model,
+            remedy="Find that of this model first.",
+        )
+        name = block_output(model, self.layer)
+        shift = shift_for(model, self.vector, self.strength)
+        wide = torch.promote_types(model.cfg.dtype, torch.float32)
+        weight = self.weight.to(model.cfg.device, wide)
+        change = partial(_steered, shift, weight, self.bias)
+        with changing_activations(model, {name: change}, self.positions):
+            yield model
+
+    def asked(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark itself."""
+        return benchmark
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the numbers of probe and vector, of which the SHA-256 is given."""
+        numbers = torch.cat([self.vector, self.weight, torch.tensor([self.bias])])
+        return {
+            "layer": self.layer,
+            "strength": float(self.strength),
+            "positions": self.positions,
+            "accuracies": list(self.accuracies),
+            "numbers_sha256": hashlib.sha256(numbers.numpy().tobytes()).hexdigest(),
+            "origin": self.origin,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with everything that is no tensor as JSON in its header."""
+        settings = {name: getattr(self, name) for name in _Settings.__dataclass_fields__}
+        tensors = {"vector": self.vector, "weight": self.weight}
+        write_tensors(path, tensors, _FORMAT, {"settings": settings})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FairSteer:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, damaged or something else.
+        """
+        tensors, header = read_tensors(path, ("vector", "weight"), _FORMAT, _Header)
+        try:
+            return cls(**tensors, **vars(header.settings))
+        except ValueError as error:
+            raise ValueError(f"'{path}': {error}") from error
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The fields of `FairSteer` that are no tensor."""
+
+    bias: float
+    layer: int
+    model: str
+    fingerprint: str
+    accuracies: tuple[float, ...]
+    strength: float
+    positions: Positions
+    origin: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What of a file is no tensor."""
+
+    settings: _Settings
+
+
+def _steered(
+    shift: Float[Tensor, " d_model"],
+    weight: Float[Tensor, " d_model"],
+    bias: float,
+    activation: Float[Tensor, "*pos d_model"],
+) -> Float[Tensor, "*pos d_model"]:
+    """The activation, shifted where the probe sees bias; elsewhere the same to the bit."""
+    biased = activation.to(weight.dtype) @ weight + bias > 0
+    return torch.where(biased[..., None], activation + shift, activation)
+
+
+@as_the_checkpoint
+def fair_steer(
+    model: HookedModel,
+    pairs: Sequence[StatementPair],
+    *,
+    settings: FairSteerSettings | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> FairSteer:
+    """Train the probes, choose the layer, and take the mean difference there.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        pairs: Biased and fair statements, see `load_statements`.
+        settings: Layer, strength, probes, positions.
+        seed: Of the folds.
+        progress: Whether to show a progress bar, in pairs.
+
+    Returns:
+        The change; its probe is trained on all pairs. Of layers with equal accuracy the first is
+        taken. `FairSteer.accuracies` tells whether any probe sees bias at all.
+
+    Raises:
+        ValueError: For fewer pairs than folds, a layer that the model has not, or activations that
+            are not finite.
+    """
+    settings = FairSteerSettings() if settings is None else settings
+    check_seed(seed)
+    if len(pairs) < settings.n_folds:
+        raise ValueError(
+            f"n_folds is {settings.n_folds}, but there are {len(pairs)} pairs of statements: give "
+            "as many pairs at least, or take fewer folds."
+        )
+    if settings.layer is not None:
+        block_output(model, settings.layer)  # refuses a wrong layer before work
+    layers = range(int(model.cfg.n_layers))
+    residuals = torch.stack(
+        [
+            torch.stack([last_residuals(model, layers, text) for text in (pair.biased, pair.fair)])
+            for pair in tqdm(pairs, desc="FairSteer", unit="pair", disable=not progress)
+        ]
+    )
+    accuracies = tuple(
+        held_out_accuracy(residuals[:, :, layer], settings.n_folds, settings.penalty, seed)
+        for layer in layers
+    )
+    best = max(layers, key=accuracies.__getitem__)
+    layer = best if settings.layer is None else settings.layer
+    probe = fit_probe(*_rows(residuals[:, :, layer]), settings.penalty)
+    biased, fair = residuals[:, :, layer].unbind(1)
+    dimensions = ", ".join(dict.fromkeys(pair.dimension for pair in pairs))
+    return FairSteer(
+        vector=(fair - biased).mean(0),
+        weight=probe.weight,
+        bias=probe.bias,
+        layer=layer,
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        accuracies=accuracies,
+        strength=settings.strength,
+        positions=settings.positions,
+        origin=f"FairSteer, {len(pairs)} pairs on {dimensions}, seed {seed}, {asdict(settings)}",
+    )
+
+
+def held_out_accuracy(
+    residuals: Float[Tensor, "item 2 d_model"], n_folds: int, penalty: float, seed: int
+) -> float:
+    """The share of statements that a probe of the other folds' pairs gets right.
+
+    Args:
+        residuals: Of each pair the biased and the fair statement's activation.
+        n_folds: Parts that the pairs are split into, at random.
+        penalty: Of the probes.
+        seed: Of the split.
+    """
+    order = torch.randperm(len(residuals), generator=torch.Generator().manual_seed(seed))
+    n_right = 0.0
+    for fold in order.tensor_split(n_folds):
+        held_out = torch.zeros(len(residuals), dtype=torch.bool)
+        held_out[fold] = True
+        probe = fit_probe(*_rows(residuals[~held_out]), penalty)
+        n_right += probe.accuracy(*_rows(residuals[held_out])) * len(fold)
+    return n_right / len(residuals)
+
+
+def _rows(
+    residuals: Float[Tensor, "item 2 d_model"],
+) -> tuple[Float[Tensor, "row d_model"], Bool[Tensor, " row"]]:
+    """Every statement's activation, and whether it is biased."""
+    return residuals.flatten(0, 1), torch.tensor([True, False]).repeat(len(residuals))

@@ -1,0 +1,73 @@
+"""The residual stream at a block's output: its hook, and what stands there at a text's end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kb_lens.models.chat import token_ids
+from kb_lens.models.hooked import HookedModel, model_name
+
+
+def block_output(model: HookedModel, layer: int) -> str:
+    """The name of the hook at a block's output.
+
+    Raises:
+        ValueError: For a layer that the model has not.
+    """
+    name = f"blocks.{layer}.hook_resid_post"
+    if name not in model.hook_dict:
+        raise ValueError(
+            f"{model_name(model)} has no hook {name!r}: allowed layers are 0 to "
+            f"{model.cfg.n_layers - 1}, got {layer}."
+        )
+    return name
+
+
+def last_residuals(
+    model: HookedModel, layers: Sequence[int], text: str
+) -> Float[Tensor, "layer d_model"]:
+    """What the blocks put out at the last token of a text, float32 on the CPU.
+
+    Raises:
+        ValueError: For a layer that the model has not, or activations that are not finite.
+    """
+    caught: dict[int, Tensor] = {}
+
+    def catch(residual: Float[Tensor, "1 pos d_model"], hook: Any, *, layer: int) -> None:
+        caught[layer] = residual[0, -1].float().cpu()
+
+    hooks = [(block_output(model, layer), partial(catch, layer=layer)) for layer in layers]
+    tokens = torch.tensor([token_ids(model.tokenizer, text)], device=model.cfg.device)
+    with torch.no_grad():
+        model.run_with_hooks(tokens, fwd_hooks=hooks)
+    residuals = torch.stack([caught[layer] for layer in layers])
+    if not bool(residuals.isfinite().all()):
+        raise ValueError(
+            f"the residual stream of {text!r} is not finite: the model overflows. Load it in "
+            "float32 or bfloat16."
+        )
+    return residuals
+
+
+def shift_for(
+    model: HookedModel, vector: Float[Tensor, " d_model"], strength: float
+) -> Float[Tensor, " d_model"]:
+    """Strength times the vector, in the model's type and on its device.
+
+    Raises:
+        ValueError: If it is too large for the type.
+    """
+    # multiplied in float32: only the product is rounded to the model's type
+    shift = (strength * vector).to(model.cfg.device, model.cfg.dtype)
+    if not bool(shift.isfinite().all()):
+        raise ValueError(
+            f"strength = {strength:g} makes the steering vector too large for "
+            f"{model.cfg.dtype}: take a smaller one, or load the model in float32."
+        )
+    return shift
