@@ -33,8 +33,8 @@ are multiplied by {lam:g}. That is written into the weights: {where}. Nothing el
 
 With kb_lens. The set says of its origin: {origin}{thresholds}. Unless that names something else,
 such as random neurons, they are neurons with large integrated gradients of the right answer to
-yes/no questions about bias (KnowBias, Pan et al., 2026, arXiv 2601.21864). `kb_lens.json` lists
-every one.
+yes/no questions about bias (Pan et al., 2026: Knowing Bias, Doing Better: Mitigating Social Bias in
+LLMs via Know-Bias Neuron Enhancement; arXiv 2601.21864, PMLR 306). `kb_lens.json` lists every one.
 
 ## What was not shown
 

@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from folding_neurons import MEMBERS, some_neurons
 from huggingface_hub import HfApi
 from tiny_models import tiny_bridge, tiny_hf_model, tiny_tokenizer
@@ -69,6 +71,9 @@ def test_what_an_export_says(exported, bridge):
     assert "4 questions on gender (tau 0.1, beta 0.2)" in body
     assert "not shown to be less biased" in body
     assert max(map(len, card.splitlines())) <= 100
+    citation = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
+    title = citation["preferred-citation"]["title"]
+    assert title in " ".join(card.split())
     paths = str(exported.parent).encode(), bridge.cfg.model_name.encode()
     assert not any(path in content for content in entries(exported).values() for path in paths)
 
