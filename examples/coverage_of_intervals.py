@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=list(ITEMS))
     parser.add_argument("--clusters", type=int, nargs="+", default=list(CLUSTERS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="a CSV file")
+    parser.add_argument(
+        "--out", type=Path, help="a CSV file; scenes that it has are not done again"
+    )
     arguments = parser.parse_args()
     # The other model is at fairness, or as far on its other side as a fifth of the way.
     pairs = [(base, other) for base in SHARES for other in (50.0, 52.0) if other <= base]
@@ -192,14 +194,18 @@ def main() -> None:
         for n_items, n_clusters in product(arguments.items, arguments.clusters)
         for base, other in pairs
     ]
-    tables = []
+    settings = {name: getattr(arguments, name) for name in ("repeats", "n_bootstrap", "seed")}
+    whole = pd.read_csv(arguments.out) if arguments.out and arguments.out.exists() else None
     for scene in tqdm(scenes, desc="scenes"):
-        table = coverage(scene, arguments.repeats, arguments.n_bootstrap, arguments.seed)
-        tables.append(table.assign(**vars(scene)))
-    whole = pd.concat(tables, ignore_index=True)
+        labels = {**vars(scene), **settings}
+        if whole is not None and (whole[list(labels)] == pd.Series(labels)).all(axis=1).any():
+            continue
+        table = coverage(scene, **settings).assign(**labels)
+        whole = table if whole is None else pd.concat([whole, table], ignore_index=True)
+        if arguments.out:  # each scene at once: minutes of work
+            whole.to_csv(arguments.out, index=False)
+    assert whole is not None  # there are scenes
     sys.stdout.write(whole.round(2).to_string(index=False) + "\n")
-    if arguments.out:
-        whole.to_csv(arguments.out, index=False)
 
 
 if __name__ == "__main__":
