@@ -58,6 +58,10 @@ COMMANDS = {
         "studies",
         "Should the results be believed? The known ways to fail, checked, with advice.",
     ),
+    "tasks": (
+        "tasks",
+        "Write benchmarks as task files of lm-evaluation-harness, which need no kb_lens.",
+    ),
 }
 """Name -> the file it is in and what it does; in the order of README.md."""
 
