@@ -4,7 +4,7 @@ import json
 import shutil
 
 import spoils
-from bad_inputs import LINES, MODEL_LINES, OUT, READ_LINES, BadInput
+from bad_inputs import LINES, MODEL_LINES, OUT, READ_LINES, TASK_LINES, BadInput
 
 PATHS = {
     "bank": "run identify experiment neurons doctor",
@@ -14,7 +14,7 @@ PATHS = {
     "attributions": "neurons",
 }
 """Option that names a file -> the commands that have it."""
-FOLDERS = {"data-dir": "run evaluate experiment tune", "results": "doctor"}
+FOLDERS = {"data-dir": "run evaluate experiment tune tasks", "results": "doctor"}
 """The same of folders."""
 NO_FILES = {
     "missing": "{HERE}/none.csv", "a folder": "{HERE}", "below a file": "{BANK}/x.csv",
@@ -229,7 +229,7 @@ OUTS = {
 
 def _outs():
     for what, (path, spoil, word) in OUTS.items():
-        for command, line in (MODEL_LINES | READ_LINES).items():
+        for command, line in (MODEL_LINES | READ_LINES | TASK_LINES).items():
             # a report is a file, and an export is refused by the system alone in /proc
             if (what, command) in {("a file", "report"), ("in /proc", "export")}:
                 continue

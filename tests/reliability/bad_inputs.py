@@ -58,8 +58,10 @@ READ_LINES = {
     "report": "report {RUN}",
 }
 """The same, of the commands that need no model."""
+TASK_LINES = {"tasks": "tasks --data-dir {DATA} --benchmarks stereoset"}
+"""The same, of the command that needs benchmarks alone."""
 OUT = " --out {HERE}/out"
 LINES = {
-    **{name: f"{line}{OUT}" for name, line in (MODEL_LINES | READ_LINES).items()},
+    **{name: f"{line}{OUT}" for name, line in (MODEL_LINES | READ_LINES | TASK_LINES).items()},
     "report": f"{READ_LINES['report']}{OUT}/page.html",
 }

@@ -6,10 +6,10 @@ NO_NUMBERS = ("text", "''", "nan", "inf", "-inf", "1e")
 NO_COUNTS = (*NO_NUMBERS, "1.5", "-1")
 
 NUMBERS = {
-    "seed": ("run identify evaluate compare export experiment tune neurons doctor",
+    "seed": ("run identify evaluate compare export experiment tune neurons doctor tasks",
              (*NO_COUNTS, "4294967296", "1e39")),
     "questions": ("run identify experiment neurons doctor", (*NO_COUNTS, "100000", "1e39")),
-    "limit": ("run evaluate experiment tune", (*NO_COUNTS, "0")),
+    "limit": ("run evaluate experiment tune tasks", (*NO_COUNTS, "0")),
     "batch-size": ("run identify experiment neurons doctor", (*NO_COUNTS, "0")),
     "batch-tokens": ("run evaluate experiment tune", (*NO_COUNTS, "0")),
     "n-steps": ("run identify", (*NO_COUNTS, "0", "1e39")),
@@ -41,7 +41,7 @@ CHOICES = {
     "protocol": "run evaluate experiment tune",
     "bias": "tune",
     "capability": "tune",
-    "benchmarks": "run evaluate experiment",
+    "benchmarks": "run evaluate experiment tasks",
     "dimensions": "run identify experiment neurons doctor",
 }
 """Option -> the commands that have it; it takes certain words alone."""
@@ -50,7 +50,7 @@ NO_CHOICES = ("''", "misspelt", "POST", "../x", "'a b'", "pöst", "-1")
 LISTS = {
     "lam": ("run tune neurons", ("2,", ",2", "2,,3", "2,2", "2,2.0", "2;3")),
     "benchmarks": (
-        "run evaluate experiment",
+        "run evaluate experiment tasks",
         ("stereoset,", ",", "stereoset,stereoset", "stereoset@0", "stereoset@-1", "stereoset@x",
          "stereoset@", "stereoset:", "stereoset:x", "stereoset:original,stereoset", "stereoset@1.5",
          "Stereoset", "@5", ":original", "stereoset@²", "stereoset@" + "9" * 5000),
@@ -103,6 +103,8 @@ CONTRADICTIONS = {
     "identify {MODEL} --bank {BANK} --language es": "--language",
     "identify {MODEL} --bank {BANK} --dimensions age": "age",
     "tune {MODEL} --neurons {NEURONS} --bias stereoset,crows_pairs --data-dir {DATA}": "--bias",
+    "tasks --data-dir {DATA} --benchmarks openbookqa": "openbookqa:original",
+    "tasks {MODEL}": "model",
     "compare {BASE}": "base",
     "compare {BASE} {BASE}": "base",
     "neurons {MODEL} --neurons {NEURONS} --attributions {RUN}/attributions.safetensors "
