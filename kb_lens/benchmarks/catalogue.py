@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kb_lens.benchmarks import bbq, crows_pairs, harness, over_correction, plain_text, stereoset
+from kb_lens.benchmarks import (
+    balanced_copa,
+    bbq,
+    crows_pairs,
+    harness,
+    over_correction,
+    plain_text,
+    stereoset,
+)
 from kb_lens.benchmarks.benchmark import (
     Benchmark,
     BenchmarkSpec,
@@ -27,6 +35,7 @@ SPECS: dict[str, BenchmarkSpec] = {
         crows_pairs.SPEC,
         *bbq.SPECS,
         *harness.SPECS,
+        balanced_copa.SPEC,
         over_correction.SPEC,
         plain_text.SPEC,
     )

@@ -71,14 +71,10 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
         Columns item, subject (MMLU), activity (HellaSwag), options (WinoGrande), doc (what the
         task reads) and task (the harness' object).
     """
-    if find_spec("lm_eval") is None:
-        raise NoDataError(
-            f"the benchmark {task.name!r} needs lm-evaluation-harness, which is not installed. "
-            "Install it with: pip install 'kb-lens[capability]'"
-        )
+    check_installed(task.name)
     rows, source = find_rows(_sources(task), data_dir)
     documents = [DOCUMENTS[task.name](row) for row in rows]
-    items: dict[str, list[Any]] = {"item": _keys([document.texts for document in documents])}
+    items: dict[str, list[Any]] = {"item": item_keys([document.texts for document in documents])}
     items |= {group: [d.columns[group] for d in documents] for group in task.groups}
     if task.cluster is not None:
         items[task.cluster] = [document.cluster for document in documents]
@@ -89,6 +85,15 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
         docs = [document.columns for document in documents]
         tasks = [local_task(task.name, docs)] * len(docs)
     return pd.DataFrame({**items, "doc": docs, "task": tasks}), source
+
+
+def check_installed(name: str) -> None:
+    """Raise `NoDataError` where the harness that a benchmark needs is not there."""
+    if find_spec("lm_eval") is None:
+        raise NoDataError(
+            f"the benchmark {name!r} needs lm-evaluation-harness, which is not installed. "
+            "Install it with: pip install 'kb-lens[capability]'"
+        )
 
 
 def _sources(task: HarnessTask) -> Sources:
@@ -176,7 +181,7 @@ def local_task(name: str, docs: Sequence[Mapping[str, Any]]) -> Any:
     return LocalTask(config=yaml.safe_load(text))
 
 
-def _keys(texts: Sequence[tuple[str, ...]]) -> list[str]:
+def item_keys(texts: Sequence[tuple[str, ...]]) -> list[str]:
     """A key an item from its texts; repetitions are numbered."""
     seen: Counter[str] = Counter()
     keys = []
@@ -211,8 +216,8 @@ def _padded(rows: Iterable[Sequence[float]], width: int) -> np.ndarray:
     return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows])
 
 
-def statistics(table: pd.DataFrame) -> Statistics:
-    """What the metrics sum over, from the item table."""
+def statistics(table: pd.DataFrame, groups: tuple[str, ...] = ("subject",)) -> Statistics:
+    """What the metrics sum over, from the item table, also by those `groups` that it has."""
     quantities = {
         "n": np.ones(len(table)),
         "correct": table["acc"],
@@ -221,8 +226,8 @@ def statistics(table: pd.DataFrame) -> Statistics:
     }
     if "acc_norm" in table:
         quantities["correct_norm"] = table["acc_norm"]
-    groups = groups_of(table, ["subject"] if "subject" in table else [])
-    return Statistics(pd.DataFrame(quantities), pd.DataFrame(groups))
+    members = groups_of(table, [name for name in groups if name in table])
+    return Statistics(pd.DataFrame(quantities), pd.DataFrame(members))
 
 
 def metrics(sums: Sums) -> dict[str, Measure]:
