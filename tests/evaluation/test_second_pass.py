@@ -176,16 +176,11 @@ def test_texts_without_a_start_and_words_of_texts(add_bos):
 
 def test_hooks_fire_in_both_passes(llama):
     plain = score(llama, [twice(BEHIND)])
-    only_long = []  # positions that a pass runs
-
-    def flip(value, hook):
-        only_long.append(value.shape[1])
-        return value * -3
-
-    with llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", flip)]):
-        check(llama, [BEHIND])
+    with llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda value, hook: value * -3)]):
+        check(llama, [BEHIND])  # by passes in all of which they fire
         changed = score(llama, [twice(BEHIND)])
-    assert len(set(only_long)) > 1
+        request = Request("The schoolgirl is walking", write=4, against=Against(TEXTS, 300.0))
+        assert greedy_texts(llama, [request])[0] == written_slowly(llama, request)
     assert np.abs(changed - plain).max() > 1e-2
 
 
