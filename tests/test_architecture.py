@@ -13,8 +13,8 @@ ROOMS = {
     "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
-    "studies": """run_study choose_lambda also experiments cost tables methods asked_otherwise plans
-        lab tuning tuned""",
+    "studies": """run_study choose_lambda also experiments cost tables methods baselines
+        asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         benchmark_names settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
@@ -31,8 +31,8 @@ ROOMS = {
     "knowledge": "check verdict answer_files measures",
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics
         crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
-        bbq_groups harness harness_files over_correction caution plain_text measures benchmark
-        orders bank data requests""",
+        bbq_groups balanced_copa harness harness_files over_correction caution plain_text measures
+        benchmark orders bank data requests""",
     "completions": "",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",

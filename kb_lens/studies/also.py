@@ -9,12 +9,16 @@ from kb_lens.interventions.trained import Trained
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.sources import check_reachable, checkpoint_source
 from kb_lens.rows import shown
+from kb_lens.studies.baselines import FAMILIES
 from kb_lens.studies.methods import CONTROLS, PROMPTS
 
 _STUDY = "methods"
 """The study that compares methods: the others vary how know-bias neurons are found and scaled."""
 _TAKEN = frozenset({"base", "enhancement", *PROMPTS})
-_FAMILIES = ("ablation", "suppression", "enhancement", "steering", *CONTROLS.values())
+_FAMILIES = (
+    *("ablation", "suppression", "enhancement", "self-debiasing", "second pass"),
+    *(*FAMILIES, *CONTROLS.values()),
+)
 """How the study's own conditions begin; so that a name that is taken is refused before work."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,18 +11,12 @@ from tqdm.auto import tqdm
 from kb_lens.checks.controls import influence_ratio
 from kb_lens.checks.matched_factor import Matched
 from kb_lens.checks.specificity import flipped
-from kb_lens.interventions.conditions import Change, Condition
+from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
-from kb_lens.interventions.steering import (
-    Steering,
-    load_statements,
-    random_direction,
-    steering_vector,
-)
-from kb_lens.models.hooked import weights_digest
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.runs.same_damage import at_same_damage, damage, damage_texts
+from kb_lens.studies.baselines import baselines, changed
 from kb_lens.studies.lab import Case, Lab, Plan
 
 PROMPTS = {
@@ -61,8 +54,9 @@ def methods(lab: Lab) -> Plan:
         lab.case(neurons, method="enhancement, last position", positions="last"),
         *_other_site(lab),
         *_other_sets(lab, neurons),
-        *(_changed(name, Prompting(text)) for name, text in PROMPTS.items()),
-        *_steered(lab),
+        *(changed(name, Prompting(text)) for name, text in PROMPTS.items()),
+        *baselines(lab),
+        *(changed(name, change) for name, change in lab.also.items()),
     ]
     random_sets = lab.random_sets(neurons, -(-lab.n_controls // _DRAWS_A_SPARE))
     first = dict(list(random_sets.items())[: lab.n_controls])
@@ -72,10 +66,6 @@ def methods(lab: Lab) -> Plan:
     ]
     damaging, table = _same_damage(lab, enhancement, random_sets)
     return Plan([*cases, *alike, *damaging], {"damage": table})
-
-
-def _changed(name: str, change: Change) -> Case:
-    return Case({"method": name}, Condition(name, change))
 
 
 def _other_site(lab: Lab) -> list[Case]:
@@ -88,7 +78,7 @@ def _other_site(lab: Lab) -> list[Case]:
 
 def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
     """What else could be scaled: biased answers, plain facts, and the same neurons removed."""
-    questions = lab.default().questions
+    questions = lab.default().yes_no_questions
     biased = lab.union(lab.attributions(flipped(questions)))
     plain = select_neurons(lab.attributions(lab.plain_facts(questions)), lab.tau, lab.beta)
     factors = {
@@ -105,25 +95,6 @@ def _scaled(name: str, neurons: NeuronSet, lam: float) -> Case:
     """Neurons times a factor that is no label of its own: it belongs to the method's name."""
     change = Scaling(neurons, lam) if len(neurons) else None
     return Case({"method": name}, Condition(name, change, "method"), neurons)
-
-
-def _steered(lab: Lab) -> list[Case]:
-    vector = _steering(lab)
-    return [
-        _changed("steering vector", vector),
-        _changed("steering, random direction", random_direction(vector, lab.seed)),
-    ]
-
-
-def _steering(lab: Lab) -> Steering:
-    """The vector, kept so that a study that goes on elsewhere adds the same one to the last bit."""
-    if lab.cache_dir is None:
-        return steering_vector(lab.model, load_statements(), progress=lab.progress)
-    path = Path(lab.cache_dir) / f"steering-{weights_digest(lab.model)}.safetensors"
-    if not path.is_file():
-        vector = steering_vector(lab.model, load_statements(), progress=lab.progress)
-        vector.save(path)
-    return Steering.load(path)
 
 
 def _same_damage(
