@@ -25,6 +25,8 @@ from kb_lens.checks.effects import NeuronEffects
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import load_results
 from kb_lens.files import write_text
+from kb_lens.interventions.fairsteer import FairSteer
+from kb_lens.interventions.projection import Projection
 from kb_lens.interventions.steering import Steering
 from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs, read_table, read_table_of, write_csv
@@ -59,6 +61,8 @@ def good(tmp_path_factory):
     made().save(folder / "effects.safetensors")
     vector = torch.ones(4)
     Steering(vector, 1, "tiny", "f").save(folder / "steering.safetensors")
+    Projection(torch.eye(4)[:2], 1, "tiny", "f").save(folder / "projection.safetensors")
+    FairSteer(vector, vector, 0.5, 1, "tiny", "f", (0.5, 1.0)).save(folder / "fair.safetensors")
     specific().save(folder / "specificity")
     return folder
 
@@ -84,6 +88,8 @@ READERS = {
     "tuned/development.csv": folder_of(Tuning.load),
     "effects.safetensors": NeuronEffects.load,
     "steering.safetensors": Steering.load,
+    "projection.safetensors": Projection.load,
+    "fair.safetensors": FairSteer.load,
     "specificity/specificity.csv": folder_of(Specificity.load),
     "specificity/control_knowledge.json": folder_of(Specificity.load),
 }

@@ -7,12 +7,12 @@ Elimination", arXiv 2311.09627:
 2. Average over items, and over several wordings of the instruction.
 3. Set the n highest neurons to 0: ``Scaling(neurons, 0.0)``.
 
-Differences. The paper takes its items from the training parts of its benchmarks, and which answer
-is biased from what the model confuses; here nothing of a benchmark is used: the items are the
-bank's statements, and the biased answer is yes to a stereotype and no to its denial. Both are
-asked, or the neurons that say yes, whatever the question, would come first. The attribution is
-this package's, the integral over the path at the last prompt position (`kb_lens.attribution`),
-where the paper multiplies activation and gradient and aggregates over tokens.
+Differences. The paper takes its items from its benchmarks' own data, and which answer is biased
+from what the model confuses. Here nothing of a benchmark is used: the items are the bank's
+statements, and the biased answer is yes to a stereotype and no to its denial. Both are asked for,
+or the neurons that say yes, whatever the question, would come first. The attribution is this
+package's, the integral over the path at the last prompt position (`kb_lens.attribution`), where
+the paper multiplies activation and gradient and aggregates over tokens.
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ from tiny_models import tiny_bridge
 import kb_lens as kb
 from kb_lens.checks.neuron_effects import neuron_effects
 from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.interventions.fairsteer import FairSteerSettings, fair_steer
+from kb_lens.interventions.group_texts import TextPair
+from kb_lens.interventions.inlp import inlp
+from kb_lens.interventions.projection import Projection
 from kb_lens.interventions.prompting import Prompting
+from kb_lens.interventions.sentence_debias import sentence_debias
 from kb_lens.interventions.steering import StatementPair, Steering, steering_vector
 from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.hooked import fingerprint, model_name
@@ -25,6 +30,8 @@ QUESTIONS = [
     kb.Question(text="Does gender decide who can run?", answer="no", dimension="gender"),
     kb.Question(text="Is it gender bias to say so?", answer="yes", dimension="gender"),
 ]
+STATEMENTS = [StatementPair("gender", "chess", "She can not run.", "She can run.")]
+TEXTS = [TextPair("gender", "He can run.", "She can run.")]
 QUIET = {"progress": False}
 
 
@@ -43,6 +50,9 @@ BLOCKS = {
         model, some_neurons(model), lam=6, positions="last"
     ),
     "steering": lambda model: steering(model).applied(model),
+    "projection": lambda model: Projection(
+        torch.eye(32)[:1], 1, model_name(model), fingerprint(model)
+    ).applied(model),
     "prompting": lambda model: Prompting("Be fair.").applied(model),
 }
 HOOKING = {name: block for name, block in BLOCKS.items() if name != "prompting"}
@@ -56,8 +66,11 @@ MEASURES = {
     "neuron_effects": lambda model: neuron_effects(model, some_neurons(model), QUESTIONS, **QUIET),
     "promoted_tokens": lambda model: promoted_tokens(model, some_neurons(model)),
     "top_prompts": lambda model: top_prompts(model, some_neurons(model), ["hello there"], **QUIET),
-    "steering_vector": lambda model: steering_vector(
-        model, [StatementPair("gender", "chess", "She can not run.", "She can run.")], **QUIET
+    "steering_vector": lambda model: steering_vector(model, STATEMENTS, **QUIET),
+    "sentence_debias": lambda model: sentence_debias(model, TEXTS, **QUIET),
+    "inlp": lambda model: inlp(model, TEXTS, **QUIET),
+    "fair_steer": lambda model: fair_steer(
+        model, STATEMENTS * 2, settings=FairSteerSettings(n_folds=2), **QUIET
     ),
 }
 

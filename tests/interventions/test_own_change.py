@@ -1,0 +1,31 @@
+"""The change of one's own that docs/baselines.md shows: it runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import torch
+from tiny_models import tiny_bridge
+
+import kb_lens as kb
+
+DOCS = Path(__file__).parents[2] / "docs" / "baselines.md"
+TOKENS = torch.tensor([[5, 6, 7, 8]])
+
+
+def test_the_documented_change_runs_and_changes_the_model():
+    text = DOCS.read_text(encoding="utf-8").partition("## Your own change")[2]
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    model = tiny_bridge("llama", max_position_embeddings=1024)
+    benchmark = kb.load_benchmark("plain_text", limit=2)
+    names = {"model": model, "benchmark": benchmark}
+    exec(compile(code, str(DOCS), "exec"), names)
+    base, damped = names["results"]["base"], names["results"]["damping"]
+    assert base.metrics != damped.metrics
+    assert len(names["difference"])
+
+    halved = [("blocks.1.hook_mlp_out", lambda out, hook: out / 2)]
+    expected = model.run_with_hooks(TOKENS, fwd_hooks=halved)
+    with names["Damping"](1, 0.5).applied(model):
+        found = model(TOKENS)
+    assert torch.allclose(found, expected)
+    assert not torch.allclose(found, model(TOKENS), atol=1e-3)
