@@ -14,7 +14,7 @@ from kb_lens.studies.methods import CONTROLS, PROMPTS
 
 _STUDY = "methods"
 """The study that compares methods: the others vary how know-bias neurons are found and scaled."""
-_TAKEN = frozenset({"base", "enhancement", *PROMPTS})
+_TAKEN = frozenset({"base", *PROMPTS})
 _FAMILIES = (
     *("ablation", "suppression", "enhancement", "self-debiasing", "second pass"),
     *(*FAMILIES, *CONTROLS.values()),

@@ -267,12 +267,14 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         # How many rows a pass has is no setting of the results.
         "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},
         "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
-        **({"also": _described(lab)} if lab.also else {}),
+        **({"also": also} if (also := _also(lab, plan)) else {}),
     }
 
 
-def _described(lab: Lab) -> dict[str, Any]:
-    return {name: change.describe() for name, change in lab.also.items()}
+def _also(lab: Lab, plan: Plan) -> dict[str, Any]:
+    """What stands beside the study's own methods."""
+    measured = {case.condition.name for case in plan.cases}
+    return {name: change.describe() for name, change in lab.also.items() if name in measured}
 
 
 def _facts(benchmark: Benchmark) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from own_banks import write_bank
 from tiny_models import tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
+from kb_lens.cli.main import app
 from kb_lens.evaluation.results import load_results
-from kb_lens.models.hooked import fingerprint
+from kb_lens.models.hooked import fingerprint, weights_digest
 from kb_lens.runs.record import RunLog
 from kb_lens.studies.also import check_checkpoints, load_also, read_also, weights_of
 from kb_lens.studies.run_study import ExperimentSettings, StudyExecution, run_study
@@ -36,6 +37,14 @@ def test_names_and_checkpoints():
     options = ("cda=out/cda", " dpo, beta 0.1 = owner/name=x ")
     assert read_also(options, "methods") == {"cda": "out/cda", "dpo, beta 0.1": "owner/name=x"}
     assert read_also((), "lambda") == {}
+
+
+def test_commas_and_repetition_are_the_same():
+    given = ["experiment", "methods", "--also", "a=x,b=y=z", "--also", "c=./w"]
+    _, bound, _ = app.parse_args(given, exit_on_error=False, print_error=False)
+    settings = bound.arguments["settings"]
+    assert settings.also == ("a=x", "b=y=z", "c=./w")
+    assert settings.checkpoints() == {"a": "x", "b": "y=z", "c": "./w"}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,7 @@ def test_it_stands_in_the_rank_table(model, folders, tmp_path):
     rows = study.tables["results"].query("method == 'cda'")
     assert set(rows["role"]) == {"method"}
     assert (rows["difference"] != 0).any()
+    assert study.settings["also"]["cda"]["checkpoint_weights"] == saved_weights(folders["cda"])
     saved = load_results(tmp_path / "methods/evaluations/cda")["plain_text"]
     assert saved.condition.intervention["checkpoint"] == "cda"
     assert saved.fingerprint == fingerprint(model)
@@ -134,6 +144,10 @@ def test_it_stands_in_the_rank_table(model, folders, tmp_path):
     own = set(ranks.index) - {"cda"}
     taken = [name for name in own if not _is_free(name)]
     assert set(taken) == own
+
+
+def saved_weights(folder):
+    return weights_digest(kb.load_model(folder))
 
 
 def _is_free(name):
