@@ -7,6 +7,8 @@ import torch
 from planted_directions import TOKENS, planted, residual
 from tiny_models import tiny_bridge
 
+from kb_lens.benchmarks.requests import Request
+from kb_lens.evaluation.scoring import option_logprobs
 from kb_lens.interventions.conditions import Change
 from kb_lens.interventions.fairsteer import (
     FairSteer,
@@ -67,6 +69,35 @@ def test_the_last_position_alone_is_looked_at(model):
         after = residual(model, 1)
     assert torch.equal(after[:, :-1], before[:, :-1])
     assert torch.equal(after[:, -1], before[:, -1] + steer.vector)
+
+
+def test_scores_are_those_of_a_pass_for_every_token(model):
+    """The probe looks at the position that predicts a token, whatever else shares the pass."""
+    request = Request("The schoolgirl is walking", (" down the street.", " home", " and running"))
+    before = model.tokenizer(request.prompt)["input_ids"]
+    scored = model.tokenizer(request.options[0])["input_ids"]
+    predicting = residual(model, 1, torch.tensor([before + scored]))[0, len(before) - 1 :]
+    margin = float((predicting @ made(model).weight).median())
+    steer = made(model, bias=-margin, positions="last")
+    base = option_logprobs(model, [request], progress=False).logprob[0]
+    with steer.applied(model):
+        found = option_logprobs(model, [request], progress=False).logprob[0]
+    fired = []
+
+    def change(h, hook):
+        fired.append(float(h[0, -1] @ steer.weight) + steer.bias > 0)
+        return torch.cat([h[:, :-1], h[:, -1:] + fired[-1] * steer.vector], dim=1)
+
+    for option, total in zip(request.options, found, strict=True):
+        ids = model.tokenizer(option)["input_ids"]
+        for n, token in enumerate(ids):
+            row = torch.tensor([before + ids[:n]])
+            hooks = [("blocks.1.hook_resid_post", change)]
+            logits = model.run_with_hooks(row, fwd_hooks=hooks)
+            total -= logits[0, -1].log_softmax(-1)[token].item()
+        assert total == pytest.approx(0, abs=1e-4)
+    assert set(fired) == {True, False}
+    assert abs(found - base).max() > 0.01
 
 
 def test_another_models_is_refused(model):

@@ -51,13 +51,17 @@ def test_the_directions_are_gone_and_all_else_is_there(model):
     projection = made(model)
     before = residual(model, 1)
     logits = model(TOKENS)
+    downstream = []
+    read = [("blocks.2.hook_in", lambda h, hook: downstream.append(h.clone()))]
     with projection.applied(model) as same:
         assert same is model
         after = residual(model, 1)
+        model.run_with_hooks(TOKENS, fwd_hooks=read)
         assert not torch.allclose(model(TOKENS), logits, atol=1e-2)
     assert (before @ projection.directions.T).abs().max() > 0.1
     assert (after @ projection.directions.T).abs().max() < 1e-5
     assert torch.allclose(after, before @ projection.matrix, atol=1e-5)
+    assert torch.equal(downstream[0], after)
     assert torch.equal(model(TOKENS), logits)
 
 
