@@ -49,6 +49,10 @@ COMMANDS = {
         "studies",
         "One of the paper's studies, or all methods side by side; interrupted, it goes on.",
     ),
+    "paper": (
+        "studies",
+        "The paper's table for one model: published, by the release's protocol, and by ours.",
+    ),
     "tune": ("studies", "Choose lambda on one half of the items and report on the other."),
     "neurons": (
         "studies",

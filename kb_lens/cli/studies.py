@@ -11,16 +11,21 @@ from kb_lens.cli import terminal
 from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
 from kb_lens.figures import (
     dose_response,
+    draw_folder,
     draw_study,
     effect_against_attribution,
     make_all,
     tuning_figure,
 )
+from kb_lens.report.write import write_report
 from kb_lens.runs.diagnose import DoctorSettings, diagnose_model
 from kb_lens.runs.neurons import NeuronsExecution, NeuronsSettings, read_neurons
 from kb_lens.runs.record import later_stage
 from kb_lens.runs.settings import AttributeExecution, EvaluateExecution
 from kb_lens.studies.choose_lambda import TuneSettings, choose_lambda
+from kb_lens.studies.paper import PaperExecution, PaperSettings
+from kb_lens.studies.paper import paper as make_paper
+from kb_lens.studies.paper_table import brief_table
 from kb_lens.studies.run_study import ExperimentSettings, StudyExecution, run_study
 
 
@@ -45,6 +50,24 @@ def experiment(
     with later_stage(folder, "figures"):
         save_figures(draw_study(study.name, study.tables, study.settings), folder / "figures")
     tell(f"Written to {folder}")
+
+
+def paper(
+    settings: Annotated[PaperSettings, FLAT] = PaperSettings(),
+    execution: Annotated[PaperExecution, FLAT] = PaperExecution(),
+    *,
+    out: Out = Path("out/paper"),
+) -> None:
+    """The paper's table for one model: published, by the release's protocol, and by ours."""
+    table = make_paper(out, settings, execution, left_out, tell)
+    if table is None:
+        return
+    terminal.show_table(brief_table(table), "The paper's table")
+    with later_stage(out, "figures"):
+        figures = draw_folder(out)
+        save_figures(figures, out / "figures")
+        write_report(out, figures, out / "report.html")
+    tell(f"Everything is in {out}; read {out}/report.html")
 
 
 def tune(

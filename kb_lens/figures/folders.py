@@ -22,6 +22,7 @@ from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response
 from kb_lens.figures.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.paper import paper_figure
 from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
@@ -31,12 +32,13 @@ from kb_lens.neurons import NeuronSet
 from kb_lens.records.tables import Belongs
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.record import check_record
+from kb_lens.studies.paper_table import table_of
 from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuned import Tuning
 
 
 def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
-    """Draw what ``run``, ``identify``, ``doctor``, ``experiment``, ``tune`` or ``neurons`` wrote.
+    """Draw what any command wrote that writes results.
 
     What needs a second folder (`effect_against_attribution`) is left out.
 
@@ -65,7 +67,10 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
         check_record(folder, Belongs.of(effects.settings))
         return {"dose_response": dose_response(effects)}
     run = RunFolder.load(folder)
-    return make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+    figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+    if run.record.get("command") == "paper":
+        figures["paper"] = paper_figure(table_of(run))
+    return figures
 
 
 def make_all(

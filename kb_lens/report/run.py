@@ -19,10 +19,12 @@ from kb_lens.neurons import NeuronSet, overlap, saliency_counts
 from kb_lens.report import words as words
 from kb_lens.report.page import Section, Table
 from kb_lens.runs.folder import RunFolder
+from kb_lens.studies.paper_table import DIFFERENCES, brief_table, table_of
 
 Figures = Mapping[str, go.Figure]
 _KNOWLEDGE = ("knowledge",)
 _SPECIFICITY = ("specificity",)
+_PAPER = ("paper",)
 _ATTRIBUTIONS = ("attribution_heatmap", "attribution_by_question", "layer_profile", "completeness")
 _NEURONS = ("neurons_per_layer", "shared_per_layer", "overlap", "upset")
 """The figures of `kb_lens.figures.make_all` by section; the others are with the changes."""
@@ -52,6 +54,10 @@ _GROUPS = (
     "P(yes), chance 0.5; low and high: 95 % intervals over concepts; form: plain facts with both "
     "answers in every kind; mass: the probability on all spellings of yes and no."
 )
+_CELLS = (
+    "In percent; icat in points. Values with 95 % bootstrap intervals over clusters; change: the "
+    "paired difference, enhanced minus base. Empty: not known, or not measured."
+)
 _ONE_DRAW = (
     "one draw each: how often random neurons do as much is for `kb-lens experiment methods` to "
     "say, which draws 99"
@@ -70,9 +76,26 @@ def run_sections(run: RunFolder, figures: Figures) -> list[Section]:
         Section("Attributions", figures=_chosen(figures, _ATTRIBUTIONS)),
         _neurons(run, figures),
         _specificity(run, figures),
+        *_paper(run, figures),
         _changes(changes, summary, figures),
         _checks(run),
     ]
+
+
+def _paper(run: RunFolder, figures: Figures) -> list[Section]:
+    """The paper's table, in a folder of ``kb-lens paper``."""
+    if run.record.get("command") != "paper" or not run.results:
+        return []
+    table = table_of(run)
+    brief = Table("Published, by the release's protocol, and by ours", brief_table(table), _CELLS)
+    facts = {"What may differ": " ".join(DIFFERENCES)}
+    if "source" in table:
+        said = table.dropna(subset=["source"])
+        facts |= {
+            f"Published ({s})": str(t) for s, t in zip(said["sure"], said["source"], strict=True)
+        }
+    chosen = _chosen(figures, _PAPER)
+    return [Section("The paper's table", tables=[brief], figures=chosen, facts=facts)]
 
 
 def _summary(run: RunFolder, changes: Sequence[words.Change], summary: pd.DataFrame) -> Section:
@@ -228,7 +251,7 @@ def _specificity(run: RunFolder, figures: Figures) -> Section:
 
 
 def _changes(changes: Sequence[words.Change], summary: pd.DataFrame, figures: Figures) -> Section:
-    elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY)
+    elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY, *_PAPER)
     figures = _chosen(figures, [name for name in figures if name not in elsewhere])
     tables = [Table("Every headline metric", summary, _PAIRED)] if len(summary) else []
     if changes:

@@ -47,6 +47,7 @@ MODEL_LINES = {
     "export": "export {MODEL} --neurons {NEURONS} --lam 2",
     "experiment": "experiment lambda {MODEL} --bank {BANK} --data-dir {DATA} "
     "--benchmarks stereoset",
+    "paper": "paper {MODEL} --bank {BANK} --data-dir {DATA} --benchmarks stereoset",
     "tune": "tune {MODEL} --neurons {NEURONS} --data-dir {DATA}",
     "neurons": "neurons {MODEL} --neurons {NEURONS} --bank {BANK}",
     "doctor": "doctor {MODEL} --bank {BANK}",

@@ -6,67 +6,67 @@ NO_NUMBERS = ("text", "''", "nan", "inf", "-inf", "1e")
 NO_COUNTS = (*NO_NUMBERS, "1.5", "-1")
 
 NUMBERS = {
-    "seed": ("run identify evaluate compare export experiment tune neurons doctor tasks",
+    "seed": ("run identify evaluate compare export experiment tune neurons doctor tasks paper",
              (*NO_COUNTS, "4294967296", "1e39")),
-    "questions": ("run identify experiment neurons doctor", (*NO_COUNTS, "100000", "1e39")),
-    "limit": ("run evaluate experiment tune tasks", (*NO_COUNTS, "0")),
-    "batch-size": ("run identify experiment neurons doctor", (*NO_COUNTS, "0")),
-    "batch-tokens": ("run evaluate experiment tune", (*NO_COUNTS, "0")),
-    "n-steps": ("run identify", (*NO_COUNTS, "0", "1e39")),
+    "questions": ("run identify experiment neurons doctor paper", (*NO_COUNTS, "100000", "1e39")),
+    "limit": ("run evaluate experiment tune tasks paper", (*NO_COUNTS, "0")),
+    "batch-size": ("run identify experiment neurons doctor paper", (*NO_COUNTS, "0")),
+    "batch-tokens": ("run evaluate experiment tune paper", (*NO_COUNTS, "0")),
+    "n-steps": ("run identify paper", (*NO_COUNTS, "0", "1e39")),
     "controls": ("experiment", (*NO_COUNTS, "0")),
     "workers": ("experiment", (*NO_COUNTS, "0", "1e39")),
     "top": ("neurons", (*NO_COUNTS, "0")),
     "gpus": ("experiment", (*NO_NUMBERS, "-1", "1.5", "1e39")),
-    "tau": ("run identify experiment doctor", (*NO_NUMBERS, "-1", "1", "1e39")),
-    "beta": ("run identify experiment doctor", (*NO_NUMBERS, "-1", "1", "1e39")),
-    "tol": ("run identify", (*NO_NUMBERS, "-1", "0", "1", "1e39")),
-    "lam": ("run evaluate experiment tune neurons export doctor", (*NO_NUMBERS, "1e39")),
+    "tau": ("run identify experiment doctor paper", (*NO_NUMBERS, "-1", "1", "1e39")),
+    "beta": ("run identify experiment doctor paper", (*NO_NUMBERS, "-1", "1", "1e39")),
+    "tol": ("run identify paper", (*NO_NUMBERS, "-1", "0", "1", "1e39")),
+    "lam": ("run evaluate experiment tune neurons export doctor paper", (*NO_NUMBERS, "1e39")),
     "bound": ("tune", (*NO_NUMBERS, "-1", "0")),
 }  # fmt: skip
 """Option -> the commands that have it, and what is no value of it."""
 
 CHOICES = {
-    "dtype": "run identify evaluate export experiment tune neurons doctor",
-    "site": "run identify doctor",
-    "answer-style": "run identify doctor",
-    "rule": "run identify",
-    "aggregation": "run identify",
+    "dtype": "run identify evaluate export experiment tune neurons doctor paper",
+    "site": "run identify doctor paper",
+    "answer-style": "run identify doctor paper",
+    "rule": "run identify paper",
+    "aggregation": "run identify paper",
     "positions": "neurons",
     "engine": "experiment",
-    "language": "run identify experiment neurons doctor",
+    "language": "run identify experiment neurons doctor paper",
     "theme": "figures",
     "width": "figures",
     "formats": "figures",
-    "device": "run identify evaluate export experiment tune neurons doctor",
-    "protocol": "run evaluate experiment tune",
+    "device": "run identify evaluate export experiment tune neurons doctor paper",
+    "protocol": "run evaluate experiment tune paper",
     "bias": "tune",
     "capability": "tune",
-    "benchmarks": "run evaluate experiment tasks",
-    "dimensions": "run identify experiment neurons doctor",
+    "benchmarks": "run evaluate experiment tasks paper",
+    "dimensions": "run identify experiment neurons doctor paper",
 }
 """Option -> the commands that have it; it takes certain words alone."""
 NO_CHOICES = ("''", "misspelt", "POST", "../x", "'a b'", "pöst", "-1")
 
 LISTS = {
-    "lam": ("run tune neurons", ("2,", ",2", "2,,3", "2,2", "2,2.0", "2;3")),
+    "lam": ("run tune neurons paper", ("2,", ",2", "2,,3", "2,2", "2,2.0", "2;3")),
     "benchmarks": (
-        "run evaluate experiment tasks",
+        "run evaluate experiment tasks paper",
         ("stereoset,", ",", "stereoset,stereoset", "stereoset@0", "stereoset@-1", "stereoset@x",
          "stereoset@", "stereoset:", "stereoset:x", "stereoset:original,stereoset", "stereoset@1.5",
          "Stereoset", "@5", ":original", "stereoset@²", "stereoset@" + "9" * 5000),
     ),
     "dimensions": (
-        "run identify experiment neurons doctor", ("gender,", ",", "gender,gender", "Gender")
+        "run identify experiment neurons doctor paper", ("gender,", ",", "gender,gender", "Gender")
     ),
     "formats": ("figures", ("html,", ",", "gif", "HTML")),
     # the line's study has no methods, whatever is named
     "also": ("experiment", ("x", "=x", "''", "x={OTHER_MODEL}", ",")),
     "template-option": (
-        "run identify evaluate experiment tune neurons doctor",
+        "run identify evaluate experiment tune neurons doctor paper",
         ("x", "=1", "''", "a=1,a=2", "messages=1", "a=1,"),
     ),
     "date": (
-        "run identify evaluate experiment tune neurons doctor",
+        "run identify evaluate experiment tune neurons doctor paper",
         ("today", "''", "2024-13-01", "2024-02-30", "24-1-1", "0000-01-01", "nan"),
     ),
 }  # fmt: skip
@@ -122,6 +122,8 @@ CONTRADICTIONS = {
                       "enhancement={OTHER_MODEL}", "a/b={OTHER_MODEL}", "x={HERE}/none",
                       "x={BANK}", "x={DATA}", "'x=a b'")
     },
+    "paper {MODEL} --neurons {BANK} --data-dir {DATA} --benchmarks stereoset": "JSON",
+    "paper {MODEL} --neurons {HERE}/none --data-dir {DATA} --benchmarks stereoset": "neurons",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push ''": "push",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push a/b/c": "push",
     "export {MODEL} --lam 2": "--neurons",

@@ -63,7 +63,15 @@ def test_a_bad_input_is_refused_in_one_line(case, world, tmp_path, record_proper
     assert faults(case, Made(world, tmp_path)) == []
 
 
-NO_CHOICE = {"system", "instruction", "overwrite", "progress", "specificity", "trust-remote-code"}
+NO_CHOICE = {
+    "system",
+    "instruction",
+    "overwrite",
+    "progress",
+    "specificity",
+    "trust-remote-code",
+    "dry-run",
+}
 """Options that take any text, or none."""
 TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out", "ray-address"}
 FILES = {"bank", "control-bank", "examples", "neurons", "attributions", "data-dir", "results"}

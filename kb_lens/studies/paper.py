@@ -1,0 +1,214 @@
+"""The job of ``kb-lens paper``: the paper's table for one model.
+
+1. Know-bias neurons as in the paper (site pre, tau and beta 10 %, 225 questions), or given ones.
+2. The model as it is, and with these neurons times lambda at the last position, on every benchmark
+   of the table, in the release's protocol and in ours.
+3. The table (`paper_table`).
+"""
+
+# No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Scaling, check_factor
+from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, mlp_width, model_name
+from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.records.objects import read_json
+from kb_lens.records.tables import Belongs, write_csv
+from kb_lens.rows import shown
+from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.folder import RunFolder
+from kb_lens.runs.identify import identify
+from kb_lens.runs.measure import measure
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import IdentifySettings, Items, RunExecution
+from kb_lens.store import Store
+from kb_lens.studies.paper_table import (
+    BASE,
+    BENCHMARKS,
+    DEFAULT_LAM,
+    ENHANCED,
+    recipe_of,
+    table_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperSettings(Items, IdentifySettings):
+    """What the paper's table depends on."""
+
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default those of the table."""
+    questions: int | None = 0
+    """How many, the same number of each dimension and kind; default all."""
+    site: Site = "pre"
+    """MLP activations that are read and scaled."""
+    lam: float | None = None
+    """The factor; default the paper's for its models, 2 for others."""
+    neurons: Path | None = None
+    """Taken instead of being found: a neurons.json, or JSON with (layer, index) pairs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_factor(self.factor, self.dtype)
+
+    @property
+    def factor(self) -> float:
+        """What the neurons are multiplied by."""
+        if self.lam is not None:
+            return self.lam
+        recipe = recipe_of(self.model)
+        return DEFAULT_LAM if recipe is None else recipe.lam
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperExecution(RunExecution):
+    """How the paper's table is made."""
+
+    dry_run: bool = False
+    """Say what would be measured, and do nothing."""
+
+
+def paper(
+    out: str | os.PathLike[str],
+    settings: PaperSettings,
+    execution: PaperExecution,
+    left_out: Callable[[str], object],
+    tell: Callable[[str], object] = lambda text: None,
+) -> pd.DataFrame | None:
+    """Make the paper's table in a folder; interrupted, the same call goes on.
+
+    Args:
+        out: The folder: as that of ``run``, with ``paper.csv``.
+        settings: Model, questions, neurons, benchmarks.
+        execution: Device, batch sizes, or a dry run.
+        left_out: Called with the reason for each cell whose data cannot be had.
+        tell: Called with what is about to be done and was found.
+
+    Returns:
+        `paper_table`; None of a dry run.
+
+    Raises:
+        ValueError: For bad settings, or if the folder holds another run.
+    """
+    log = RunLog(Path(out), "paper", settings, execution)
+    log.check()
+    questions = settings.load_questions()
+    template = settings.template()
+    if settings.neurons is not None:
+        read_pairs(settings.neurons)  # what is wrong with it is said before anything is loaded
+    benchmarks = load_available(settings.benchmarks, settings, settings.seed, BENCHMARKS, left_out)
+    tell(plan_words(settings, 0 if settings.neurons else len(questions), benchmarks))
+    if execution.dry_run:
+        return None
+    with log.claimed():
+        model = log.load_model()
+        with log.stage("identify"):
+            if settings.neurons is not None:
+                neurons = given_neurons(settings.neurons, model, settings.site)
+                neurons.save(log.folder / "neurons.json")
+            else:
+                options = {"template": template, "batch_size": execution.batch_size}
+                options["progress"] = execution.progress
+                neurons = identify(model, questions, out, settings, tell=tell, **options).neurons
+        for condition in conditions(neurons, settings.factor):
+            tell(f"\nEvaluating: {condition.name}")
+            with log.stage(f"evaluate: {condition.name}"):
+                measure(
+                    model,
+                    condition,
+                    benchmarks,
+                    log.folder / "evaluations" / condition.name,
+                    store=Store(log.folder / "store", SUFFIX),
+                    seed=settings.seed,
+                    batch_tokens=execution.batch_tokens,
+                    progress=execution.progress,
+                )
+        log.write()
+        table = table_of(RunFolder.load(out))
+        write_csv(log.folder / "paper.csv", table, Belongs(model_name(model), fingerprint(model)))
+        return table
+
+
+def conditions(neurons: NeuronSet, lam: float) -> list[Condition]:
+    """The model as it is, and with the neurons enhanced as the release does it."""
+    return [Condition(BASE), Condition(ENHANCED, Scaling(neurons, lam, "last"))]
+
+
+def plan_words(settings: PaperSettings, n_questions: int, benchmarks: Sequence[Benchmark]) -> str:
+    """What is about to be measured: items and passes."""
+    recipe = recipe_of(settings.model)
+    lines = [
+        f"{settings.model}: lambda {settings.factor:g}, site {settings.site}, last position"
+        + ("" if recipe is None else f"; the paper found {recipe.n_neurons} neurons"),
+        f"  {n_questions} questions to attribute, each in a few passes"
+        if n_questions
+        else f"  neurons from {settings.neurons}",
+    ]
+    for benchmark in benchmarks:
+        texts = sum(len(request.options) for request in benchmark.requests)
+        written = sum(bool(request.write) for request in benchmark.requests)
+        counts = [f"{texts:,} texts to score"] * bool(texts)
+        counts += [f"{written:,} answers to write"] * bool(written)
+        what = " and ".join(counts)
+        lines.append(f"  {benchmark.key}: {len(benchmark.items):,} items, {what}, twice")
+    return "\n".join(lines)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[tuple[int, int]] | None:
+    """The (layer, index) pairs of a JSON file; None of a neurons.json, which says more.
+
+    Raises:
+        ValueError: If the file is missing, no JSON, or something else.
+    """
+    content = read_json(path, Any, what="neurons")
+    if isinstance(content, dict):
+        if "format" in content:
+            return None
+        content = content.get("neurons")
+    is_pair = isinstance(content, list) and all(
+        isinstance(pair, list) and [type(number) for number in pair] == [int, int]
+        for pair in content
+    )
+    if not content or not is_pair:
+        raise ValueError(
+            f"'{path}' has no neurons: give a neurons.json, or JSON with a list of [layer, index] "
+            f"pairs, alone or under the key 'neurons'; got {shown(json.dumps(content))}."
+        )
+    return [(layer, index) for layer, index in content]
+
+
+def given_neurons(path: str | os.PathLike[str], model: HookedModel, site: Site) -> NeuronSet:
+    """Neurons of a file, which are the model's if the caller says so: pairs have no name on them.
+
+    Raises:
+        ValueError: As `read_pairs`, or if they are not of this model or site, or out of range.
+    """
+    pairs = read_pairs(path)
+    if pairs is None:
+        neurons = NeuronSet.load(path)
+        neurons.check_model(model)
+        if neurons.site != site:
+            raise ValueError(
+                f"'{path}' has neurons of site {neurons.site!r}: give --site {neurons.site}."
+            )
+        return neurons
+    return NeuronSet(
+        tuple(Neuron(*pair) for pair in pairs),
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        form=form(model),
+        site=site,
+        n_layers=int(model.cfg.n_layers),
+        d_mlp=mlp_width(model),
+        origin=f"{len(pairs)} pairs of {Path(path).name}",
+    )

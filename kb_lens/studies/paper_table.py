@@ -1,0 +1,227 @@
+"""The paper's table, cell by cell: what is published, the release's protocol, and ours.
+
+Source: Pan et al., Knowing Bias, Doing Better (arXiv 2601.21864). `published.csv` says of each
+value where it is from and how sure it is; where nothing is known the cell is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kb_lens.evaluation.comparison import compare
+from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.intervals import interval_text
+from kb_lens.rows import read_csv
+from kb_lens.runs.folder import RunFolder
+
+BASE, ENHANCED, CHANGE = "base", "know-bias", "change"
+"""The model as it is, with its neurons enhanced, and the paired difference of the two."""
+RELEASE = "release"
+"""The protocol of the authors' code."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the paper does with one of its models."""
+
+    lam: float
+    """The factor."""
+    n_neurons: int
+    """How many neurons the paper found."""
+
+
+RECIPES = {
+    "Llama-3.2-3B-Instruct": Recipe(2.0, 384),
+    "Qwen3-4B": Recipe(3.5, 723),
+    "Llama-3.1-8B-Instruct": Recipe(2.0, 138),
+}
+"""The last part of a model's name on the hub -> what the paper does with it."""
+DEFAULT_LAM = 2.0
+"""Of every other model."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table."""
+
+    benchmark: str
+    """What is measured."""
+    metric: str
+    """Which of its metrics."""
+    label: str
+    """What it is called in the table."""
+
+
+_BBQ = {"gender_identity": "gender", "race_ethnicity": "race", "religion": "religion"}
+_BBQ_METRICS = {
+    "acc_ambig": "accuracy, ambiguous",
+    "acc_disambig": "accuracy, disambiguated",
+    "s_AMB": "bias, ambiguous",
+    "s_DIS": "bias, disambiguated",
+}
+_ABILITIES = {
+    "copa": "COPA",
+    "balanced_copa": "Balanced COPA",
+    "openbookqa": "OpenBookQA",
+    "arc_easy": "ARC easy",
+    "arc_challenge": "ARC challenge",
+}
+CELLS = (
+    *(
+        Cell("stereoset", f"{metric}_{group}", f"StereoSet {metric}, {group}")
+        for group in ("gender", "race", "religion")
+        for metric in ("icat", "ss", "lms")
+    ),
+    *(
+        Cell("crows_pairs", f"stereotype_share_{group}", f"CrowS-Pairs, {group}")
+        for group in ("gender", "race-color", "religion")
+    ),
+    *(
+        Cell(f"bbq_{category}", metric, f"BBQ {group}, {words}")
+        for category, group in _BBQ.items()
+        for metric, words in _BBQ_METRICS.items()
+    ),
+    *(Cell(name, "acc", label) for name, label in _ABILITIES.items()),
+)
+"""The table from top to bottom."""
+_WITH_RELEASE = ("stereoset", "crows_pairs", *(f"bbq_{category}" for category in _BBQ))
+BENCHMARKS = (
+    *(f"{name}:{RELEASE}" for name in _WITH_RELEASE),
+    *dict.fromkeys(cell.benchmark for cell in CELLS),
+)
+"""What is measured unless told otherwise; those without a protocol in the one that is asked for."""
+
+DIFFERENCES = (
+    "The release loads models in 4 bits (NF4) and computes in bfloat16; here the type is that of "
+    "--dtype.",
+    "Its options stand in one order, the anti-stereotype first; ours are scored without a list, or "
+    "in every order (--protocol instructed).",
+    "Its chat template is rendered with its defaults, which lets Qwen3 think before it answers; "
+    "here thinking is off unless --template-option enable_thinking=true.",
+    "It attributes with 20 equal steps and the answers yes and no in lower case; here the error is "
+    "controlled and the spelling is the model's own.",
+    "Its code has no parser for what BBQ's answers say and none of the ability benchmarks: here "
+    "answers must name one option, and abilities are those of lm-evaluation-harness.",
+)
+"""What may make a measured number another one than a published one."""
+
+
+def recipe_of(model: str) -> Recipe | None:
+    """What the paper does with a model of this name; None if it is none of the paper's."""
+    last = model.rstrip("/").rpartition("/")[2].lower()
+    return next((recipe for name, recipe in RECIPES.items() if name.lower() == last), None)
+
+
+def published() -> pd.DataFrame:
+    """The published values: model, condition, benchmark, metric, value, sure, source."""
+    rows = read_csv(Path(__file__).with_name("published.csv")).rows
+    table = pd.DataFrame([dict(row) for _, row in rows])
+    return table.assign(value=table["value"].astype(float))
+
+
+def paper_table(
+    results: Mapping[str, Sequence[EvaluationResult]], model: str, *, seed: int = 0
+) -> pd.DataFrame:
+    """Every cell that was measured, under each condition, and its change.
+
+    Args:
+        results: `BASE` and `ENHANCED` -> their results.
+        model: The model's name, for what is published of it.
+        seed: Of the paired intervals.
+
+    Returns:
+        Columns cell, benchmark, metric, condition; published, sure, source; and of the release's
+        protocol and of ours the value, ``_low``, ``_high``, ``_n``, ``_clusters`` and (ours)
+        protocol. What is not known or was not measured is empty.
+    """
+    measured = {
+        (protocol, cell.benchmark): list(_conditions(results, cell.benchmark, protocol, seed))
+        for cell in CELLS
+        for protocol in ("release", "ours")
+    }
+    known = published().set_index(["condition", "benchmark", "metric"])
+    rows: list[dict[str, Any]] = []
+    for cell in CELLS:
+        for condition in (BASE, ENHANCED, CHANGE):
+            numbers: dict[str, Any] = {}
+            for protocol in ("release", "ours"):
+                for name, table, protocol_name in measured[protocol, cell.benchmark]:
+                    if name == condition and cell.metric in table.index:
+                        numbers |= _numbers(table.loc[cell.metric], protocol)
+                        if protocol == "ours":
+                            numbers["protocol"] = protocol_name
+            if numbers:
+                names = {"cell": cell.label, "benchmark": cell.benchmark, "metric": cell.metric}
+                said = _published(known, model, condition, cell)
+                rows.append({**names, "condition": condition, **said, **numbers})
+    return pd.DataFrame(rows)
+
+
+def table_of(run: RunFolder) -> pd.DataFrame:
+    """`paper_table` of a folder of ``kb-lens paper``."""
+    arguments = run.record.get("arguments", {})
+    model, seed = arguments.get("model", ""), arguments.get("seed", 0)
+    return paper_table(run.results, model, seed=seed)
+
+
+def brief_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is read: cell, condition, and each source's value with its interval."""
+    columns: dict[str, Any] = {name: table[name] for name in ("cell", "condition")}
+    if "published" in table:
+        columns["published"] = ["" if pd.isna(v) else f"{v:g}" for v in table["published"]]
+    for protocol in ("release", "ours"):
+        if protocol in table:
+            ends = (table[f"{protocol}{end}"] for end in ("", "_low", "_high"))
+            columns[protocol] = [_in_words(*row) for row in zip(*ends, strict=True)]
+    return pd.DataFrame(columns)
+
+
+def _in_words(value: float, low: float, high: float) -> str:
+    return "" if pd.isna(value) else interval_text(value, low, high, ".1f")
+
+
+def _conditions(
+    results: Mapping[str, Sequence[EvaluationResult]], benchmark: str, protocol: str, seed: int
+) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """Condition, its metrics (value, low, high, n, clusters), and the protocol's name."""
+    found: dict[str, EvaluationResult] = {}
+    for condition in (BASE, ENHANCED):
+        for result in results.get(condition, ()):
+            of_release = result.protocol == RELEASE
+            if result.benchmark == benchmark and of_release == (protocol == "release"):
+                found[condition] = result
+    for condition, result in found.items():
+        values = {name: vars(metric) for name, metric in result.metrics.items()}
+        yield condition, pd.DataFrame.from_dict(values, orient="index"), result.protocol
+    if len(found) == 2:
+        changed = compare(found[BASE], found[ENHANCED], seed=seed).set_index("metric")
+        renamed = changed.rename(columns={"difference": "value"})
+        yield CHANGE, renamed, found[BASE].protocol
+
+
+def _numbers(metric: pd.Series, protocol: str) -> dict[str, Any]:
+    names = {"value": "", "low": "_low", "high": "_high", "n": "_n", "clusters": "_clusters"}
+    return {f"{protocol}{suffix}": metric[name] for name, suffix in names.items()}
+
+
+def _published(known: pd.DataFrame, model: str, condition: str, cell: Cell) -> dict[str, Any]:
+    """What is published of a cell; the change of two published values is theirs too."""
+    if condition == CHANGE:
+        both = [_published(known, model, name, cell) for name in (BASE, ENHANCED)]
+        if any("published" not in said for said in both):
+            return {}
+        return both[1] | {"published": both[1]["published"] - both[0]["published"]}
+    key = (condition, cell.benchmark, cell.metric)
+    if key not in known.index:
+        return {}
+    last = model.rstrip("/").rpartition("/")[2].lower()
+    for _, row in known.loc[[key]].iterrows():
+        # What is said of no model stands beside each of the paper's, and beside no other.
+        if row["model"].lower() == last or (not row["model"] and recipe_of(model) is not None):
+            return {"published": row["value"], "sure": row["sure"], "source": row["source"]}
+    return {}
