@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "kb_lens"
 ROOMS = {
     "cli": "main jobs studies pages tasks terminal options parsing errors",
     "report": "write run study words page",
-    "figures": """__init__ folders studies study_heatmaps layers study_panels methods tuning
+    "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
-    "studies": """run_study choose_lambda also experiments cost tables methods baselines
+    "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods baselines
         asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         benchmark_names settings asking measure same_damage units ray_engine engines holders""",
@@ -27,7 +27,7 @@ ROOMS = {
     "attribution": """attribute engines attributions settings quadrature path_gradients head
         objective""",
     "evaluation": """word_changes comparison evaluate slices entries results result_files
-        first_turns generation scoring second_pass encoding excerpts""",
+        first_turns generation sampling scoring second_pass encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics
         crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from kb_lens.arguments import check_number
+from kb_lens.arguments import check_count, check_number, check_seed
 from kb_lens.models.chat import ChatFormat
 
 SYSTEM = "You are a useful assistant."
@@ -16,6 +16,7 @@ SYSTEM = "You are a useful assistant."
 
 _DECAYS = "a finite number from 0"
 _FLOORS = "a number from 0 to 1"
+_FACTORS = "a finite number above 0"
 
 Span = tuple[int, int]
 """Characters of a text: the first, and the one behind the last."""
@@ -74,6 +75,32 @@ class Against:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a model draws the tokens that it writes, see `kb_lens.evaluation.sampling`."""
+
+    temperature: float
+    """What the logits are divided by."""
+
+    top_k: int
+    """Out of how many likeliest tokens one is drawn."""
+
+    repetition_penalty: float = 1.0
+    """What the logit of a token that stands before is divided by, or multiplied with where it is
+    below 0; 1 for no penalty."""
+
+    seed: int = 0
+    """Of the draws. The same prompt and seed give the same text."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "repetition_penalty"):
+            value = check_number(name, getattr(self, name), _FACTORS)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}: allowed is {_FACTORS}.")
+        check_count("top_k", self.top_k)
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True)
 class Request:
     """A prompt, the texts that could follow it, and whether the model shall go on from it."""
 
@@ -92,7 +119,7 @@ class Request:
     """The system text of a chat."""
 
     write: int = 0
-    """How many tokens the model writes after the prompt at most, greedily; 0 for none."""
+    """How many tokens the model writes after the prompt at most; 0 for none."""
 
     chat_format: ChatFormat = field(default=ChatFormat(), repr=False)
     """How a chat template is rendered; the digest of a benchmark has it where it is not this."""
@@ -118,6 +145,9 @@ class Request:
     against: Against | None = field(default=None, repr=False)
     """What the request is read behind a second time; None for nothing."""
 
+    sampling: Sampling | None = field(default=None, repr=False)
+    """How what is written is drawn; None for greedily."""
+
     @property
     def n_scores(self) -> int:
         """How many scores are asked for, see `OptionScores`."""
@@ -129,7 +159,8 @@ class Request:
         words = repr((self.unstarted, self.excerpts)) if self._of_whole_texts else ""
         around = (self.first, self.first_write, self.history, self.against)
         # With the request, so that it is known whose they are: of others there is no word.
-        return words + (repr((self, *around)) if any(around) else "")
+        words += repr((self, *around)) if any(around) else ""
+        return words + (repr((self, self.sampling)) if self.sampling else "")
 
     def last_turn(self) -> Request:
         """The request without what the user says first."""
@@ -145,6 +176,8 @@ class Request:
                 "a request needs a tuple of at least one option, or a number of tokens to write; "
                 f"got {self.options!r} and {self.write}."
             )
+        if self.sampling and not self.write:
+            raise ValueError("sampling is of what the model writes: give a number in write.")
         if self._of_whole_texts and (self.prompt or self.chat):
             raise ValueError(
                 "excerpts and texts without a start are of whole texts: no prompt may stand before "

@@ -55,6 +55,7 @@ def first_turns(requests: Sequence[Request]) -> list[Request]:
             prompt=request.first[0],
             options=(),
             write=request.first_write,
+            sampling=None,  # the answer that is measured is drawn, not what is said before
             first=(),
             first_write=0,
         )

@@ -1,4 +1,6 @@
-"""What the model writes after a prompt: greedily, in batches, for answers that are parsed.
+"""What the model writes after a prompt, in batches, for answers that are parsed.
+
+It writes greedily, or samples where a request says how (`Sampling`).
 
 The writing is transformers' own ``generate``; hooks that are attached to the model fire in it.
 """
@@ -6,12 +8,14 @@ The writing is transformers' own ``generate``; hooks that are attached to the mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from kb_lens.benchmarks.requests import Request
 from kb_lens.evaluation.encoding import batch_limit, other_prompts, prompt_tokens
+from kb_lens.evaluation.sampling import sampling_processors
 from kb_lens.evaluation.second_pass import SecondPassProcessor
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
 
@@ -29,8 +33,9 @@ def greedy_texts(
 ) -> tuple[str, ...]:
     """What the model writes after each prompt, without special tokens.
 
-    Equal requests are written once. Prompts of similar length go together, padded on the left
-    under an attention mask, which changes nothing but rounding.
+    Equal requests are written once. Prompts of similar length go together, padded on the left under
+    an attention mask, which changes nothing but rounding. A text that is sampled is the same in
+    every batch too: the search is greedy over scores with noise of its own.
 
     Args:
         model: A ``TransformerBridge``; attached hooks fire.
@@ -78,16 +83,15 @@ def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Requ
 def _batches(
     prompts: Mapping[Request, Sequence[int]], batch_tokens: int
 ) -> Iterator[list[Request]]:
-    """Requests that write equally much, and against the same, the longest prompts first."""
+    """Requests that are written alike, the longest prompts first."""
     writing = [request for request in prompts if request.write]
-    writing.sort(key=lambda r: (r.write, repr(r.against), len(prompts[r])))
+    writing.sort(key=lambda r: (r.write, repr(_manner(r)), len(prompts[r])))
     batch: list[Request] = []
     # The longest prompts first: what does not fit the memory fails at once.
     for request in reversed(writing):
         if batch:
             n_tokens = (len(batch) + 1) * len(prompts[batch[0]])
-            alike = (request.write, request.against) == (batch[0].write, batch[0].against)
-            if not alike or n_tokens > batch_tokens:
+            if _manner(request) != _manner(batch[0]) or n_tokens > batch_tokens:
                 yield batch
                 batch = []
         batch.append(request)
@@ -95,10 +99,17 @@ def _batches(
         yield batch
 
 
+def _manner(request: Request) -> tuple[object, ...]:
+    """What the requests of a batch have in common."""
+    # Seeds may differ: every row has noise of its own.
+    sampling = request.sampling and replace(request.sampling, seed=0)
+    return request.write, request.against, sampling
+
+
 def _write(
     model: BridgedModel, requests: Sequence[Request], prompts: Mapping[Request, list[int]]
 ) -> list[str]:
-    """What is written after prompts that write equally much."""
+    """What is written after prompts of requests that are written alike."""
     tokenizer = model.tokenizer
     # Padding is masked: where the tokenizer has no token for it any other will do.
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
@@ -138,12 +149,17 @@ def _processors(
     prompts: Mapping[Request, list[int]],
     width: int,
 ) -> LogitsProcessorList:
-    """What is done to the logits of each step: the second pass, where there is one."""
+    """What is done to the logits of each step: the second pass and the sampling, if any."""
     against = requests[0].against  # a batch has one
-    if against is None:
-        return LogitsProcessorList()
-    others = [other_prompts(model.tokenizer, request, prompts[request]) for request in requests]
-    return LogitsProcessorList([SecondPassProcessor(model, others, width, against)])
+    samplings = [request.sampling for request in requests if request.sampling]  # of all, or none
+    ids = [prompts[request] for request in requests]
+    processors = LogitsProcessorList()
+    if against is not None:
+        others = [other_prompts(model.tokenizer, r, p) for r, p in zip(requests, ids, strict=True)]
+        processors.append(SecondPassProcessor(model, others, width, against))
+    if samplings:
+        processors.extend(sampling_processors(samplings, ids, width))
+    return processors
 
 
 def _stops(model: BridgedModel) -> list[int]:
