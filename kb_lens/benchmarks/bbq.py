@@ -5,7 +5,7 @@ answer is unknown. In an ambiguous context unknown is right; a disambiguated one
 it is. A **negative** question asks for the one that a stereotype blames, a **non-negative** one for
 the other, and a biased answer is the one that fits the stereotype.
 
-Three protocols:
+Four protocols:
 
 - ``original``: the bare model's log-probability of each option after context and question.
 - ``instructed``: a chat that lists the options; the log-probability of each option's text as the
@@ -16,6 +16,9 @@ Three protocols:
 - ``generated``: a chat with lettered options, in one of the cyclic orders by the item's key; the
   model writes, and its answer is parsed (`bbq_answers`). What cannot be parsed is prediction -1: a
   wrong answer, but neither an unknown nor a biased one.
+- ``release``: a chat in the words of the KnowBias authors' code (`release`) that lists the options
+  in a line, in one of their six orders by the item's key; the model samples, and its answer is
+  parsed likewise, without letters.
 
 Items whose stereotyped person is not defined (`bbq_groups`) have ``biased`` -1. They count in the
 accuracies, not in the bias scores; the source says how many there are.
@@ -26,7 +29,6 @@ Source: Parrish et al., BBQ: A hand-built bias benchmark for question answering 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,15 +37,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kb_lens.benchmarks import release
 from kb_lens.benchmarks.bbq_answers import LETTERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, OPTIONS, POLARITIES, UNDEFINED, read_answers
-from kb_lens.benchmarks.bbq_metrics import ORDERS, formulas, order_columns
+from kb_lens.benchmarks.bbq_metrics import FORMULAS, ORDERS, WRITTEN_ORDERS, order_columns, order_of
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import Row, Sources, data_folder, find_rows, read_jsonl
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.rows import path_exists
 
-PROTOCOLS = ("original", "instructed", "generated")
 GROUPS = ("category", "context_condition", "question_polarity")
 """Columns that a limited sample is balanced over."""
 
@@ -64,8 +66,6 @@ LETTER_INSTRUCTION = (
 # Room for a letter in a short sentence ("The answer is B."); what follows a letter is not read.
 WRITE = 12
 """Tokens that the model writes at most in the generated protocol."""
-
-FORMULAS = {protocol: formulas(protocol) for protocol in PROTOCOLS}
 
 _FOLDER = "bbq"
 """Of the files, below a data folder."""
@@ -186,7 +186,12 @@ def _whole_number(row: Row, column: str) -> int:
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
     """What to ask: one request an item, or in the instructed protocol one for each of `ORDERS`."""
-    build = {"original": _original, "instructed": _instructed, "generated": _generated}[protocol]
+    build = {
+        "original": _original,
+        "instructed": _instructed,
+        "generated": _generated,
+        "release": _release,
+    }[protocol]
     return [request for row in items.to_dict("records") for request in build(row)]
 
 
@@ -209,9 +214,16 @@ def _instructed(row: Mapping[Any, Any]) -> list[Request]:
 
 def _generated(row: Mapping[Any, Any]) -> list[Request]:
     """A chat with lettered options, to be answered in writing."""
-    lines = [f"{letter}. {o}" for letter, o in zip(LETTERS, _listed(row), strict=True)]
+    options = _listed(row, "generated")
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
     prompt = "\n".join((_head(LETTER_INSTRUCTION, row), *lines))
     return [Request(prompt, chat=True, write=WRITE)]
+
+
+def _release(row: Mapping[Any, Any]) -> list[Request]:
+    """The release's chat, to be answered in writing that is sampled."""
+    prompt = release.bbq_prompt(row["context"], row["question"], _listed(row, "release"))
+    return [Request(prompt, chat=True, write=release.WRITE, sampling=release.SAMPLING)]
 
 
 def _head(instruction: str, row: Mapping[Any, Any]) -> str:
@@ -219,15 +231,10 @@ def _head(instruction: str, row: Mapping[Any, Any]) -> str:
     return f"{instruction}\n\n{text}"
 
 
-def _order(item: str) -> int:
-    """In which of `ORDERS` the generated protocol lists an item's options."""
-    # By the item's key, so that it is the same in every sample, and each order comes equally often.
-    return int(hashlib.sha256(item.encode()).hexdigest(), 16) % len(ORDERS)
-
-
-def _listed(row: Mapping[Any, Any]) -> list[str]:
-    """The texts of an item's options in the order in which they are lettered."""
-    return [row[OPTIONS[k]] for k in ORDERS[_order(row["item"])]]
+def _listed(row: Mapping[Any, Any], protocol: str) -> list[str]:
+    """The texts of an item's options in the order in which they are listed."""
+    order = WRITTEN_ORDERS[protocol][order_of(row["item"], protocol)]
+    return [row[OPTIONS[k]] for k in order]
 
 
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
@@ -238,12 +245,13 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
 
     - original: logprob_* and tokens_* of each option; the likeliest one is the prediction;
     - instructed: the same as means over the orders, and ``logprob_*_r`` in order r of `ORDERS`;
-    - generated: order (which of `ORDERS` is lettered), text (what the model wrote) and place (of
-      the prediction in that order; -1 where nothing could be parsed).
+    - generated and release: order (which of the protocol's `WRITTEN_ORDERS` is listed), text (what
+      the model wrote) and place (of the prediction in that order; -1 where nothing could be
+      parsed).
     """
     table = {column: items[column].to_numpy() for column in _COLUMNS}
-    if protocol == "generated":
-        return pd.DataFrame(table | _written(items, scores.texts))
+    if protocol in WRITTEN_ORDERS:
+        return pd.DataFrame(table | _written(items, scores.texts, protocol))
     shape = (len(items), -1, len(OPTIONS))  # the middle axis: the orders, of which there may be one
     logprob = scores.logprob.reshape(shape)
     mean_logprob = logprob.mean(axis=1)
@@ -257,14 +265,16 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
     return pd.DataFrame(table)
 
 
-def _written(items: pd.DataFrame, texts: tuple[str, ...]) -> dict[str, Any]:
-    """The parsed answers to the lettered options."""
-    order = items["item"].map(_order).to_numpy()
+def _written(items: pd.DataFrame, texts: tuple[str, ...], protocol: str) -> dict[str, Any]:
+    """The parsed answers."""
+    orders = WRITTEN_ORDERS[protocol]
+    order = np.array([order_of(item, protocol) for item in items["item"]])
     # The inverse of an order says at which place an option is listed.
-    unknown = ORDERS[order].argsort(axis=1)[range(len(items)), items["unknown"]]
+    unknown = orders[order].argsort(axis=1)[range(len(items)), items["unknown"]]
+    parse = partial(parse_answer, lettered=protocol == "generated")
     rows = zip(texts, items.to_dict("records"), unknown, strict=True)
-    listed_at = np.array([parse_answer(text, _listed(row), int(u)) for text, row, u in rows])
-    prediction = np.where(listed_at < 0, listed_at, ORDERS[order, listed_at])
+    listed_at = np.array([parse(text, _listed(row, protocol), int(u)) for text, row, u in rows])
+    prediction = np.where(listed_at < 0, listed_at, orders[order, listed_at])
     return {"prediction": prediction, "order": order, "text": list(texts), "place": listed_at}
 
 

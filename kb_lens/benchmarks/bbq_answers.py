@@ -1,8 +1,9 @@
-"""Which of three lettered options a written answer names, if it names one.
+"""Which of three options a written answer names, if it names one.
 
-A letter counts, and so does an option's text, with or without its article; the unknown option may
-also be named by any of the phrases that the authors use for it. What names no option, or more than
-one, or names one in order to deny it, is not parsed: nothing is guessed.
+A letter counts where the options had letters, and so does an option's text, with or without its
+article; the unknown option may also be named by any of the phrases that the authors use for it.
+What names no option, or more than one, or names one in order to deny it, is not parsed: nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ _DENIED = re.compile(
 )
 
 
-def parse_answer(text: str, options: Sequence[str], unknown: int) -> int:
+def parse_answer(text: str, options: Sequence[str], unknown: int, *, lettered: bool = True) -> int:
     """The place of the option that a written answer names.
 
     Args:
         text: What the model wrote.
-        options: The options' texts in the order in which they were lettered.
+        options: The options' texts in the order in which they were listed.
         unknown: The place of the unknown option.
+        lettered: Whether they had letters, so that a letter names an option.
 
     Returns:
         A place, or `UNPARSED`.
@@ -74,7 +76,7 @@ def parse_answer(text: str, options: Sequence[str], unknown: int) -> int:
         if occurs:
             answers.add(option)
         denied |= negated
-    for start, option in _letters(rest):
+    for start, option in _letters(rest) if lettered else ():
         answers.add(option)
         denied |= bool(_DENIED.search(rest[:start]))
     if denied or len(answers) != 1:
@@ -99,7 +101,8 @@ def _take(text: str, phrase: str) -> tuple[str, bool, bool]:
     if not all(word in text.lower() for word in phrase.lower().split()):
         return text, False, False  # the usual case, and far faster than a search
     words = r"\s+".join(map(re.escape, phrase.split()))
-    pattern = rf"(?<![\w'-])(?:(?:the|an?) +)?{words}(?!['-]?\w)"
+    # An apostrophe before it is a quotation mark, unless a letter is before that ("O'Neil").
+    pattern = rf"(?<![\w-])(?<!\w')(?:(?:the|an?) +)?{words}(?!['-]?\w)"
     matches = list(re.finditer(pattern, text, re.IGNORECASE))
     denied = any(_DENIED.search(text[: match.start()]) for match in matches)
     return re.sub(pattern, _TAKEN, text, flags=re.IGNORECASE), bool(matches), denied

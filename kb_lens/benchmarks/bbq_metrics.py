@@ -6,6 +6,7 @@ Source: Parrish et al., BBQ: A hand-built bias benchmark for question answering 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,11 +14,14 @@ import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.measures import DAMAGE, logprob_per_token, percent
-from kb_lens.benchmarks.orders import rotations
+from kb_lens.benchmarks.orders import all_orders, rotations
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
 ORDERS = rotations(3)
 """[order, place] The orders in which options are listed: each is in every place once."""
+
+WRITTEN_ORDERS = {"generated": ORDERS, "release": all_orders(3)}
+"""Protocol whose answers are written -> the orders of which an item has one."""
 
 _PLACES = {"position_bias": "place_0", "position_second": "place_1", "position_third": "place_2"}
 _PER_TOKEN = "_per_token"
@@ -50,7 +54,7 @@ _INFO = {
 
 def formulas(protocol: str) -> Formulas:
     """From the item table of a protocol to metrics."""
-    last = "unparsed" if protocol == "generated" else "logprob_per_token"
+    last = "unparsed" if protocol in WRITTEN_ORDERS else "logprob_per_token"
     return Formulas(
         partial(statistics, protocol=protocol),
         partial(metrics, protocol=protocol),
@@ -61,10 +65,16 @@ def formulas(protocol: str) -> Formulas:
     )
 
 
+def order_of(item: str, protocol: str) -> int:
+    """In which of its `WRITTEN_ORDERS` a protocol lists an item's options."""
+    # By the item's key, so that it is the same in every sample, and each order comes equally often.
+    return int(hashlib.sha256(item.encode()).hexdigest(), 16) % len(WRITTEN_ORDERS[protocol])
+
+
 def statistics(table: pd.DataFrame, protocol: str) -> Statistics:
     """What the metrics sum over, from the item table."""
     quantities = {"n": np.ones(len(table)), **_outcomes(table, table["prediction"].to_numpy())}
-    if protocol == "generated":
+    if protocol in WRITTEN_ORDERS:
         quantities |= {"parsed": table["place"].ge(0), "unparsed": table["place"].lt(0)}
         quantities |= {f"place_{k}": table["place"].eq(k) for k in range(3)}
     else:
@@ -142,10 +152,11 @@ def metrics(sums: Sums, protocol: str) -> dict[str, Measure]:
       over all options (how much damage an intervention does); accuracies and scores with
       ``_per_token``, where the option with the largest mean log-probability a token is the
       prediction (the texts of unknown differ in length).
-    - instructed and generated: ``position_bias``, ``position_second``, ``position_third``, how
-      often the option that is listed first, second, third is the pick (of the parsed answers;
-      instructed: the likeliest one within an order). 33.3 each if the place does not matter.
-    - generated: ``unparsed``, answers that could not be parsed.
+    - instructed, generated and release: ``position_bias``, ``position_second``,
+      ``position_third``, how often the option that is listed first, second, third is the pick (of
+      the parsed answers; instructed: the likeliest one within an order). 33.3 each if the place
+      does not matter.
+    - generated and release: ``unparsed``, answers that could not be parsed.
 
     With a category behind the name: over the items of that category. A model that never names a
     person has no share of biased answers; its bias scores are 0. Likewise the positions are 0 if
@@ -197,13 +208,17 @@ def _of_places(sums: Sums) -> dict[str, Measure]:
 
 
 def _of_texts(sums: Sums) -> dict[str, Measure]:
-    """Metrics of the protocol that parses answers."""
+    """Metrics of the protocols that parse answers."""
     return {"unparsed": percent(sums["all"], "unparsed")}
 
 
 _EXTRA: dict[str, Callable[[Sums], dict[str, Measure]]] = {
     "original": _of_logprobs,
     "instructed": lambda sums: _of_logprobs(sums) | _of_places(sums),
-    "generated": lambda sums: _of_places(sums) | _of_texts(sums),
+    **dict.fromkeys(WRITTEN_ORDERS, lambda sums: _of_places(sums) | _of_texts(sums)),
 }
 """What each protocol adds to the accuracies and scores."""
+
+FORMULAS = {
+    protocol: formulas(protocol) for protocol in ("original", "instructed", *WRITTEN_ORDERS)
+}

@@ -67,7 +67,7 @@ def load_benchmark(
             source's order; every smaller sample of the same seed is contained.
         protocol: How items are scored, one of `protocols`: ``original``, the log-likelihood under
             the bare model; ``instructed``, a chat that lists the options; ``generated``, what the
-            model writes (docs/benchmarks.md).
+            model writes; ``release``, as the KnowBias authors' code asks (docs/benchmarks.md).
         data_dir: Folder with the authors' files (``stereoset/dev.jsonl``,
             ``crows_pairs/crows_pairs_anonymized.csv``, ``copa/dev.jsonl`` and so on). None looks
             into the folder in ``KB_LENS_DATA``, then on the Hugging Face hub, then into the

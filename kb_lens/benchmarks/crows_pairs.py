@@ -24,7 +24,8 @@ counts one half (in ``metric.py``, nothing).
 
 The instructed protocol is a chat: an instruction and the two sentences, listed in both orders;
 what is compared is the log-probability of each sentence as the answer, averaged over the orders.
-The KnowBias authors' release lists ``sent_less`` first, always.
+The release protocol is the chat of the KnowBias authors' code (`release`), which lists
+``sent_less`` first, always.
 
 Source: Nangia, Vania, Bhalerao and Bowman, CrowS-Pairs: A Challenge Dataset for Measuring Social
 Biases in Masked Language Models (EMNLP 2020), section 4; Meade, Poole-Dayan and Reddy, An Empirical
@@ -39,6 +40,7 @@ from typing import Any
 
 import pandas as pd
 
+from kb_lens.benchmarks import release
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.crows_pairs_metrics import FORMULAS, OPTIONS, ORDERS
 from kb_lens.benchmarks.crows_pairs_words import CLASSES, pair_words
@@ -131,7 +133,7 @@ SOURCES = Sources(
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
     """What to score: a request a pair, or in the instructed protocol one for each of `ORDERS`."""
-    build = _instructed if protocol == "instructed" else _original
+    build = {"original": _original, "instructed": _instructed, "release": _release}[protocol]
     pairs = zip(items["sent_more"], items["sent_less"], strict=True)
     return [request for pair in pairs for request in build(*pair)]
 
@@ -148,20 +150,27 @@ def _instructed(more: str, less: str) -> list[Request]:
     return listed(f"{INSTRUCTION}\n\nSentences:", (more, less), ORDERS)
 
 
+def _release(more: str, less: str) -> list[Request]:
+    """Both sentences after the release's chat."""
+    return [Request(release.crows_pairs_prompt(less, more), (more, less), chat=True)]
+
+
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table: item, writer, bias_type, stereo_antistereo, and logprob_* and tokens_*.
 
-    In the original protocol ``*_unstarted`` is without a start token but for the first token,
-    ``*_shared`` are the words that both sentences have, ``*_before`` those of them before every
-    difference, and ``*_pronoun``, ``*_group`` and ``*_name`` words in which they differ
-    (`crows_pairs_words`); ``comparable_shared`` says whether a shared word follows a difference.
-    In the instructed one all are means over the orders, and the log-probability in order r of
-    `ORDERS` is in ``logprob_*_r``.
+    The release protocol has no more. In the original one ``*_unstarted`` is without a start token
+    but for the first token, ``*_shared`` are the words that both sentences have, ``*_before`` those
+    of them before every difference, and ``*_pronoun``, ``*_group`` and ``*_name`` words in which
+    they differ (`crows_pairs_words`); ``comparable_shared`` says whether a shared word follows a
+    difference. In the instructed one all are means over the orders, and the log-probability in
+    order r of `ORDERS` is in ``logprob_*_r``.
     """
     table = items[["item", "writer", "bias_type", "stereo_antistereo"]].reset_index(drop=True)
     if protocol == "instructed":
         logprob, tokens, further = over_orders(scores, len(items), OPTIONS)
         return table.assign(**option_columns(OPTIONS, logprob, tokens), **further)
+    if protocol == "release":
+        return table.assign(**option_columns(OPTIONS, scores.logprob, scores.tokens))
     columns = option_columns(_COLUMNS, scores.logprob, scores.tokens)
     after = [columns[f"tokens_{o}_shared"] > columns[f"tokens_{o}_before"] for o in OPTIONS]
     return table.assign(comparable_shared=after[0] | after[1], **columns)

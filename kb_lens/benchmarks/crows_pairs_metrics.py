@@ -160,4 +160,13 @@ FORMULAS = {
         by_type="stereotype_share",
         cluster="writer",
     ),
+    "release": Formulas(
+        statistics,
+        metrics,
+        _FLIPS,
+        ("stereotype_share", "logprob_per_token"),
+        _INFO,
+        by_type="stereotype_share",
+        cluster="writer",
+    ),
 }

@@ -12,9 +12,12 @@ intersentence items: lms 55 by sums, 75 by means). A tie counts one half in ever
 
 The instructed protocol is a chat: an instruction, the context and the three candidate sentences,
 listed in each of their six orders; what is compared is the log-probability of each sentence as the
-answer, averaged over the orders. The KnowBias authors' release lists one order, the
-anti-stereotype first, and what is listed first mostly wins. The metrics of the single orders and
-the position bias stand beside the averaged ones.
+answer, averaged over the orders. The metrics of the single orders and the position bias stand
+beside the averaged ones.
+
+The release protocol is the chat of the KnowBias authors' code (`release`), with the sums of the
+tokens' log-probabilities. It lists one order, the anti-stereotype first, and what is listed first
+mostly wins.
 
 Source: Nadeem, Bethke and Reddy, StereoSet: Measuring stereotypical bias in pretrained language
 models (ACL 2021), section 5.
@@ -27,6 +30,7 @@ from typing import Any
 
 import pandas as pd
 
+from kb_lens.benchmarks import release
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
 from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, item_key, read_jsonl
 from kb_lens.benchmarks.measures import option_columns
@@ -112,7 +116,7 @@ SOURCES = Sources(
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
     """What to score: a request an item, or in the instructed protocol one for each of `ORDERS`."""
-    build = _instructed if protocol == "instructed" else _original
+    build = {"original": _original, "instructed": _instructed, "release": _release}[protocol]
     return [request for row in items.to_dict("records") for request in build(row)]
 
 
@@ -127,6 +131,13 @@ def _instructed(row: dict[str, Any]) -> list[Request]:
     """The sentences after chats that list them."""
     sentences = tuple(row[option] for option in OPTIONS)
     return listed(f"{INSTRUCTION}\n\nContext: {row['context']}\nSentences:", sentences, ORDERS)
+
+
+def _release(row: dict[str, Any]) -> list[Request]:
+    """The sentences after the release's chat."""
+    stereotype, anti, unrelated = sentences = tuple(row[option] for option in OPTIONS)
+    prompt = release.stereoset_prompt(row["context"], anti, stereotype, unrelated)
+    return [Request(prompt, sentences, chat=True)]
 
 
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:

@@ -148,10 +148,10 @@ _CLUSTER = "target"
 
 _FLIPS = ("stereotype", "to_stereotype", "to_anti_stereotype")
 
+_PLAIN = Formulas(statistics, metrics, _FLIPS, _HEADLINE, _INFO, by_type="ss", cluster=_CLUSTER)
+
 FORMULAS = {
-    "original": Formulas(
-        statistics, metrics, _FLIPS, _HEADLINE, _INFO, by_type="ss", cluster=_CLUSTER
-    ),
+    "original": _PLAIN,
     "instructed": Formulas(
         instructed_statistics,
         instructed_metrics,
@@ -161,4 +161,5 @@ FORMULAS = {
         by_type="ss",
         cluster=_CLUSTER,
     ),
+    "release": _PLAIN,
 }

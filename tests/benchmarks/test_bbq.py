@@ -12,7 +12,7 @@ from tiny_models import tiny_bridge
 from kb_lens.benchmarks import bbq
 from kb_lens.benchmarks.bbq_answers import UNKNOWN_ANSWERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, Answers, read_answers
-from kb_lens.benchmarks.bbq_metrics import ORDERS
+from kb_lens.benchmarks.bbq_metrics import ORDERS, order_of
 from kb_lens.benchmarks.catalogue import formulas, load_benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.benchmarks.requests import OptionScores
@@ -504,7 +504,7 @@ def test_generated_requests_letter_the_options(folder):
 
 def test_letters_are_balanced_over_the_data(real):
     items = real[1]
-    orders = ORDERS[items["item"].map(bbq._order)]
+    orders = ORDERS[[order_of(item, "generated") for item in items["item"]]]
     for column in ("unknown", "biased"):
         places = (orders == items[column].to_numpy()[:, None]).mean(axis=0)
         np.testing.assert_allclose(places, 1 / 3, atol=0.015)
