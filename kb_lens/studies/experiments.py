@@ -26,7 +26,7 @@ from kb_lens.runs.engines import run_serial
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies.cost import time_words, work_words
-from kb_lens.studies.lab import Lab, Plan
+from kb_lens.studies.lab import Case, Lab, Plan
 from kb_lens.studies.methods import NULL_BENCHMARKS, methods
 from kb_lens.studies.plans import STUDIES
 from kb_lens.studies.tables import Experiment
@@ -250,9 +250,18 @@ def _ranked(
     names = [
         case.condition.name
         for case in plan.cases
-        if case.benchmarks is None and case.condition.name not in later
+        if _measured_on_all(case, benchmarks) and case.condition.name not in later
     ]
     return {name: [results[name, key] for key in benchmarks] for name in (BASE.name, *names)}
+
+
+def _measured_on_all(case: Case, benchmarks: Mapping[str, Benchmark]) -> bool:
+    """Whether a case was measured on every benchmark; a control only where that is its rule."""
+    if case.benchmarks is None:
+        return True
+    names = {*case.benchmarks}
+    on_all = all({benchmark.name, key} & names for key, benchmark in benchmarks.items())
+    return on_all and case.condition.role != "control"
 
 
 def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.runs.same_damage import at_same_damage, damage, damage_texts
+from kb_lens.studies.asked_otherwise import asked_otherwise
 from kb_lens.studies.baselines import baselines, changed
 from kb_lens.studies.lab import Case, Lab, Plan
 
@@ -56,6 +57,7 @@ def methods(lab: Lab) -> Plan:
         *_other_sets(lab, neurons),
         *(changed(name, Prompting(text)) for name, text in PROMPTS.items()),
         *baselines(lab),
+        *asked_otherwise(lab),
         *(changed(name, change) for name, change in lab.also.items()),
     ]
     random_sets = lab.random_sets(neurons, -(-lab.n_controls // _DRAWS_A_SPARE))

@@ -1,12 +1,19 @@
 """What is asked otherwise: measured where there is a chat, and nowhere else."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
 from kb_lens.benchmarks.catalogue import named_by
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.self_debiasing import SelfDebiasing
+from kb_lens.studies import experiments
 from kb_lens.studies.asked_otherwise import CHATS, asked_otherwise
 from kb_lens.studies.experiments import _jobs
-from kb_lens.studies.lab import Lab, Plan
+from kb_lens.studies.lab import Case, Lab, Plan
 
 
 def test_every_case_is_asked_where_it_can_be(data_dir):
@@ -40,3 +47,21 @@ def test_the_chats_are_keys_of_benchmarks():
     assert all(named_by(key) for key in CHATS)
     assert "stereoset_instructed" in CHATS
     assert not {"stereoset", "over_correction"} & {*CHATS}
+
+
+@pytest.mark.parametrize(
+    ("keys", "ranked"),
+    [
+        (["stereoset_instructed"], True),
+        (["stereoset_instructed", "bbq_religion_generated"], True),
+        (["stereoset_instructed", "stereoset"], False),
+    ],
+)
+def test_it_is_ranked_where_every_benchmark_is_a_chat(keys, ranked):
+    """Among methods that were measured on the same items, and nowhere else."""
+    benchmarks = {key: SimpleNamespace(name=key.rpartition("_")[0] or key) for key in keys}
+    condition = Condition("self-debiasing, explanation", SelfDebiasing("explanation"))
+    case = Case({}, condition, benchmarks=CHATS)
+    assert experiments._measured_on_all(case, benchmarks) == ranked
+    control = replace(condition, name="random", role="control", control_of="enhancement")
+    assert not experiments._measured_on_all(replace(case, condition=control), benchmarks)
