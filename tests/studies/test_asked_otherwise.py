@@ -1,7 +1,6 @@
 """What is asked otherwise: measured where there is a chat, and nowhere else."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from tiny_models import tiny_bridge
@@ -50,16 +49,16 @@ def test_the_chats_are_keys_of_benchmarks():
 
 
 @pytest.mark.parametrize(
-    ("keys", "ranked"),
-    [
-        (["stereoset_instructed"], True),
-        (["stereoset_instructed", "bbq_religion_generated"], True),
-        (["stereoset_instructed", "stereoset"], False),
-    ],
+    ("protocols", "ranked"),
+    [(("instructed",), True), (("instructed", "original"), False)],
 )
-def test_it_is_ranked_where_every_benchmark_is_a_chat(keys, ranked):
+def test_it_is_ranked_where_every_benchmark_is_a_chat(data_dir, protocols, ranked):
     """Among methods that were measured on the same items, and nowhere else."""
-    benchmarks = {key: SimpleNamespace(name=key.rpartition("_")[0] or key) for key in keys}
+    loaded = [
+        kb.load_benchmark("crows_pairs", protocol=protocol, limit=2, data_dir=data_dir)
+        for protocol in protocols
+    ]
+    benchmarks = {benchmark.key: benchmark for benchmark in loaded}
     condition = Condition("self-debiasing, explanation", SelfDebiasing("explanation"))
     case = Case({}, condition, benchmarks=CHATS)
     assert experiments._measured_on_all(case, benchmarks) == ranked
