@@ -198,7 +198,7 @@ def main() -> None:
     whole = pd.read_csv(arguments.out) if arguments.out and arguments.out.exists() else None
     for scene in tqdm(scenes, desc="scenes"):
         labels = {**vars(scene), **settings}
-        if whole is not None and (whole[list(labels)] == pd.Series(labels)).all(axis=1).any():
+        if whole is not None and len(whole.merge(pd.DataFrame([labels]))):
             continue
         table = coverage(scene, **settings).assign(**labels)
         whole = table if whole is None else pd.concat([whole, table], ignore_index=True)

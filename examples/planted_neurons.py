@@ -106,8 +106,8 @@ def at_the_end(
     """The activations at the last position, and the gradient of P(right) at them (gamma 1)."""
     rows = []
     for question in planted.questions:
-        tokens = found.settings.template.tokens(planted.model, question.text)
-        answers = found.settings.spelling.tokens(question.answer)
+        tokens = prompt_tokens(planted.model, question, found.settings)
+        answers = answer_tokens(planted.model, question, found.settings)
         path = JoinedPath(planted.model, tokens, Objective(*answers))
         _, gradients = path([torch.ones(1)] * N_LAYERS)
         rows.append((path.activations, torch.cat(gradients)))

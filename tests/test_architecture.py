@@ -13,8 +13,8 @@ ROOMS = {
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons export
         themes column marks style layout""",
-    "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods baselines
-        asked_otherwise plans lab tuning tuned""",
+    "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
+        baselines asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         benchmark_names settings asking measure same_damage units ray_engine engines holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls

@@ -68,7 +68,8 @@ def merged(model: Any, source: str, revision: str | None = None) -> Any:
 
     config = peft.PeftConfig.from_pretrained(source, revision=revision)
     if config.is_prompt_learning:
-        raise ValueError(f"it is a {config.peft_type.value} adapter, which no weights can hold.")
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        raise ValueError(f"it is a {kind} adapter, which no weights can hold.")
     adapted = peft.PeftModel(model, config)
     report = adapted.load_adapter(source, "default", revision=revision)
     check_weights(
