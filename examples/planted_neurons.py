@@ -43,6 +43,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import kb_lens as kb
+from kb_lens.attribution.engines import answer_tokens, prompt_tokens
 from kb_lens.attribution.path_gradients import JoinedPath, Objective
 from kb_lens.checks.neuron_effects import neuron_effects
 from kb_lens.figures.export import write_figures
