@@ -29,7 +29,14 @@ from kb_lens.interventions.fairsteer import FairSteer
 from kb_lens.interventions.projection import Projection
 from kb_lens.interventions.steering import Steering
 from kb_lens.records.objects import read_json, write_json
-from kb_lens.records.tables import Belongs, read_table, read_table_of, write_csv
+from kb_lens.records.tables import (
+    Belongs,
+    read_table,
+    read_table_of,
+    table_from_bytes,
+    table_to_bytes,
+    write_csv,
+)
 from kb_lens.records.tensors import read_tensors, write_tensors
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.record import load_record
@@ -305,3 +312,9 @@ def test_a_file_of_another_model_is_found(tmp_path, swap, name):
     with pytest.raises(ValueError, match=r"Keep each model's results in a folder of its") as error:
         RunFolder.load(folder)
     assert name in str(error.value)
+
+
+def test_a_text_that_is_no_utf_8_is_damage_and_no_error_of_who_looks_at_it_later():
+    content = table_to_bytes(pd.DataFrame({"kind": ["intersentence", "intrasentence"]}), {})
+    with pytest.raises(ValueError, match="is damaged"):
+        table_from_bytes(content.replace(b"intersentence", b"\xff" + b"ntersentence"))

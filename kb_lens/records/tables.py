@@ -114,6 +114,8 @@ def table_from_bytes(content: bytes, where: str = "the table") -> tuple[pd.DataF
     """What `table_to_bytes` wrote; `where` names it in the `ValueError` if it is damaged."""
     try:
         columns = pq.read_table(pa.BufferReader(content))
+        # Texts are decoded when they are first looked at: one that is no UTF-8 would fail there.
+        columns.validate(full=True)
         table = columns.to_pandas()
     # pyarrow raises these, and plain ones where the metadata for pandas is damaged
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
