@@ -17,7 +17,7 @@ import pandas as pd
 from kb_lens.benchmarks import harness
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, read_jsonl
-from kb_lens.benchmarks.harness_files import copa
+from kb_lens.benchmarks.harness_files import check_harness, copa
 from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.statistics import Formulas, MetricInfo, Statistics
 
@@ -33,7 +33,7 @@ def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
         Columns item, part (original or mirrored), choices (the same two of an item and its mirror
         image), doc and task (`harness.load`).
     """
-    harness.check_installed("balanced_copa")
+    check_harness("balanced_copa")
     rows, source = find_rows(SOURCES, data_dir)
     documents = [copa(row) for row in rows]
     docs = [document.columns for document in documents]

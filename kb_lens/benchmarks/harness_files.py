@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from kb_lens.benchmarks.data import Row, read_jsonl
+from kb_lens.benchmarks.data import NoDataError, Row, read_jsonl
 
 
 class Document(NamedTuple):
@@ -32,6 +33,15 @@ class Document(NamedTuple):
 
     cluster: str | None = None
     """What items that are not independent of one another have in common, where there is such."""
+
+
+def check_harness(name: str) -> None:
+    """Raise `NoDataError` where the harness that a benchmark needs is not there."""
+    if find_spec("lm_eval") is None:
+        raise NoDataError(
+            f"the benchmark {name!r} needs lm-evaluation-harness, which is not installed. "
+            "Install it with: pip install 'kb-lens[capability]'"
+        )
 
 
 def copa(row: Row) -> Document:

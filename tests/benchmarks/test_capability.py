@@ -390,7 +390,7 @@ def test_without_data_the_error_says_where_to_put_them(name, tmp_path, monkeypat
 
 
 def test_without_the_harness_the_error_says_how_to_install_it(folder, monkeypatch):
-    monkeypatch.setattr("kb_lens.benchmarks.harness.find_spec", lambda name: None)
+    monkeypatch.setattr("kb_lens.benchmarks.harness_files.find_spec", lambda name: None)
     with pytest.raises(
         NoDataError, match=r"'copa' needs lm-evaluation-harness.*pip install 'kb-lens"
     ):
