@@ -25,9 +25,9 @@ _PANELS = {
 """Title of a panel -> the benchmarks whose cells stand in it."""
 _ROW, _BETWEEN = 46, 70
 """Pixels of a row, and between two panels."""
-_OFFSETS = {BASE: -0.12, ENHANCED: 0.12}
-_OF_SOURCE = {"published": -0.25, "release": 0.0, "ours": 0.25}
-"""Where in its row, which is 1 high, a point stands."""
+_OFFSETS = {BASE: -0.07, ENHANCED: 0.07}
+_BETWEEN_SOURCES = 0.29
+"""Where in its row, which is 1 high, a point stands: by condition, and from source to source."""
 
 
 def paper_figure(table: pd.DataFrame) -> go.Figure:
@@ -64,31 +64,34 @@ def paper_figure(table: pd.DataFrame) -> go.Figure:
         figure,
         "The paper's table",
         "Hollow: the base model; filled: with the know-bias neurons enhanced. Lines: 95 % "
-        "bootstrap intervals over clusters; published values have none.",
-        height=plot + 200,
-        top=60,
+        "intervals over clusters. Published values have no interval.",
+        height=plot + 230,
+        top=90,
         margin={"l": 190},
         showlegend=True,
-        legend={"y": 1 + 40 / plot},
+        legend={"x": -0.3, "y": 1 + 30 / plot},
     )
 
 
 def _traces(cells: pd.DataFrame, names: list[str]) -> Iterator[go.Scatter]:
     """A trace a source and condition that has values."""
-    for source, colour in _SOURCES.items():
+    sources = [name for name in _SOURCES if name in cells and len(cells.dropna(subset=[name]))]
+    for number, source in enumerate(sources):
+        # The sources that are there share a row around its middle.
+        middle = _BETWEEN_SOURCES * (number - (len(sources) - 1) / 2)
+        colour = _SOURCES[source]
         for condition, offset in _OFFSETS.items():
-            if source not in cells:
-                continue
             rows = cells.query(f"condition == {condition!r}").dropna(subset=[source])
             if rows.empty:
                 continue
             values = np.asarray(rows[source], dtype=float)
             places = [names.index(cell) for cell in rows["cell"]]
-            trace = go.Scatter(x=values, y=np.array(places) + offset + _OF_SOURCE[source])
+            trace = go.Scatter(x=values, y=np.array(places) + offset + middle)
             trace.update(mode="markers", name=f"{_NAMES[source]}, {condition}")
             symbol = "diamond" if source == "published" else "circle"
             trace.update(marker_symbol=symbol if condition == ENHANCED else f"{symbol}-open")
-            trace.update(marker_size=8, marker_color=colour, marker_line_width=2)
+            trace.update(marker_size=8, marker_color=colour)
+            trace.update(marker_line={"width": 2, "color": colour})
             trace.update(hovertemplate="%{x:.1f}")
             if source != "published":
                 ends = (f"{source}_low", f"{source}_high")
