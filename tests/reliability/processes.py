@@ -177,6 +177,8 @@ def _command(job: Job) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(job.environment)
     os.umask(job.umask)
+    # Tests in a shell's background ignore Ctrl-C, and who they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _change(job)
     changes: list[str] = []
     if job.counted:
