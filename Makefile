@@ -69,7 +69,7 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 	touch $@
 
 notebooks: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=1800 notebooks
 
 # The table in docs/models.md, after every family's checks.
 families: setup
