@@ -65,7 +65,7 @@ _TOP_LEFT = {
 }
 """Where the title stands: in the figure's corner, whatever the width of the axis labels."""
 # What fits into the width: letters of the fonts are about half as wide as they are high.
-_TITLE_LETTERS, _NOTE_LETTERS = 78, 110
+_TITLE_LETTERS, _NOTE_LETTERS = 78, 102
 """Letters in a line of the title and of the note."""
 _NOTE_FONT = {"size": SMALL, "color": NOTE}
 _MARGIN = {"l": 60, "r": 20, "b": 55}
