@@ -22,6 +22,7 @@ from kb_lens.files import check_file_name
 from kb_lens.models.answers import token_behind
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel
+from kb_lens.models.prompts import prompt_tensor
 from kb_lens.questions import UNSPECIFIED
 from kb_lens.rows import check_is_file, json_rows, read_csv, shown
 
@@ -73,13 +74,7 @@ class Completion:
             ValueError: If the prompt is longer than the model's context.
         """
         ids = token_ids(model.tokenizer, self.prompt)
-        n_ctx = getattr(model.cfg, "n_ctx", None)
-        if n_ctx is not None and len(ids) > n_ctx:
-            raise ValueError(
-                f"the prompt {self.prompt[:60]!r} has {len(ids)} tokens, but the model's context "
-                f"is {n_ctx}. Shorten it, or take a model with a longer context."
-            )
-        return torch.tensor([ids], device=model.cfg.device)
+        return prompt_tensor(model, ids, repr(self.prompt[:60]), "Take a shorter one")
 
     def answer_tokens(self, tokenizer: Any) -> tuple[int, int | None]:
         """The ids of target and foil.

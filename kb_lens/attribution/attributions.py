@@ -14,7 +14,7 @@ from torch import Tensor
 from kb_lens.attribution.settings import Settings
 from kb_lens.completions import Completion
 from kb_lens.questions import Question
-from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.records.tensors import build_from, write_tensors
 
 FORMAT = "kb_lens attributions 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
@@ -62,11 +62,15 @@ class Attributions:
         return len(self.questions)
 
     @property
+    def of_questions(self) -> bool:
+        """Whether nothing but yes/no questions was attributed."""
+        return all(isinstance(item, Question) for item in self.questions)
+
+    @property
     def origin(self) -> str:
         """What it is of, in words: ``45 questions on gender, race, religion``."""
         dimensions = ", ".join(dict.fromkeys(item.dimension for item in self.questions))
-        only_questions = all(isinstance(item, Question) for item in self.questions)
-        words = f"{len(self)} {'questions' if only_questions else 'prompts'} on {dimensions}"
+        words = f"{len(self)} {'questions' if self.of_questions else 'prompts'} on {dimensions}"
         return f"{words}, less as many others" if self.minus else words
 
     @property
@@ -156,11 +160,14 @@ class Attributions:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        tensors, header = read_tensors(path, TENSORS, FORMAT, _Header, may_be_nan=("error",))
-        try:
-            return cls(**tensors, **vars(header))
-        except ValueError as error:  # the tensors do not fit one another
-            raise ValueError(f"'{path}': {error}") from error
+        return build_from(
+            lambda tensors, header: cls(**tensors, **vars(header)),
+            path,
+            TENSORS,
+            FORMAT,
+            _Header,
+            may_be_nan=("error",),
+        )
 
 
 @dataclass(frozen=True)

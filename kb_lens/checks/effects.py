@@ -18,7 +18,7 @@ from kb_lens.models.hooked import Site
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import Neuron
 from kb_lens.questions import Question
-from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.records.tensors import build_from, write_tensors
 from kb_lens.resampling import means
 from kb_lens.statistics import Statistics, bootstrap
 
@@ -135,11 +135,13 @@ class NeuronEffects:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        tensors, header = read_tensors(path, _TENSORS, _FORMAT, _Header)
-        try:
-            return cls(**tensors, **vars(header))
-        except ValueError as error:  # the tensors do not fit the header
-            raise ValueError(f"'{path}': {error}") from error
+        return build_from(
+            lambda tensors, header: cls(**tensors, **vars(header)),
+            path,
+            _TENSORS,
+            _FORMAT,
+            _Header,
+        )
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,7 @@ def rests_on(attributions: Attributions) -> str:
 
 def answer_of(attributions: Attributions) -> str:
     """What the scores are of, in words: right answers, or the targets of completions."""
-    of_questions = all(isinstance(question, Question) for question in attributions.questions)
-    answer = "the right answer" if of_questions else "the target"
+    answer = "the right answer" if attributions.of_questions else "the target"
     return f"{answer} less another one" if attributions.minus else answer
 
 
@@ -100,7 +99,7 @@ def objective_of(attributions: Attributions) -> Objective:
     """What was differentiated, in words that fit what the scores are of."""
     objective = OBJECTIVES[attributions.settings.objective]
     name = objective.name
-    if "target" in answer_of(attributions):
+    if not attributions.of_questions:
         name = name.replace("right answer", "target").replace("wrong one", "foil")
     return objective._replace(name=f"difference of {name}" if attributions.minus else name)
 

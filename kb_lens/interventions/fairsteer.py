@@ -34,13 +34,13 @@ from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_number, check_seed
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.interventions.linear_probe import fit_probe
+from kb_lens.interventions.linear_probe import LinearProbe, fit_probe
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.interventions.residual import block_output, last_residuals, shift_for
 from kb_lens.interventions.steering import StatementPair
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
-from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.records.tensors import build_from, write_tensors
 
 _FORMAT = "kb_lens fairsteer 1"
 
@@ -134,9 +134,9 @@ class FairSteer:
         name = block_output(model, self.layer)
         shift = shift_for(model, self.vector, self.strength)
         wide = torch.promote_types(model.cfg.dtype, torch.float32)
-        weight = self.weight.to(model.cfg.device, wide)
-        change = partial(_steered, shift, weight, self.bias)
-        with changing_activations(model, {name: change}, self.positions):
+        probe = LinearProbe(self.weight.to(model.cfg.device, wide), self.bias)
+        steered = partial(_steered, shift, probe)
+        with changing_activations(model, {name: steered}, self.positions):
             yield model
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
@@ -168,11 +168,13 @@ class FairSteer:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        tensors, header = read_tensors(path, ("vector", "weight"), _FORMAT, _Header)
-        try:
-            return cls(**tensors, **vars(header.settings))
-        except ValueError as error:
-            raise ValueError(f"'{path}': {error}") from error
+        return build_from(
+            lambda tensors, header: cls(**tensors, **vars(header.settings)),
+            path,
+            ("vector", "weight"),
+            _FORMAT,
+            _Header,
+        )
 
 
 @dataclass(frozen=True)
@@ -198,13 +200,12 @@ class _Header:
 
 def _steered(
     shift: Float[Tensor, " d_model"],
-    weight: Float[Tensor, " d_model"],
-    bias: float,
+    probe: LinearProbe,
     activation: Float[Tensor, "*pos d_model"],
 ) -> Float[Tensor, "*pos d_model"]:
     """The activation, shifted where the probe sees bias; elsewhere the same to the bit."""
-    biased = activation.to(weight.dtype) @ weight + bias > 0
-    return torch.where(biased[..., None], activation + shift, activation)
+    biased = probe.detects(activation.to(probe.weight.dtype))[..., None]
+    return torch.where(biased, activation + shift, activation)
 
 
 @as_the_checkpoint
@@ -253,13 +254,12 @@ def fair_steer(
         held_out_accuracy(residuals[:, :, layer], settings.n_folds, settings.penalty, seed)
         for layer in layers
     )
-    best = max(layers, key=accuracies.__getitem__)
-    layer = best if settings.layer is None else settings.layer
-    probe = fit_probe(*_rows(residuals[:, :, layer]), settings.penalty)
-    biased, fair = residuals[:, :, layer].unbind(1)
+    layer = max(layers, key=accuracies.__getitem__) if settings.layer is None else settings.layer
+    chosen = residuals[:, :, layer]
+    probe = fit_probe(*_rows(chosen), settings.penalty)
     dimensions = ", ".join(dict.fromkeys(pair.dimension for pair in pairs))
     return FairSteer(
-        vector=(fair - biased).mean(0),
+        vector=(chosen[:, 1] - chosen[:, 0]).mean(0),  # fair minus biased
         weight=probe.weight,
         bias=probe.bias,
         layer=layer,

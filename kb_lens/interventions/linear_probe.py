@@ -21,8 +21,8 @@ class LinearProbe:
     bias: float
     """What is added to an activation's product with it; the sum is above 0 for the class."""
 
-    def detects(self, activations: Float[Tensor, "row d_model"]) -> Bool[Tensor, " row"]:
-        """Which activations it takes for the class."""
+    def detects(self, activations: Float[Tensor, "*pos d_model"]) -> Bool[Tensor, "*pos"]:
+        """Which activations, in the weight's type, it takes for the class."""
         return activations @ self.weight + self.bias > 0
 
     def accuracy(

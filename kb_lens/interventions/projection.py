@@ -24,7 +24,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.interventions.residual import block_output
 from kb_lens.models.hooked import HookedModel, check_weights
-from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.records.tensors import build_from, write_tensors
 
 _FORMAT = "kb_lens projection 1"
 
@@ -120,11 +120,13 @@ class Projection:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        tensors, header = read_tensors(path, ("directions",), _FORMAT, _Header)
-        try:
-            return cls(**tensors, **vars(header.settings))
-        except ValueError as error:
-            raise ValueError(f"'{path}': {error}") from error
+        return build_from(
+            lambda tensors, header: cls(**tensors, **vars(header.settings)),
+            path,
+            ("directions",),
+            _FORMAT,
+            _Header,
+        )
 
 
 @dataclass(frozen=True)

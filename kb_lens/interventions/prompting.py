@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import Request
-from kb_lens.models.exclusive_use import exclusive_use
+from kb_lens.models.exclusive_use import held
 from kb_lens.models.hooked import HookedModel
 
 
@@ -24,11 +23,9 @@ class Prompting:
         if not self.text.strip():
             raise ValueError("the debiasing prompt is empty: there is nothing to tell the model.")
 
-    @contextmanager
-    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """The model as it is, and no other thread may change it meanwhile."""
-        with exclusive_use(model):
-            yield model
+        return held(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
         """The benchmark with the text in every request."""

@@ -17,14 +17,13 @@ Where this differs from what is published:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import Against
-from kb_lens.models.exclusive_use import exclusive_use
+from kb_lens.models.exclusive_use import held
 from kb_lens.models.hooked import HookedModel
 
 TEXTS = {
@@ -68,11 +67,9 @@ class SecondPass:
         """The same as a request has it."""
         return Against(self.texts, self.decay, self.floor)
 
-    @contextmanager
-    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """The model as it is, and no other thread may change it meanwhile."""
-        with exclusive_use(model):
-            yield model
+        return held(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
         """The benchmark with the second pass in every request."""

@@ -21,15 +21,14 @@ of Stereotypes (NAACL 2025, arXiv 2402.01981), sections 3.3 and 3.4, whose sente
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from kb_lens.arguments import check_count
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import Request
-from kb_lens.models.exclusive_use import exclusive_use
+from kb_lens.models.exclusive_use import held
 from kb_lens.models.hooked import HookedModel
 
 Kind = Literal["explanation", "reprompting"]
@@ -69,11 +68,9 @@ class SelfDebiasing:
         if not self.text.strip():  # frozen: this is how a dataclass fills in a default
             object.__setattr__(self, "text", EXPLAIN if self.kind == "explanation" else AGAIN)
 
-    @contextmanager
-    def applied(self, model: HookedModel) -> Iterator[HookedModel]:
+    def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """The model as it is, and no other thread may change it meanwhile."""
-        with exclusive_use(model):
-            yield model
+        return held(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
         """The benchmark with a turn before every request.

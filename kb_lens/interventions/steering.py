@@ -31,7 +31,7 @@ from kb_lens.interventions.positions import Positions, changing_activations, che
 from kb_lens.interventions.residual import block_output, last_residuals, shift_for
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
-from kb_lens.records.tensors import read_tensors, write_tensors
+from kb_lens.records.tensors import build_from, write_tensors
 from kb_lens.rows import check_is_file
 
 _FILE = "statements.csv"
@@ -176,11 +176,13 @@ class Steering:
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
-        tensors, header = read_tensors(path, ("vector",), _FORMAT, _Header)
-        try:
-            return cls(**tensors, **vars(header.settings))
-        except ValueError as error:
-            raise ValueError(f"'{path}': {error}") from error
+        return build_from(
+            lambda tensors, header: cls(**tensors, **vars(header.settings)),
+            path,
+            ("vector",),
+            _FORMAT,
+            _Header,
+        )
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,13 @@ def exclusive_use(model: object) -> Iterator[Use]:
                 del _USES[root]
 
 
+@contextmanager
+def held(model: HookedModel) -> Iterator[HookedModel]:
+    """The model as it is, and no other thread may change it meanwhile, see `exclusive_use`."""
+    with exclusive_use(model):
+        yield model
+
+
 def root_of(model: object) -> Any:
     """The module that runs: two bridges may share one, and its hooks with it.
 

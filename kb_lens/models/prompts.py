@@ -78,16 +78,28 @@ class PromptTemplate:
         tokenizer = model.tokenizer
         text = self.text(tokenizer, question)
         ids = token_ids(tokenizer, text, templated=has_template(tokenizer))
-        n_ctx = getattr(model.cfg, "n_ctx", None)
-        if n_ctx is not None and len(ids) > n_ctx:
-            raise ValueError(
-                f"the prompt of {question[:60]!r} has {len(ids)} tokens, but the model's context "
-                f"is {n_ctx}. Take fewer or shorter examples, or a model with a longer context."
-            )
-        return torch.tensor([ids], device=model.cfg.device)
+        remedy = "Take fewer or shorter examples"
+        return prompt_tensor(model, ids, f"of {question[:60]!r}", remedy)
 
     def _request(self, questions: str) -> str:
         return f"{self.instruction}\n{questions}" if self.instruction.strip() else questions
+
+
+def prompt_tensor(
+    model: HookedModel, ids: Sequence[int], which: str, remedy: str
+) -> Int[Tensor, "1 pos"]:
+    """A prompt's tokens where the model runs.
+
+    Raises:
+        ValueError: If they are more than the model's context; says which prompt, and what may help.
+    """
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    if n_ctx is not None and len(ids) > n_ctx:
+        raise ValueError(
+            f"the prompt {which} has {len(ids)} tokens, but the model's context is {n_ctx}. "
+            f"{remedy}, or a model with a longer context."
+        )
+    return torch.tensor([ids], device=model.cfg.device)
 
 
 def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,7 @@ from kb_lens.files import moved_whole
 from kb_lens.records.objects import check_there, named, parsed, short, validated
 
 T = TypeVar("T")
+B = TypeVar("B")
 
 
 def write_tensors(
@@ -68,6 +69,27 @@ def read_tensors(
     content = {name: parsed(text.encode(), f"'{path}', {name}") for name, text in texts.items()}
     _check_tensors(tensors, names, may_be_nan, f"'{path}'")
     return tensors, validated(content, header, f"'{path}'")
+
+
+def build_from(
+    build: Callable[[dict[str, Tensor], T], B],
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    file_format: str,
+    header: type[T],
+    *,
+    may_be_nan: Sequence[str] = (),
+) -> B:
+    """What `build` makes of a file's tensors and of the rest, see `read_tensors`.
+
+    Raises:
+        ValueError: As `read_tensors`, or what `build` refuses; the file is named.
+    """
+    tensors, rest = read_tensors(path, names, file_format, header, may_be_nan=may_be_nan)
+    try:
+        return build(tensors, rest)
+    except ValueError as error:  # they do not fit one another
+        raise ValueError(f"'{path}': {error}") from error
 
 
 def _check_tensors(

@@ -18,6 +18,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
+from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, mlp_width, model_name
@@ -26,7 +27,6 @@ from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, write_csv
 from kb_lens.rows import shown
 from kb_lens.runs.benchmark_names import load_available
-from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import identify
 from kb_lens.runs.measure import measure
 from kb_lens.runs.record import RunLog
@@ -37,8 +37,8 @@ from kb_lens.studies.paper_table import (
     BENCHMARKS,
     DEFAULT_LAM,
     ENHANCED,
+    paper_table,
     recipe_of,
-    table_of,
 )
 
 
@@ -120,10 +120,11 @@ def paper(
                 options = {"template": template, "batch_size": execution.batch_size}
                 options["progress"] = execution.progress
                 neurons = identify(model, questions, out, settings, tell=tell, **options).neurons
+        results: dict[str, list[EvaluationResult]] = {}
         for condition in conditions(neurons, settings.factor):
             tell(f"\nEvaluating: {condition.name}")
             with log.stage(f"evaluate: {condition.name}"):
-                measure(
+                results[condition.name] = measure(
                     model,
                     condition,
                     benchmarks,
@@ -134,7 +135,7 @@ def paper(
                     progress=execution.progress,
                 )
         log.write()
-        table = table_of(RunFolder.load(out))
+        table = paper_table(results, settings.model, seed=settings.seed)
         write_csv(log.folder / "paper.csv", table, Belongs(model_name(model), fingerprint(model)))
         return table
 
