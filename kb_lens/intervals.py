@@ -56,14 +56,18 @@ def difference_interval(base: Measure, other: Measure, clusters: int) -> tuple[f
     """The interval of other - base, both of the same metric, pieces and all.
 
     Every difference of two pieces P[p] (other) and Q[q] (base) is smooth and has an interval.
-    min P - min Q is the min over p of the max over q of P[p] - Q[q]. It also lies between the
-    least and the largest of P[p] - Q[p], which is sharper where a small change happens near the
-    corner. Both hold, so the interval is what they have in common.
+    min P - min Q is the min over p of the max over q of P[p] - Q[q], and as well the max over q
+    of the min over p. The two need not agree of the ends of intervals; each end is taken from the
+    one that is further out, so that the interval of base - other is the same, turned around.
+    min P - min Q also lies between the least and the largest of P[p] - Q[p], which is sharper
+    where a small change happens near the corner. All of this holds, so the interval is what they
+    have in common.
     """
     if clusters < 2:
         return float("nan"), float("nan")
     ends = np.array([[interval(new - old) for old in base.smooth] for new in other.smooth])
-    low, high = ends.max(axis=1).min(axis=0)
+    low = ends[..., 0].min(axis=0).max()
+    high = ends[..., 1].max(axis=1).min()
     same_piece = ends.diagonal().T
     return max(low, same_piece[:, 0].min()), min(high, same_piece[:, 1].max())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter
@@ -242,7 +242,8 @@ def test_a_corner_is_the_minimum_of_its_pieces():
     assert np.isnan(measure_interval(corner, 1)).all()
 
 
-@given(arrays(float, (4, 50), elements=st.floats(-10, 10)))
+@given(arrays(float, (4, 50), elements=st.floats(-10, 10) | st.integers(0, 1).map(float)))
+@example(pieces=1.0 - (np.arange(50) == np.array([[17], [1], [0], [1]])))
 def test_an_interval_of_a_difference_of_minima_is_one(pieces):
     before, after = (
         Measure(np.minimum(*pair), np.ones(50), tuple(pair)) for pair in (pieces[:2], pieces[2:])
