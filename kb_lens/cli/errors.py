@@ -1,4 +1,4 @@
-"""Every error in one line: what was wrong, with what, and what to do next.
+"""Every error and warning in one line: what was wrong, with what, and what to do next.
 
 kb_lens's own errors say that themselves. Here is what comes from the system and from libraries.
 Imports nothing that takes time: whoever raised an error has imported its library.
@@ -7,7 +7,9 @@ Imports nothing that takes time: whoever raised an error has imported its librar
 from __future__ import annotations
 
 import errno
+import os
 import traceback
+import warnings
 
 from cyclopts import CycloptsError
 
@@ -27,6 +29,7 @@ _ADVICE = {
 _MEMORY = "out of memory: --batch-size, --batch-tokens or bfloat16 take less."
 _FULL_DISK = ("No space left", "disk quota", "os error 28")
 """What libraries that write files themselves say of a full disk."""
+_PYTHONS_OWN = warnings.formatwarning
 
 
 def in_words(error: BaseException) -> str:
@@ -45,6 +48,19 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, (ValueError, OSError)):
         return text or _unforeseen(error)
     return _unforeseen(error)
+
+
+def warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning as users read it: what it says, and not the place in the code that said it."""
+    if not issubclass(category, UserWarning) or os.environ.get(TRACEBACK_VARIABLE):
+        return _PYTHONS_OWN(message, category, filename, lineno, line)
+    return f"kb-lens: warning: {' '.join(str(message).split())}\n"
 
 
 def _unforeseen(error: BaseException) -> str:

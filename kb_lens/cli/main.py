@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from typing import NoReturn
 
 from cyclopts import App, Parameter
 
-from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words
+from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words, warning_line
 from kb_lens.cli.parsing import check_whole_numbers, default_text, split_commas
 
 app = App(
@@ -78,6 +79,7 @@ def main() -> None:
     # A batch system ends a job by SIGTERM and kills it soon after: it ends as by Ctrl-C.
     with suppress(ValueError):  # only the main thread may say so
         signal.signal(signal.SIGTERM, _terminate)
+    warnings.formatwarning = warning_line
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except Terminated as error:

@@ -433,3 +433,17 @@ def test_damaged_results_are_measured_again(monkeypatch, tmp_path, folder, data)
     (out / "items" / "stereoset.parquet").write_bytes(b"damaged")
     assert call(monkeypatch, *arguments) == 0
     pd.testing.assert_frame_equal(load_results(out)["stereoset"].items, before.items)
+
+
+def test_a_warning_is_one_line_as_well():
+    """It says what kb_lens says, without the place in the code; other warnings are Python's."""
+    program = (
+        "import warnings; from kb_lens.cli import main as cli; "
+        "cli.app = lambda *args, **options: [warnings.warn('few\\nclusters'), "
+        "warnings.warn('old', FutureWarning)]; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    first, rest = done.stderr.split("\n", 1)
+    assert done.returncode == 0
+    assert first == "kb-lens: warning: few clusters"
+    assert "<string>:1: FutureWarning: old" in rest
