@@ -60,7 +60,7 @@ def warning_line(
     """A warning as users read it: what it says, and not the place in the code that said it."""
     if not issubclass(category, UserWarning) or os.environ.get(TRACEBACK_VARIABLE):
         return _PYTHONS_OWN(message, category, filename, lineno, line)
-    return f"kb-lens: warning: {' '.join(str(message).split())}\n"
+    return f"WARNING: {' '.join(str(message).split())}\n"
 
 
 def _unforeseen(error: BaseException) -> str:

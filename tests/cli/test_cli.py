@@ -445,5 +445,5 @@ def test_a_warning_is_one_line_as_well():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     first, rest = done.stderr.split("\n", 1)
     assert done.returncode == 0
-    assert first == "kb-lens: warning: few clusters"
+    assert first == "WARNING: few clusters"
     assert "<string>:1: FutureWarning: old" in rest

@@ -57,6 +57,11 @@ COMMANDS = {
     "experiment": Command(
         f"experiment aggregation {{W}}/model {_QUESTIONS} {_BENCHMARKS} --controls 1 --out {{OUT}}"
     ),
+    "paper": Command(
+        f"paper {{W}}/model {_QUESTIONS} --benchmarks stereoset:release,stereoset,openbookqa "
+        "--data-dir {W}/data --out {OUT}"
+    ),
+    "tasks": Command("tasks --data-dir {W}/data --out {OUT}"),
     "figures": Command("figures {OUT}", begins_with="measured"),
     "report": Command("report {OUT}", begins_with="measured"),
     "compare": Command("compare {W}/run --out {OUT}"),

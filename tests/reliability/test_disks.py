@@ -69,10 +69,20 @@ def read_only(shop, disk):
     return disk
 
 
-WRITING = ("run", "identify", "evaluate", "export", "doctor", "neurons", "tune", "experiment")
+WRITING = (
+    "run",
+    "identify",
+    "evaluate",
+    "export",
+    "doctor",
+    "neurons",
+    "tune",
+    "experiment",
+    "paper",
+)
 
 
-@pytest.mark.parametrize("name", [*WRITING, "compare"])
+@pytest.mark.parametrize("name", [*WRITING, "compare", "tasks"])
 def test_a_read_only_disk_is_said_in_a_line(shop, read_only, name):
     process = shop.start(name, read_only / "new")
     assert process.wait() == 2
