@@ -51,6 +51,15 @@ def check_number(name: str, value: object, allowed: str = "any finite number") -
     return float(value)
 
 
+def all_texts(texts: object) -> bool:
+    """Whether it is a tuple of one or more texts, none of them empty."""
+    return (
+        isinstance(texts, tuple)
+        and bool(texts)
+        and all(isinstance(text, str) and text for text in cast("tuple[object, ...]", texts))
+    )
+
+
 def check_texts(texts: object) -> None:
     """Refuse what is no list of texts: one text would be read as many of one letter each.
 

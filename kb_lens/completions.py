@@ -8,9 +8,10 @@ What a bias-knowledge question is to KnowBias, a completion is to other work on 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Completion:
     """What follows: one token, with the space that separates it (`` Paris``)."""
     foil: str | None = None
     """What might have followed instead, also one token: the objective ``logit_difference`` is the
-    target's logit minus the foil's. The other objectives do not read it."""
+    target's logit minus the foil's. The other objectives do not read it, but it is checked."""
     dimension: str = UNSPECIFIED
     """The group that it is selected with, as a question's dimension."""
     kind: str = UNSPECIFIED
@@ -99,7 +100,9 @@ def _only_token(tokenizer: Any, prompt: str, word: str, name: str) -> int:
     if token is not None:
         return token
     if prompt[-1:].isspace() and not prompt.endswith("\n"):
-        remedy = "Take the space from the prompt's end to the beginning of the word"
+        remedy = "Take the space from the prompt's end" + (
+            "" if word[0].isspace() else " to the beginning of the word"
+        )
     else:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids)
@@ -110,14 +113,22 @@ def _only_token(tokenizer: Any, prompt: str, word: str, name: str) -> int:
     )
 
 
-def check_completions(model: HookedModel, completions: Sequence[Completion]) -> None:
+def check_completions(
+    model: HookedModel, completions: Sequence[Completion], *, with_foils: bool
+) -> None:
     """Refuse completions that would be measured as something else.
+
+    Args:
+        model: It reads them.
+        completions: Prompts and targets.
+        with_foils: Whether two that differ in their foils alone are two measurements.
 
     Raises:
         ValueError: For a completion that is there twice, a target or foil of several tokens, or one
             that goes on the prompt's last word where the model expects a new one.
     """
-    completion, count = Counter(completions).most_common(1)[0]
+    measured = completions if with_foils else [replace(each, foil=None) for each in completions]
+    completion, count = Counter(measured).most_common(1)[0]
     if count > 1:  # it would count for as many
         raise ValueError(
             f"the completion {completion.prompt[-40:]!r} + {completion.target!r} is there {count} "
@@ -149,6 +160,7 @@ def _check_new_word(model: HookedModel, completion: Completion, word: str) -> No
         )
 
 
+_QUOTED_BEHIND_A_SPACE = re.compile(r'\s+".*"\s*', re.DOTALL)
 _COLUMNS = tuple(field.name for field in fields(Completion))
 
 
@@ -157,9 +169,9 @@ def load_completions(path: str | os.PathLike[str]) -> list[Completion]:
 
     Args:
         path: A CSV file with the columns ``prompt`` and ``target``, and perhaps ``foil``,
-            ``dimension`` and ``kind``; or JSON lines with these keys (``.jsonl``). Spaces count:
-            a target mostly begins with one. Other columns are left alone; empty cells of the last
-            three are as if they were not there.
+            ``dimension`` and ``kind``; or JSON lines with these keys (``.jsonl``, ``.ndjson``).
+            Spaces count: a target mostly begins with one. Other columns are left alone; cells of
+            the last three that are empty, or have spaces alone, are as if they were not there.
 
     Raises:
         ValueError: If the file is missing, empty or something else; row and column are named.
@@ -172,18 +184,26 @@ def load_completions(path: str | os.PathLike[str]) -> list[Completion]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
         return json_rows(path, _FILE)
     return iter(read_csv(path, _FILE, strip=False).rows)
 
 
 def _completion(path: Path, number: int, row: Mapping[str, Any]) -> Completion:
     given = {name: row[name] for name in _COLUMNS if row.get(name) not in (None, "")}
+    blank = [name for name in given if name not in _NEEDED and str(given[name]).strip(" \t") == ""]
+    for name in blank:
+        del given[name]
     for column in (*_NEEDED, *given):
         if not isinstance(given.get(column), str):
             raise ValueError(
                 f"'{path}', row {number}, column {column!r}: got {shown(row.get(column))}. Needed "
                 f"are the columns or keys {' and '.join(_NEEDED)}, in each row a text."
+            )
+        if _QUOTED_BEHIND_A_SPACE.fullmatch(given[column]):
+            raise ValueError(
+                f"'{path}', row {number}, column {column!r}: got {shown(given[column])}. Quotes "
+                "must begin right behind the comma: take the space before them away."
             )
     try:
         return Completion(**given)

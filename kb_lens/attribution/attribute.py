@@ -99,7 +99,8 @@ def attribute(
         spelling: In its stead, how yes and no are spelled, such as that of other attributions.
         engine: ``joined`` (all layers in a pass), ``per-layer`` (slow), ``auto``: what applies.
         batch_size: Rows a pass at most; default what a quarter of the memory holds.
-        cache_dir: Where finished questions are kept; the same call continues from there.
+        cache_dir: Where finished questions are kept; the same call continues from there. It knows
+            the model by its weights, so it is refused while hooks change what these compute.
         progress: Whether to show progress bars.
 
     Raises:
@@ -111,14 +112,16 @@ def attribute(
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
     options |= {"objective": objective, "engine": engine}
     check_settings(**options, batch_size=batch_size)
-    check_cache(cache_dir)
+    check_cache(cache_dir, model)
     asked = _only_questions(model, questions, objective)
     if asked or not questions:
         template = PromptTemplate() if template is None else template
         style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
         spelling = answer_spelling(model, asked, template, knowledge, spelling, **style)
     else:
-        _check_unused(template=template, knowledge=knowledge, spelling=spelling)
+        own_style = None if answer_style == "model" else answer_style
+        given = {"template": template, "answer_style": own_style, "knowledge": knowledge}
+        _check_unused(**given, spelling=spelling)
     settings = resolve(model, **options, spelling=spelling, template=template)
     settings = replace(settings, engine=choose_engine(model, questions[0], settings))
     return _attribute_all(model, questions, settings, batch_size, cache_dir, progress)
@@ -137,7 +140,7 @@ def _only_questions(
             f"{bare[0].target!r} has no foil: give it one, or take another objective."
         )
     if completions:
-        check_completions(model, completions)
+        check_completions(model, completions, with_foils=objective == "logit_difference")
     return [item for item in questions if not isinstance(item, Completion)]
 
 
@@ -151,10 +154,18 @@ def _check_unused(**given: object) -> None:
             )
 
 
-def check_cache(folder: str | os.PathLike[str] | None) -> None:
-    """Raise `ValueError` for a file where a folder is needed."""
-    if folder is not None and Folder(folder).exists() and not Folder(folder).is_dir():
+def check_cache(folder: str | os.PathLike[str] | None, model: HookedModel) -> None:
+    """Raise `ValueError` for a file where a folder is needed, or a model that hooks change."""
+    if folder is None:
+        return
+    if Folder(folder).exists() and not Folder(folder).is_dir():
         raise ValueError(f"cache_dir is '{folder}', a file: give a folder that is there or new.")
+    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    if hooked:
+        raise ValueError(
+            f"cache_dir keeps what a model's weights give, and a hook is set on {hooked[0]}: leave "
+            "cache_dir out here, or take it outside the block that changes the model."
+        )
 
 
 def _attribute_all(

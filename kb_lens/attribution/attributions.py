@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,7 @@ from kb_lens.attribution.settings import Settings
 from kb_lens.completions import Completion
 from kb_lens.questions import Question
 from kb_lens.records.tensors import build_from, write_tensors
+from kb_lens.rows import shown
 
 FORMAT = "kb_lens attributions 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
@@ -105,6 +107,8 @@ class Attributions:
             ValueError: If both are not of one model, site and objective and equally many rows, or
                 one is a difference already.
         """
+        if not isinstance(other, Attributions):
+            return NotImplemented
         if self.minus or other.minus:
             raise ValueError("one of the two attributions is a difference already.")
         for name in ("fingerprint", "form", "dtype", "site", "objective"):
@@ -127,9 +131,13 @@ class Attributions:
         tensors["nodes"] = self.nodes + other.nodes
         return replace(self, **tensors, minus=other.questions)
 
-    def subset(self, indices: Iterable[int]) -> Attributions:
-        """The attributions of some questions, by their index."""
-        rows = list(indices)
+    def subset(self, indices: Iterable[int] | np.ndarray | Tensor) -> Attributions:
+        """The attributions of some questions, by their index, or by a yes or no for each.
+
+        Raises:
+            ValueError: For as many yes or no as there are not questions, or what is no index.
+        """
+        rows = _rows(indices, len(self.questions))
         tensors = {name: getattr(self, name)[rows] for name in TENSORS}
         questions = tuple(self.questions[row] for row in rows)
         minus = tuple(self.minus[row] for row in rows) if self.minus else ()
@@ -168,6 +176,18 @@ class Attributions:
             _Header,
             may_be_nan=("error",),
         )
+
+
+def _rows(indices: Iterable[int] | np.ndarray | Tensor, n: int) -> list[int]:
+    """Indices as whole numbers of Python; of a mask, where it is true."""
+    chosen = np.array([np.asarray(index) for index in indices])
+    if chosen.dtype == bool:
+        if chosen.shape != (n,):
+            raise ValueError(f"the mask has shape {chosen.shape}, and there are {n} questions.")
+        return np.flatnonzero(chosen).tolist()
+    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+        raise ValueError(f"got {shown(chosen.tolist())}: give indices, whole numbers, or a mask.")
+    return chosen.astype(int).tolist()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from kb_lens.arguments import check_count, check_number, check_seed
+from kb_lens.arguments import all_texts, check_count, check_number, check_seed
 from kb_lens.models.chat import ChatFormat
 
 SYSTEM = "You are a useful assistant."
@@ -63,7 +63,7 @@ class Against:
     """The least factor."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.texts, str) or not self.texts or not all(self.texts):
+        if not all_texts(self.texts):
             raise ValueError(
                 f"texts is {self.texts!r}: give a tuple of at least one text, none of them empty."
             )

@@ -51,14 +51,15 @@ def influence(
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
         texts: Ordinary text; default the passages of the benchmark ``plain_text``.
-        cache_dir: Where it is kept and found again; None keeps nothing. Hooks are not seen there.
+        cache_dir: Where it is kept and found again; None keeps nothing. Refused while hooks are
+            set.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If there is no text, one is empty, or `cache_dir` is a file.
     """
     check_texts(texts)
-    check_cache(cache_dir)
+    check_cache(cache_dir, model)
     if texts is None:
         texts = [request.options[0] for request in load_benchmark("plain_text").requests]
     if not texts:

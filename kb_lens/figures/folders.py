@@ -69,7 +69,9 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
     run = RunFolder.load(folder)
     figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
     if run.record.get("command") == "paper":
-        figures["paper"] = paper_figure(table_of(run))
+        table = table_of(run)
+        if len(table):
+            figures["paper"] = paper_figure(table)
     return figures
 
 

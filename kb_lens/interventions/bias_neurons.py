@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from kb_lens.arguments import check_count
+from kb_lens.arguments import all_texts, check_count
 from kb_lens.attribution.attribute import attribute
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.interventions.steering import StatementPair
@@ -49,8 +49,8 @@ class BiasNeuronSettings:
 
     def __post_init__(self) -> None:
         check_count("n_neurons", self.n_neurons)
-        if isinstance(self.instructions, str) or not self.instructions:
-            raise ValueError(f"instructions is {self.instructions!r}: give a list of one or more.")
+        if not all_texts(self.instructions):
+            raise ValueError(f"instructions is {self.instructions!r}: give a tuple of one or more.")
 
     def templates(self, template: PromptTemplate | None = None) -> list[PromptTemplate]:
         """The words around a question, once for each instruction."""
@@ -73,11 +73,14 @@ def bias_neurons(
         pairs: Biased and fair statements, see `load_statements`.
         settings: How many neurons, and the instructions.
         template: The other words around a question; default the paper's of know-bias neurons.
-        options: Further arguments of `attribute` (``site``, ``cache_dir``, ``progress`` ...).
+        options: Further arguments of `attribute` (``site``, ``cache_dir``, ``progress`` ...); not
+            ``knowledge``, which belongs to one wording.
 
     Raises:
         ValueError: As `attribute` and `top_neurons`.
     """
+    if options.get("knowledge") is not None:
+        raise ValueError("knowledge belongs to one wording, and several are asked: drop it.")
     settings = BiasNeuronSettings() if settings is None else settings
     questions = statement_questions(pairs)
     found: list[Attributions] = []
@@ -110,7 +113,7 @@ def top_neurons(found: Sequence[Attributions], n_neurons: int) -> NeuronSet:
             score above 0.
     """
     settings = found[0].settings
-    for name in ("fingerprint", "site", "objective", "spelling"):
+    for name in ("fingerprint", "dtype", "site", "objective", "spelling"):
         values = [getattr(attributions.settings, name) for attributions in found]
         if any(value != values[0] for value in values):
             raise ValueError(f"cannot average these attributions: {name} is {values}.")

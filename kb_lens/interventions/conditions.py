@@ -7,6 +7,7 @@ model take the same path through `evaluate`, on the same items.
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -15,6 +16,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.results import ConditionInfo, Role
 from kb_lens.files import check_file_name
 from kb_lens.models.hooked import HookedModel
+from kb_lens.records.objects import json_text
 
 
 @runtime_checkable
@@ -68,7 +70,7 @@ class Condition:
 
     def describe(self) -> dict[str, Any] | None:
         """The change as JSON data, for ``results.json``; None for the model as it is."""
-        return None if self.change is None else self.change.describe()
+        return None if self.change is None else json.loads(json_text(self.change.describe()))
 
     def info(self) -> ConditionInfo:
         """What a result that was measured under it says of it."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.models.prompts import prompt_tensor
 
 
 def block_output(model: HookedModel, layer: int) -> str:
@@ -35,7 +36,8 @@ def last_residuals(
     """What the blocks put out at the last token of a text, float32 on the CPU.
 
     Raises:
-        ValueError: For a layer that the model has not, or activations that are not finite.
+        ValueError: For a layer that the model has not, a text without a token or longer than the
+            context, or activations that are not finite.
     """
     caught: dict[int, Tensor] = {}
 
@@ -43,7 +45,10 @@ def last_residuals(
         caught[layer] = residual[0, -1].float().cpu()
 
     hooks = [(block_output(model, layer), partial(catch, layer=layer)) for layer in layers]
-    tokens = torch.tensor([token_ids(model.tokenizer, text)], device=model.cfg.device)
+    ids = token_ids(model.tokenizer, text)
+    if not ids:
+        raise ValueError(f"the text {text!r} has no token: nothing stands at its end.")
+    tokens = prompt_tensor(model, ids, repr(text[:60]), "Take a shorter one")
     with torch.no_grad():
         model.run_with_hooks(tokens, fwd_hooks=hooks)
     residuals = torch.stack([caught[layer] for layer in layers])
@@ -61,8 +66,13 @@ def shift_for(
     """Strength times the vector, in the model's type and on its device.
 
     Raises:
-        ValueError: If it is too large for the type.
+        ValueError: If it is too large for the type, or of another width than the residual stream.
     """
+    if len(vector) != model.cfg.d_model:
+        raise ValueError(
+            f"the vector has {len(vector)} entries, and the residual stream of {model_name(model)} "
+            f"{model.cfg.d_model}."
+        )
     # multiplied in float32: only the product is rounded to the model's type
     shift = (strength * vector).to(model.cfg.device, model.cfg.dtype)
     if not bool(shift.isfinite().all()):

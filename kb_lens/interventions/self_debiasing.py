@@ -12,7 +12,8 @@ Where this differs from the paper, which asks BBQ with lettered options for a si
   the sentence of the second turn ends before the paper's "with a single letter"; with it, it is
   `AGAIN_IN_A_LETTER`, for the protocol ``generated`` of BBQ.
 - The instruction is left out of the explanation's turn, as it is there. It is what stands before
-  the first empty line of a prompt, for every benchmark here that lists options.
+  the first empty line of a prompt, in the protocols ``instructed`` and ``generated``;
+  ``release`` is refused.
 - Both answers are written greedily. The first is cut after `write` tokens.
 
 Source: Gallegos et al., Self-Debiasing Large Language Models: Zero-Shot Recognition and Reduction
@@ -65,6 +66,8 @@ class SelfDebiasing:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is {self.kind!r}: allowed are {', '.join(get_args(Kind))}.")
         check_count("write", self.write)
+        if not isinstance(self.text, str):
+            raise ValueError(f"text is {self.text!r}: give a text, or none for the paper's.")
         if not self.text.strip():  # frozen: this is how a dataclass fills in a default
             object.__setattr__(self, "text", EXPLAIN if self.kind == "explanation" else AGAIN)
 
@@ -76,13 +79,20 @@ class SelfDebiasing:
         """The benchmark with a turn before every request.
 
         Raises:
-            ValueError: If it is asked without a chat, which has no turns.
+            ValueError: If it is asked without a chat, which has no turns, or by explanation in the
+                protocol ``release``, whose instruction has no clear end.
         """
         if not all(request.chat for request in benchmark.requests):
             raise ValueError(
                 f"Self-Debiasing needs a chat, and the protocol {benchmark.protocol!r} of "
                 f"{benchmark.name!r} is none: load it with protocol='instructed', or leave it out "
                 "where it has none."
+            )
+        if self.kind == "explanation" and benchmark.protocol == "release":
+            raise ValueError(
+                "Self-Debiasing by explanation shows the model an item without its instruction, "
+                f"and the protocol 'release' of {benchmark.name!r} does not keep them apart: load "
+                "it with protocol='instructed'."
             )
         return replace(benchmark, requests=tuple(map(self._told, benchmark.requests)))
 

@@ -12,7 +12,9 @@ between the two results are the weights alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,9 @@ from kb_lens.models.loading import load_model
 
 _PROBE = " The nurse's  naïve café, 3,141 steps away: YES or no?\n"
 """Spaces, case, accents, digits: what tokenizers of one vocabulary may still treat otherwise."""
+
+_MARKUP = re.compile(r"<\S+>|\[[A-Z_]+\]")
+"""What is no word: ``<pad>``, ``[PAD]``."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Trained:
     def of(
         cls,
         model: HookedModel,
-        checkpoint: str,
+        checkpoint: str | os.PathLike[str],
         *,
         name: str | None = None,
         trust_remote_code: bool = False,
@@ -63,6 +68,7 @@ class Trained:
             ValueError: If it cannot be loaded, its tokenizer gives other tokens than the measured
                 model's, or its weights are the measured model's.
         """
+        checkpoint = os.fspath(checkpoint)
         with _loaded(model, checkpoint, trust_remote_code) as other:
             weights = weights_digest(other)
         if same_weights(weights, weights_digest(model)):
@@ -137,16 +143,24 @@ def _loaded(model: HookedModel, checkpoint: str, trust_remote_code: bool) -> Ite
             parameter.data = parameter.data.new_empty(0)
 
 
+def _in_texts(tokenizer: Any, tokens: Iterable[str]) -> list[str]:
+    """Those of some tokens that a text may be cut into: all but special ones and markup."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(token for token in set(tokens) - special if not _MARKUP.fullmatch(token))
+
+
 def _check_tokens(model: HookedModel, other: HookedModel, checkpoint: str) -> None:
     """Refuse a model that is given other tokens for the same text.
 
-    Tokens that training added, such as one for padding, stand in no text that is asked.
+    Special tokens and markup that training added, such as ``<pad>``, stand in no text.
     """
     ours, theirs = model.tokenizer, other.tokenizer
     ids = theirs.get_vocab()
     moved = [token for token, number in ours.get_vocab().items() if ids.get(token) != number]
     if moved:
         what = f"{len(moved)} tokens, such as {moved[0]!r}, have another number or are not there"
+    elif added := _in_texts(theirs, ids.keys() - ours.get_vocab().keys()):
+        what = f"{len(added)} tokens of text were added, such as {added[0]!r}"
     elif token_ids(ours, _PROBE) != token_ids(theirs, _PROBE):
         what = "the same words are cut, or begun, otherwise"
     else:

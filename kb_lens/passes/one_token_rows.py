@@ -29,7 +29,12 @@ class OneTokenRows(SharedPrefix):
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "row 1 head d_head"], None]:
         """Attention of every row over the shared prefix and its own key and value."""
-        keys, values = self.prefix[module.layer_idx]
+        if self.length:
+            keys, values = self.prefix[module.layer_idx]
+        else:  # a prompt of one token
+            keys, values = (
+                rows.new_empty(rows.shape[1], 0, rows.shape[3]) for rows in (key, value)
+            )
         if sliding_window:  # the window counts the row's own token too
             start = max(0, self.length + 1 - sliding_window)
             keys, values = keys[:, start:], values[:, start:]

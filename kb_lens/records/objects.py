@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
@@ -26,6 +27,11 @@ _SHOWN_LENGTH = 60
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
     """Write JSON text; folders are made."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def json_text(content: Any) -> str:
+    """JSON text; numpy's numbers are numbers."""
+    return json.dumps(content, default=np.generic.item)
 
 
 def read_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kb_lens.files import moved_whole
-from kb_lens.records.objects import check_there, named, parsed, short, validated
+from kb_lens.records.objects import check_there, json_text, named, parsed, short, validated
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -25,7 +24,7 @@ def write_tensors(
     header: Mapping[str, Any],
 ) -> None:
     """Write a safetensors file, with what is no tensor as JSON in its header."""
-    texts = {name: json.dumps(value) for name, value in header.items()}
+    texts = {name: json_text(value) for name, value in header.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         with moved_whole(path) as unfinished:

@@ -19,7 +19,7 @@ from kb_lens.neurons import NeuronSet, overlap, saliency_counts
 from kb_lens.report import words as words
 from kb_lens.report.page import Section, Table
 from kb_lens.runs.folder import RunFolder
-from kb_lens.studies.paper_table import DIFFERENCES, brief_table, table_of
+from kb_lens.studies.paper_table import brief_table, differences, table_of
 
 Figures = Mapping[str, go.Figure]
 _KNOWLEDGE = ("knowledge",)
@@ -88,7 +88,7 @@ def _paper(run: RunFolder, figures: Figures) -> list[Section]:
         return []
     table = table_of(run)
     brief = Table("Published, by the release's protocol, and by ours", brief_table(table), _CELLS)
-    facts = {"What may differ": " ".join(DIFFERENCES)}
+    facts = {"What may differ": " ".join(differences(run.record["arguments"]))}
     if "source" in table:
         said = table.dropna(subset=["source"])
         facts |= {
@@ -122,7 +122,10 @@ def _settings(run: RunFolder) -> dict[str, str]:
         facts |= _attribution_facts(run.attributions)
     if run.neurons is not None:
         neurons = run.neurons
-        facts["Selection"] = f"tau {neurons.tau}, beta {neurons.beta}: {neurons.origin}"
+        found = neurons.tau is not None
+        facts["Selection"] = (
+            f"tau {neurons.tau}, beta {neurons.beta}: {neurons.origin}" if found else neurons.origin
+        )
     else:
         thresholds = [f"{n} {v}" for n in ("tau", "beta") if (v := _argument(run, n, None))]
         if thresholds:
@@ -134,11 +137,24 @@ def _settings(run: RunFolder) -> dict[str, str]:
         first = next(iter(measured.values()))
         facts |= {f"Benchmark {result.key}": _result_facts(result) for result in first}
     infos = conditions_of(measured)
+    facts |= {
+        f"Method {name}": words
+        for name, info in infos.items()
+        if info.role == "method" and (words := _scaling_words(info))
+    }
     controls = {name: info for name, info in infos.items() if info.role == "control"}
     facts |= {f"Control {name}": _control_facts(info) for name, info in controls.items()}
     if controls:
         facts["Controls"] = _ONE_DRAW
     return facts
+
+
+def _scaling_words(info: ConditionInfo) -> str:
+    """The factor of a method that scales neurons, and where; empty of another method."""
+    change = info.intervention or {}
+    if not {"lam", "positions", "site"} <= set(change):
+        return ""
+    return f"lambda {change['lam']:g}, site {change['site']}, positions: {change['positions']}"
 
 
 def _control_facts(info: ConditionInfo) -> str:

@@ -34,6 +34,8 @@ def neuron_words(neurons: NeuronSet, sets: Mapping[str, NeuronSet], aggregation:
     for name, threshold in (("tau", neurons.tau), ("beta", neurons.beta)):
         if threshold is not None:
             thresholds += f", {name} {100 * threshold:g} %"
+    if not thresholds:
+        return f"{len(neurons)} of {total:,} neurons ({share:.2g} %) were given: {neurons.origin}."
     sizes = ", ".join(f"{dimension} {len(members)}" for dimension, members in sets.items())
     return (
         f"{len(neurons)} of {total:,} neurons ({share:.2g} %) were selected "
@@ -190,6 +192,14 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     bias = [change for change in rows if change.role == "bias"]
     if not bias:
         return "No enhanced model was measured on a bias benchmark: nothing is said of debiasing."
+    if all(change.beyond is None for change in bias):
+        closer = [change for change in bias if change.gain.low > 0]
+        named = f": {_names(closer)}" if closer else ""
+        return (
+            "Debiasing is not judged: no random neurons were measured beside these. In "
+            f"{len(closer)} of {len(bias)} comparisons (a factor on a bias benchmark) the metric "
+            f"came nearer to its best value, by 95 % intervals{named}."
+        )
     nearer = [change for change in bias if change.specific]
     away = [change for change in bias if change.gain.high < 0]
     total = f"of {len(bias)} comparisons (a factor on a bias benchmark)"

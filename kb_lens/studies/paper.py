@@ -10,7 +10,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.identify import identify
 from kb_lens.runs.measure import measure
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import IdentifySettings, Items, RunExecution
+from kb_lens.runs.settings import Asking, Finding, IdentifySettings, Items, RunExecution
 from kb_lens.store import Store
 from kb_lens.studies.paper_table import (
     BASE,
     BENCHMARKS,
     DEFAULT_LAM,
     ENHANCED,
+    RELEASE,
+    check_cells,
     paper_table,
     recipe_of,
 )
@@ -60,6 +62,13 @@ class PaperSettings(Items, IdentifySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_factor(self.factor, self.dtype)
+        if self.protocol == RELEASE:
+            raise ValueError(
+                "--protocol says how we ask, and the release's protocol is measured beside it: "
+                "give original or instructed."
+            )
+        if self.neurons is not None:
+            _check_unused(self)
 
     @property
     def factor(self) -> float:
@@ -68,6 +77,19 @@ class PaperSettings(Items, IdentifySettings):
             return self.lam
         recipe = recipe_of(self.model)
         return DEFAULT_LAM if recipe is None else recipe.lam
+
+
+def _check_unused(settings: PaperSettings) -> None:
+    """Refuse what finds neurons where they are given."""
+    of_finding = {field.name for group in (Finding, Asking) for field in fields(group)}
+    # what benchmarks are asked with too, and where the given neurons are
+    of_finding -= {"site", *(field.name for field in fields(Items))}
+    for field in fields(settings):
+        if field.name in of_finding and getattr(settings, field.name) != field.default:
+            option = field.name.replace("_", "-")
+            raise ValueError(
+                f"--{option} is for finding neurons, and --neurons gives them: drop one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +129,7 @@ def paper(
     if settings.neurons is not None:
         read_pairs(settings.neurons)  # what is wrong with it is said before anything is loaded
     benchmarks = load_available(settings.benchmarks, settings, settings.seed, BENCHMARKS, left_out)
+    check_cells(benchmarks)
     tell(plan_words(settings, 0 if settings.neurons else len(questions), benchmarks))
     if execution.dry_run:
         return None
@@ -169,7 +192,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[tuple[int, int]] | None:
     """The (layer, index) pairs of a JSON file; None of a neurons.json, which says more.
 
     Raises:
-        ValueError: If the file is missing, no JSON, or something else.
+        ValueError: If the file is missing, no JSON, or something else, or has a pair twice.
     """
     content = read_json(path, Any, what="neurons")
     if isinstance(content, dict):
@@ -185,7 +208,11 @@ def read_pairs(path: str | os.PathLike[str]) -> list[tuple[int, int]] | None:
             f"'{path}' has no neurons: give a neurons.json, or JSON with a list of [layer, index] "
             f"pairs, alone or under the key 'neurons'; got {shown(json.dumps(content))}."
         )
-    return [(layer, index) for layer, index in content]
+    pairs = [(layer, index) for layer, index in content]
+    if len(set(pairs)) < len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise ValueError(f"'{path}' has the neuron {list(twice)} twice: give each once.")
+    return pairs
 
 
 def given_neurons(path: str | os.PathLike[str], model: HookedModel, site: Site) -> NeuronSet:

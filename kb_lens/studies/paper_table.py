@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.comparison import compare
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.intervals import interval_text
@@ -89,6 +90,7 @@ CELLS = (
     *(Cell(name, "acc", label) for name, label in _ABILITIES.items()),
 )
 """The table from top to bottom."""
+_NAMES = ("benchmark", "metric", "condition")
 _WITH_RELEASE = ("stereoset", "crows_pairs", *(f"bbq_{category}" for category in _BBQ))
 BENCHMARKS = (
     *(f"{name}:{RELEASE}" for name in _WITH_RELEASE),
@@ -96,19 +98,57 @@ BENCHMARKS = (
 )
 """What is measured unless told otherwise; those without a protocol in the one that is asked for."""
 
-DIFFERENCES = (
+_DIFFERENCES = (
     "The release loads models in 4 bits (NF4) and computes in bfloat16; here the type is that of "
     "--dtype.",
     "Its options stand in one order, the anti-stereotype first; ours are scored without a list, or "
     "in every order (--protocol instructed).",
     "Its chat template is rendered with its defaults, which lets Qwen3 think before it answers; "
     "here thinking is off unless --template-option enable_thinking=true.",
-    "It attributes with 20 equal steps and the answers yes and no in lower case; here the error is "
-    "controlled and the spelling is the model's own.",
     "Its code has no parser for what BBQ's answers say and none of the ability benchmarks: here "
     "answers must name one option, and abilities are those of lm-evaluation-harness.",
 )
-"""What may make a measured number another one than a published one."""
+_STEPS = "It attributes with 20 equal steps; here the error is controlled."
+_SPELLING = "Its answers are yes and no in lower case; here they are spelled as the model does."
+
+
+def differences(arguments: Mapping[str, Any]) -> list[str]:
+    """What may make a measured number another one than a published one.
+
+    Args:
+        arguments: The settings of ``kb-lens paper``, as ``run.json`` has them.
+    """
+    said: list[str] = list(_DIFFERENCES)
+    if not arguments.get("neurons"):  # else nothing was attributed
+        if arguments.get("rule") == "adaptive":
+            said.append(_STEPS)
+        if arguments.get("answer_style") == "model":
+            said.append(_SPELLING)
+    return said
+
+
+def check_cells(benchmarks: Sequence[Benchmark]) -> None:
+    """Refuse benchmarks that have no cell in the table, and two that share theirs.
+
+    Raises:
+        ValueError: Names them.
+    """
+    in_table = dict.fromkeys(cell.benchmark for cell in CELLS)
+    ours: dict[str, str] = {}
+    for benchmark in benchmarks:
+        if benchmark.name not in in_table:
+            raise ValueError(
+                f"the paper's table has no cell of {benchmark.key}: allowed are "
+                f"{', '.join(in_table)}. `kb-lens run` measures others."
+            )
+        if benchmark.protocol == RELEASE:
+            continue
+        if benchmark.name in ours:
+            raise ValueError(
+                f"{ours[benchmark.name]} and {benchmark.key} have the same cells: name one of "
+                "them, and the other in a run with another --out."
+            )
+        ours[benchmark.name] = benchmark.key
 
 
 def recipe_of(model: str) -> Recipe | None:
@@ -159,7 +199,7 @@ def paper_table(
                 names = {"cell": cell.label, "benchmark": cell.benchmark, "metric": cell.metric}
                 said = _published(known, model, condition, cell)
                 rows.append({**names, "condition": condition, **said, **numbers})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["cell", *_NAMES])
 
 
 def table_of(run: RunFolder) -> pd.DataFrame:

@@ -3,8 +3,10 @@
 import json
 
 import captum.attr
+import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from safetensors.torch import load_file
 from tiny_models import tiny_bridge
 
@@ -117,6 +119,31 @@ def test_by_dimension(scores):
     assert list(dimensions) == ["gender", "race"]
     assert torch.equal(dimensions["race"].scores, scores.scores[2:])
     assert dimensions["race"].questions == scores.questions[2:]
+
+
+@pytest.mark.parametrize(
+    "rows", [[1, 3], torch.tensor([1, 3]), np.array([1, 3]), [False, True, False, True]]
+)
+def test_a_subset_by_index_or_mask(scores, rows):
+    some = scores.subset(rows)
+    assert some.questions == (scores.questions[1], scores.questions[3])
+    assert torch.equal(some.scores, scores.scores[[1, 3]])
+
+
+@pytest.mark.parametrize("rows", [[True], [0.5], [[0], [1]]])
+def test_what_is_no_subset(scores, rows):
+    with pytest.raises((ValueError, TypeCheckError), match=r"mask|indices"):
+        scores.subset(rows)
+
+
+def test_hooks_and_kept_questions_exclude_one_another(model, questions, tmp_path):
+    """A cache knows the weights alone: under a change it would serve one model as the other."""
+    hook = ("blocks.1.hook_out", lambda residual, hook: 2 * residual)
+    with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="a hook is set on"):
+        kb.attribute(model, questions[:1], cache_dir=tmp_path, progress=False)
+    with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="a hook is set on"):
+        kb.influence(model, cache_dir=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_finished_questions_are_kept(model, questions, tmp_path, monkeypatch):
@@ -272,7 +299,8 @@ def test_half_precision_has_a_tolerance_of_its_own(questions, tmp_path):
 
 def test_scores_that_overflow_are_not_kept(questions, tmp_path):
     model = tiny_bridge("gpt2")
-    hook = ("blocks.1.hook_out", lambda residual, hook: residual * float("inf"))
-    with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="not finite"):
+    with torch.no_grad():  # a block's output is beyond every number
+        next(iter(model.original_model.transformer.h[1].mlp.c_proj.parameters())).fill_(1e38)
+    with pytest.raises(ValueError, match="not finite"):
         kb.attribute(model, questions[:1], engine="per-layer", cache_dir=tmp_path, progress=False)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -39,6 +39,21 @@ def test_the_prompt_is_taken_as_it_is_and_the_target_is_the_token_behind_it(fami
     assert (scores.relative_gap < 1e-3).all()
 
 
+@pytest.mark.parametrize("objective", ["probability", "log_probability"])
+def test_a_prompt_of_one_token(objective):
+    model = tiny_bridge("gpt2")  # whose tokenizer puts nothing in front
+    short = [kb.Completion("T", " yes"), kb.Completion("T", " no"), YES]
+    assert short[0].prompt_tokens(model).shape == (1, 1)
+    joined, plain = (
+        kb.attribute(model, short, objective=objective, engine=engine, progress=False)
+        for engine in ("joined", "per-layer")
+    )
+    torch.testing.assert_close(joined.scores, plain.scores, rtol=1e-3, atol=1e-7)
+    probability = logits_behind(model, "T").softmax(-1)[token(model, " yes")]
+    value = probability if objective == "probability" else probability.log()
+    assert float(joined.answer_prob[0]) == pytest.approx(float(value), rel=1e-4)
+
+
 def test_the_foil_is_what_the_logit_difference_is_from(llama):
     scores = kb.attribute(llama, [GAP], objective="logit_difference", progress=False)
     logits = logits_behind(llama, PROMPT)
@@ -134,7 +149,8 @@ def test_a_target_that_the_model_would_write_with_a_space(llama):
     ("completion", "reason"),
     [
         (kb.Completion(PROMPT, " the schoolgirl of the city"), "not one token.*first tokens"),
-        (kb.Completion(f"{PROMPT} ", "yes"), "Take the space from the prompt's end"),
+        (kb.Completion(f"{PROMPT} ", "yes"), "Take the space from the prompt's end to the begin"),
+        (kb.Completion(f"{PROMPT} ", " yes"), r"Take the space from the prompt's end\."),
         (kb.Completion(PROMPT, " yes", foil=" tall of the people"), "the foil .* not one token"),
         (kb.Completion("word" + " word" * 400, " yes"), "context is 256"),
     ],
@@ -153,6 +169,13 @@ def test_what_only_questions_have_is_refused(llama, questions):
         kb.attribute(llama, [YES], objective="logit_difference", progress=False)
     with pytest.raises(ValueError, match="is there 2 times"):
         kb.attribute(llama, [YES, YES], progress=False)
+    with pytest.raises(ValueError, match="answer_style is for questions"):
+        kb.attribute(llama, [YES], progress=False, answer_style="release")
+    other = replace(GAP, foil=" Yes")  # the same measurement where foils are not read
+    with pytest.raises(ValueError, match="is there 2 times"):
+        kb.attribute(llama, [GAP, other], progress=False)
+    both = kb.attribute(llama, [GAP, other], objective="logit_difference", progress=False)
+    assert both.answer_prob[0] != both.answer_prob[1]
     with pytest.raises(ValueError, match="there are no questions"):
         kb.attribute(llama, [], progress=False)
 
@@ -188,6 +211,8 @@ def test_files_keep_the_spaces_of_targets(tmp_path):
     )
     assert kb.load_completions(table) == wanted
     assert kb.load_completions(lines) == wanted
+    table.write_text("prompt,target,foil,kind\nParis lies in, France, ,  \n")
+    assert kb.load_completions(table) == [kb.Completion("Paris lies in", " France")]
     with pytest.raises(ValueError, match=r"kb\.load_completions"):
         kb.load_questions(path=table)
 
@@ -199,6 +224,7 @@ def test_files_keep_the_spaces_of_targets(tmp_path):
         ("a.csv", "prompt,target\n", "has no completions"),
         ("a.csv", "prompt,target\nx\n", "row 2: 1 cells under 2"),
         ("a.csv", "prompt,target,foil\nx,y,y\n", "row 2: target and foil are both"),
+        ("a.csv", 'prompt, target\nx, " y"\n', "row 2, column 'target': .*behind the comma"),
         ("a.jsonl", '{"prompt": "x"}\n', "row 1, column 'target'"),
         ("a.jsonl", '{"prompt": "x", "target": 3}\n', "row 1, column 'target': got 3"),
         ("a.jsonl", "[1]\n", "row 1, column 'prompt'"),

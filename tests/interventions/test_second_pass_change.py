@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
@@ -67,5 +68,6 @@ def test_settings():
     assert all(isinstance(change, Change) for change in changes)
     with pytest.raises(ValueError, match="decay is nan"):
         SecondPass(decay=math.nan)
-    with pytest.raises(ValueError, match="at least one text"):
-        SecondPass(())
+    for texts in ((), ("",), ["a"], TEXTS, (1, 2)):
+        with pytest.raises((ValueError, TypeCheckError), match=r"at least one text|texts"):
+            SecondPass(texts)

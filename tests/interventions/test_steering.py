@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_models import tiny_bridge
 
 from kb_lens.benchmarks.requests import Request
 from kb_lens.evaluation.scoring import option_logprobs
+from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.steering import (
     StatementPair,
     Steering,
@@ -278,6 +280,33 @@ def test_the_vector_is_kept_as_it_was_given(model):
     steering = Steering(given, 0, "m", "f")
     given += 1
     assert torch.equal(steering.vector, torch.ones(32))
+
+
+def test_a_layer_of_numpy_is_written_like_any_other(model, tmp_path):
+    steering = made(model)
+    object.__setattr__(
+        steering, "layer", np.int64(1)
+    )  # the tests' type checks refuse it, users' not
+    steering.save(tmp_path / "s.safetensors")
+    assert Steering.load(tmp_path / "s.safetensors").layer == 1
+    described = Condition("s", steering).describe()
+    assert described == made(model).describe()
+    assert type(described["layer"]) is int
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("he is " * 400, "context is 256"), ("", "no token|empty")]
+)
+def test_a_text_that_cannot_be_read_is_refused(text, reason):
+    model = tiny_bridge("gpt2")
+    with pytest.raises(ValueError, match=reason):
+        steering_vector(model, [StatementPair("gender", "x", text, "fair")], progress=False)
+
+
+def test_a_vector_of_another_width(model):
+    narrow = replace(made(model), vector=torch.ones(1))
+    with pytest.raises(ValueError, match="1 entries, and the residual stream"):
+        narrow.applied(model).__enter__()
 
 
 def test_bad_values(model):

@@ -184,12 +184,25 @@ def _of(content):
     return tokenizer
 
 
+def grown():
+    """A tokenizer with words of its own, which cuts texts that have them otherwise."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["nurse", " engineer", "<|mine|>"])
+    return tokenizer
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "words"),
-    [(swapped, "2 tokens, such as '[ab]'"), (uncut, "cut, or begun, otherwise")],
+    [
+        (swapped, "2 tokens, such as '[ab]'"),
+        (uncut, "cut, or begun, otherwise"),
+        (grown, "2 tokens of text were added, such as ' engineer'"),
+    ],
 )
 def test_another_tokenizer_is_refused(model, tmp_path, tokenizer, words):
-    folder = saved(tmp_path / "other", tiny_hf_model(seed=1), tokenizer())
+    hf_model = tiny_hf_model(seed=1)
+    hf_model.resize_token_embeddings(len(tokenizer()))
+    folder = saved(tmp_path / "other", hf_model, tokenizer())
     with pytest.raises(ValueError, match=f"another tokenizer than base .*{words}"):
         Trained.of(model, str(folder))
 

@@ -87,7 +87,8 @@ def test_an_effect_is_claimed_only_beyond_0_and_beyond_random_neurons():
     (change,) = changes(as_random)
     assert change.verdict == "nearer to its best value, not shown to be more than random"
     without = {"base": base, "lambda 2": better}
-    assert said(without).startswith("No debiasing is shown")
+    assert said(without).startswith("Debiasing is not judged: no random neurons were measured")
+    assert "In 1 of 1 comparisons" in said(without)
     assert changes(without)[0].verdict == "nearer to its best value, no random control"
     worse = {"base": same, "lambda 2": [crows(195, 200)], "random lambda 2": random(same)}
     assert "In 1 it moved further away: lambda 2 on crows_pairs." in said(worse)

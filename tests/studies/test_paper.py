@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -27,6 +28,7 @@ from kb_lens.studies.paper_table import (
     CELLS,
     RECIPES,
     brief_table,
+    differences,
     paper_table,
     published,
     recipe_of,
@@ -163,8 +165,55 @@ def test_it_goes_on_and_its_page_and_figure_are_of_the_table(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The paper&#39;s table" in page or "The paper's table" in page
     assert "4 bits" in page
+    assert "20 equal steps" not in page, "the neurons were given"
+    assert "of 144 neurons (2.1 %) were given: 3 pairs of authors.json" in page
+    assert "lambda 3.5, site pre, positions: last" in page
     brief = brief_table(table)
     assert brief.columns.tolist() == ["cell", "condition", "published", "release", "ours"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("stereoset@16", "stereoset:instructed@16"), "stereoset and stereoset_instructed have"),
+        (("stereoset@16", "plain_text"), "no cell of plain_text: allowed are stereoset, crows"),
+        (("over_correction",), "no cell of over_correction"),
+    ],
+)
+def test_what_the_table_has_no_place_for_is_refused_at_once(tmp_path, names, reason):
+    settings = PaperSettings(model="Qwen/Qwen3-4B", benchmarks=names)
+    with pytest.raises(ValueError, match=reason):
+        paper(tmp_path / "out", settings, replace(QUIET, dry_run=True), pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("bank", Path("b.csv")),
+        ("tau", 0.2),
+        ("questions", 9),
+        ("rule", "riemann"),
+        ("instruction", "?"),
+    ],
+)
+def test_given_neurons_are_not_found(pairs, option, value):
+    steps = {"n_steps": 20} if option == "rule" else {}
+    with pytest.raises(ValueError, match=f"--{option} is for finding neurons|--n-steps is"):
+        PaperSettings(model="m", neurons=pairs, **{option: value}, **steps)
+
+
+def test_the_releases_protocol_is_not_ours():
+    with pytest.raises(ValueError, match="give original or instructed"):
+        PaperSettings(model="m", protocol="release")
+
+
+def test_what_may_differ_is_said_of_these_settings():
+    usual = " ".join(differences({"rule": "adaptive", "answer_style": "model"}))
+    assert "20 equal steps" in usual
+    assert "lower case" in usual
+    as_released = " ".join(differences({"rule": "riemann", "answer_style": "release"}))
+    assert "20 equal steps" not in as_released
+    assert "lower case" not in as_released
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
@@ -185,6 +234,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     ("content", "reason"),
     [
         ("[]", "has no neurons"),
+        ("[[1, 2], [0, 3], [1, 2]]", r"the neuron \[1, 2\] twice"),
         ("[[1, 2], [3]]", r"list of \[layer, index\]"),
         ("[[1, true]]", "has no neurons"),
         ('{"other": []}', "has no neurons"),
