@@ -64,6 +64,8 @@ _BBQ_METRICS = {
     "acc_disambig": "accuracy, disambiguated",
     "s_AMB": "bias, ambiguous",
     "s_DIS": "bias, disambiguated",
+    # What is written may name no option, and the four above rest on the rest.
+    "unparsed": "answers that name no option",
 }
 _ABILITIES = {
     "copa": "COPA",
