@@ -114,7 +114,7 @@ def _only_token(tokenizer: Any, prompt: str, word: str, name: str) -> int:
 
 
 def check_completions(
-    model: HookedModel, completions: Sequence[Completion], *, with_foils: bool
+    model: HookedModel, completions: Sequence[Completion], *, with_foils: bool = True
 ) -> None:
     """Refuse completions that would be measured as something else.
 
