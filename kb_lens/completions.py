@@ -189,11 +189,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     return iter(read_csv(path, _FILE, strip=False).rows)
 
 
+def _is_empty(column: str, value: object) -> bool:
+    if column not in _NEEDED and isinstance(value, str):
+        return not value.strip(" \t")
+    return value in (None, "")
+
+
 def _completion(path: Path, number: int, row: Mapping[str, Any]) -> Completion:
-    given = {name: row[name] for name in _COLUMNS if row.get(name) not in (None, "")}
-    blank = [name for name in given if name not in _NEEDED and str(given[name]).strip(" \t") == ""]
-    for name in blank:
-        del given[name]
+    given = {name: row[name] for name in _COLUMNS if not _is_empty(name, row.get(name))}
     for column in (*_NEEDED, *given):
         if not isinstance(given.get(column), str):
             raise ValueError(

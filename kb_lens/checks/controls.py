@@ -56,7 +56,8 @@ def influence(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If there is no text, one is empty, or `cache_dir` is a file.
+        ValueError: If there is no text, one is empty, or `cache_dir` is a file or given while hooks
+            are set.
     """
     check_texts(texts)
     check_cache(cache_dir, model)

@@ -26,12 +26,12 @@ _SHOWN_LENGTH = 60
 
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
     """Write JSON text; folders are made."""
-    write_text(path, json.dumps(content, indent=indent) + "\n")
+    write_text(path, json_text(content, indent=indent) + "\n")
 
 
-def json_text(content: Any) -> str:
+def json_text(content: Any, *, indent: int | None = None) -> str:
     """JSON text; numpy's numbers are numbers."""
-    return json.dumps(content, default=np.generic.item)
+    return json.dumps(content, indent=indent, default=np.generic.item)
 
 
 def read_json(

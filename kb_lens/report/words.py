@@ -192,17 +192,17 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     bias = [change for change in rows if change.role == "bias"]
     if not bias:
         return "No enhanced model was measured on a bias benchmark: nothing is said of debiasing."
+    total = f"of {len(bias)} comparisons (a factor on a bias benchmark)"
     if all(change.beyond is None for change in bias):
         closer = [change for change in bias if change.gain.low > 0]
         named = f": {_names(closer)}" if closer else ""
         return (
             "Debiasing is not judged: no random neurons were measured beside these. In "
-            f"{len(closer)} of {len(bias)} comparisons (a factor on a bias benchmark) the metric "
-            f"came nearer to its best value, by 95 % intervals{named}."
+            f"{len(closer)} {total} the metric came nearer to its best value, by 95 % intervals"
+            f"{named}."
         )
     nearer = [change for change in bias if change.specific]
     away = [change for change in bias if change.gain.high < 0]
-    total = f"of {len(bias)} comparisons (a factor on a bias benchmark)"
     come = "come nearer to its best value by more than random neurons move it"
     if nearer:
         sentences = [

@@ -92,12 +92,9 @@ CELLS = (
     *(Cell(name, "acc", label) for name, label in _ABILITIES.items()),
 )
 """The table from top to bottom."""
-_NAMES = ("benchmark", "metric", "condition")
+_BENCHMARKS = tuple(dict.fromkeys(cell.benchmark for cell in CELLS))
 _WITH_RELEASE = ("stereoset", "crows_pairs", *(f"bbq_{category}" for category in _BBQ))
-BENCHMARKS = (
-    *(f"{name}:{RELEASE}" for name in _WITH_RELEASE),
-    *dict.fromkeys(cell.benchmark for cell in CELLS),
-)
+BENCHMARKS = (*(f"{name}:{RELEASE}" for name in _WITH_RELEASE), *_BENCHMARKS)
 """What is measured unless told otherwise; those without a protocol in the one that is asked for."""
 
 _DIFFERENCES = (
@@ -135,13 +132,12 @@ def check_cells(benchmarks: Sequence[Benchmark]) -> None:
     Raises:
         ValueError: Names them.
     """
-    in_table = dict.fromkeys(cell.benchmark for cell in CELLS)
     ours: dict[str, str] = {}
     for benchmark in benchmarks:
-        if benchmark.name not in in_table:
+        if benchmark.name not in _BENCHMARKS:
             raise ValueError(
                 f"the paper's table has no cell of {benchmark.key}: allowed are "
-                f"{', '.join(in_table)}. `kb-lens run` measures others."
+                f"{', '.join(_BENCHMARKS)}. `kb-lens run` measures others."
             )
         if benchmark.protocol == RELEASE:
             continue
@@ -201,7 +197,9 @@ def paper_table(
                 names = {"cell": cell.label, "benchmark": cell.benchmark, "metric": cell.metric}
                 said = _published(known, model, condition, cell)
                 rows.append({**names, "condition": condition, **said, **numbers})
-    return pd.DataFrame(rows, columns=None if rows else ["cell", *_NAMES])
+    return pd.DataFrame(
+        rows, columns=None if rows else ["cell", "benchmark", "metric", "condition"]
+    )
 
 
 def table_of(run: RunFolder) -> pd.DataFrame:
