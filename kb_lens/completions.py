@@ -186,7 +186,18 @@ def load_completions(path: str | os.PathLike[str]) -> list[Completion]:
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return json_rows(path, _FILE)
-    return iter(read_csv(path, _FILE, strip=False).rows)
+    return _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, row in read_csv(path, _FILE, strip=False).rows:
+        for column in _COLUMNS:
+            if _QUOTED_BEHIND_A_SPACE.fullmatch(row.get(column) or ""):
+                raise ValueError(
+                    f"'{path}', row {number}, column {column!r}: got {shown(row[column])}. Quotes "
+                    "must begin right behind the comma: take the space before them away."
+                )
+        yield number, row
 
 
 def _is_empty(column: str, value: object) -> bool:
@@ -202,11 +213,6 @@ def _completion(path: Path, number: int, row: Mapping[str, Any]) -> Completion:
             raise ValueError(
                 f"'{path}', row {number}, column {column!r}: got {shown(row.get(column))}. Needed "
                 f"are the columns or keys {' and '.join(_NEEDED)}, in each row a text."
-            )
-        if _QUOTED_BEHIND_A_SPACE.fullmatch(given[column]):
-            raise ValueError(
-                f"'{path}', row {number}, column {column!r}: got {shown(given[column])}. Quotes "
-                "must begin right behind the comma: take the space before them away."
             )
     try:
         return Completion(**given)

@@ -211,6 +211,8 @@ def test_files_keep_the_spaces_of_targets(tmp_path):
     )
     assert kb.load_completions(table) == wanted
     assert kb.load_completions(lines) == wanted
+    lines.write_text(json.dumps({"prompt": "She said", "target": ' "Hello"'}))
+    assert kb.load_completions(lines) == [kb.Completion("She said", ' "Hello"')]
     table.write_text("prompt,target,foil,kind\nParis lies in, France, ,  \n")
     assert kb.load_completions(table) == [kb.Completion("Paris lies in", " France")]
     with pytest.raises(ValueError, match=r"kb\.load_completions"):
