@@ -126,10 +126,11 @@ class Request:
 
     unstarted: bool = field(default=False, repr=False)
     """Whether whole texts are scored a second time, with the start token before the first token
-    alone: all others are predicted from the text before them, as the tokenizer writes it."""
+    alone: all others are predicted from the text before them, as the tokenizer writes it. Behind a
+    prompt no start token stands that the tokenizer does not write: both scores are the same."""
 
     excerpts: tuple[Excerpt, ...] = field(default=(), repr=False)
-    """Words of whole texts to score by themselves."""
+    """Words of the options to score by themselves; not of a chat's."""
 
     first: tuple[str, ...] = field(default=(), repr=False)
     """What the user of a chat says before the prompt, turn by turn. The model itself answers each
@@ -178,10 +179,10 @@ class Request:
             )
         if self.sampling and not self.write:
             raise ValueError("sampling is of what the model writes: give a number in write.")
-        if self._of_whole_texts and (self.prompt or self.chat):
+        if self._of_whole_texts and self.chat:
             raise ValueError(
-                "excerpts and texts without a start are of whole texts: no prompt may stand before "
-                f"them, got {self.prompt!r}."
+                "excerpts and texts without a start are of whole texts, and none is an answer in a "
+                f"chat: got {self.prompt!r}."
             )
         if any(len(excerpt.words) != len(self.options) for excerpt in self.excerpts):
             raise ValueError(f"an excerpt needs the words of {len(self.options)} options.")

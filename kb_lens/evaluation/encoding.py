@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kb_lens.benchmarks.requests import Against, Request, Span
-from kb_lens.evaluation.excerpts import excerpt_tokens, token_spans
+from kb_lens.evaluation.excerpts import as_whole_texts, excerpt_tokens, token_spans
 from kb_lens.models.chat import chat_text, has_template, leading_ids, token_ids
 from kb_lens.models.hooked import HookedModel
 from kb_lens.passes.plain_scores import Text
@@ -95,25 +95,29 @@ def encode(model: HookedModel, requests: Sequence[Request], *, first: int = 0) -
             strings |= {prompt, prompt + option}
     ids = _encode_strings(tokenizer, strings)
     leading = leading_ids(tokenizer)
-    spans = token_spans(tokenizer, requests)
+    whole_texts = [
+        as_whole_texts(request, row) for request, row in zip(requests, pairs, strict=True)
+    ]
+    spans = token_spans(tokenizer, whole_texts)
     scores: list[list[Score]] = []
-    for index, (request, row) in enumerate(zip(requests, pairs, strict=True), first):
+    rows = zip(requests, pairs, whole_texts, strict=True)
+    for index, (request, row, whole_text) in enumerate(rows, first):
         templated = request.chat and has_template(tokenizer)  # which writes BOS itself
         before = None if templated else leading
         texts = [_text(tokenizer, ids, before, prompt, option) for prompt, option in row]
         _check_row(index, row, texts, n_ctx)
         whole: list[Score] = [(Term(text, range(text.n_scored)),) for text in texts]
-        unstarted = [_unstarted(score, leading) for score in whole if request.unstarted]
-        once = [*whole, *unstarted, *_excerpts(request, texts, spans)]
+        # of these there is none, or the tokenizer writes no text without it
+        started = bool(leading or request.prompt.strip())
+        unstarted = [s if started else _unstarted(s) for s in whole if request.unstarted]
+        once = [*whole, *unstarted, *_excerpts(whole_text, texts, spans)]
         scores.append(_read_twice(tokenizer, request, once, index, n_ctx))
     return scores
 
 
-def _unstarted(score: Score, leading: Sequence[int]) -> Score:
+def _unstarted(score: Score) -> Score:
     """The same text with the start token before its first token alone."""
     ((text, _),) = score
-    if leading:  # the tokenizer writes no text without it
-        return score
     bare = Text(text.ids[text.start :], start=1)
     first = Term(text, [0])
     return (first, Term(bare, range(bare.n_scored))) if bare.n_scored else (first,)
@@ -122,8 +126,12 @@ def _unstarted(score: Score, leading: Sequence[int]) -> Score:
 def _excerpts(
     request: Request, texts: Sequence[Text], spans: Mapping[str, Sequence[Span]]
 ) -> list[Score]:
-    """The scores of a request's excerpts, option by option."""
-    of_options = [spans[option] for option in request.options if request.excerpts]
+    """The scores of the excerpts of whole texts, whose last tokens are the option's."""
+    of_options = [
+        spans[option][-text.n_scored :]
+        for option, text in zip(request.options, texts, strict=True)
+        if request.excerpts
+    ]
     scores: list[Score] = []
     for excerpt in request.excerpts:
         chosen = excerpt_tokens(excerpt, request.options, of_options)

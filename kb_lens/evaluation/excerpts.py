@@ -8,10 +8,33 @@ than the text itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from kb_lens.benchmarks.requests import Excerpt, Request, Span
+
+
+def as_whole_texts(request: Request, pairs: Sequence[tuple[str, str]]) -> Request:
+    """A request with excerpts as whole texts: the prompt and each option, as they are written."""
+    if not request.excerpts:
+        return request
+    options = tuple(prompt + option for prompt, option in pairs)
+    excerpts = [
+        replace(
+            excerpt,
+            words=tuple(
+                _moved(words, len(text) - len(option))
+                for words, text, option in zip(excerpt.words, options, request.options, strict=True)
+            ),
+        )
+        for excerpt in request.excerpts
+    ]
+    return replace(request, prompt="", options=options, excerpts=tuple(excerpts))
+
+
+def _moved(words: Sequence[Span], by: int) -> tuple[Span, ...]:
+    return tuple((start + by, end + by) for start, end in words)
 
 
 def excerpt_tokens(

@@ -18,6 +18,7 @@ from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.evaluation.evaluate import evaluate, recompute
 from kb_lens.evaluation.excerpts import excerpt_tokens, token_spans
 from kb_lens.evaluation.scoring import option_logprobs
+from kb_lens.interventions.prompting import Prompting
 from kb_lens.statistics import point
 
 PAIRS = {
@@ -357,3 +358,14 @@ def test_metrics_by_hand():
     table["comparable_shared"] = False
     measured = point(definition.statistics(table), definition.metrics)
     assert not [name for name in measured if "shared" in name]
+
+
+def test_words_are_scored_behind_a_debiasing_prompt(model):
+    pairs = benchmark_of(*PAIRS.values())
+    plain = evaluate(model, pairs, progress=False).items
+    told = evaluate(model, Prompting("Be fair.").asked(pairs), progress=False)
+    assert np.isfinite(told.metrics["stereotype_share_per_token"].value)
+    for option in ("more", "less"):
+        assert (told.items[f"logprob_{option}"] != plain[f"logprob_{option}"]).all()
+        # the words that are shared stay so, whatever stands before them
+        assert (told.items[f"tokens_{option}_shared"] == plain[f"tokens_{option}_shared"]).all()

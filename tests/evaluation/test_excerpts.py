@@ -247,12 +247,38 @@ def test_plain_passes_give_the_same(llama):
     np.testing.assert_array_equal(in_trees.tokens, plain.tokens)
 
 
+# --- behind a prompt -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["Be fair to all. ", "Be fair to all.", "Be "])
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), phrase_tokenizer([MORE, LESS] * 9)])
+def test_words_behind_a_prompt_are_scored_given_the_prompt(prompt, tokenizer):
+    model = take(tiny_bridge(), tokenizer)
+    words = ((0, 3), (7, 11)), ((0, 3),)
+    scores = score(model, Request(prompt, (MORE, LESS), unstarted=True, excerpts=(Excerpt(words),)))
+    plain = encode(model, [Request(prompt, (MORE, LESS))])[0]
+    for which, option in enumerate((MORE, LESS)):
+        ((text, _),) = plain[which]
+        values = logprobs(model, text.ids)[text.start - 1 :]
+        spans = tokenizer(prompt + option, return_offsets_mapping=True)["offset_mapping"]
+        starts = [[len(prompt) + k for k in range(*span)] for span in words[which]]
+        inside = {k for span in starts for k in span}
+        letters = [
+            {k for k in range(*span) if (prompt + option)[k] != " "} or {span[0]}
+            for span in spans[-text.n_scored :]
+        ]
+        within = [value for value, of in zip(values, letters, strict=True) if of <= inside]
+        whole, unstarted, excerpt = scores.logprob[0, which::2]
+        assert whole == unstarted == pytest.approx(sum(values), abs=1e-4)
+        assert excerpt == pytest.approx(sum(within), abs=1e-4)
+
+
 # --- requests ------------------------------------------------------------------------------------
 
 
 def test_requests_that_cannot_be_scored_so_are_refused():
-    with pytest.raises(ValueError, match="no prompt may stand before them, got 'Say: '"):
-        Request("Say: ", (MORE,), unstarted=True)
+    with pytest.raises(ValueError, match="none is an answer in a chat: got 'Say: '"):
+        Request("Say: ", (MORE,), chat=True, unstarted=True)
     with pytest.raises(ValueError, match="needs the words of 1 options"):
         Request("", (MORE,), excerpts=(SHARED,))
     with pytest.raises(ValueError, match=r"equally many words, got \[0, 1\]"):
