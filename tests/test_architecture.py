@@ -37,9 +37,9 @@ ROOMS = {
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "records": "tensors tables objects",
-    "models": """loading adapters pretrained sources taught gguf low_rank config_sizes completeness
-        bridge_check evaluation_mode exclusive_use answers prompts chat template_syntax time_limit
-        lessons hooked foreign_code digests""",
+    "models": """loading pretrained placement adapters sources taught gguf low_rank config_sizes
+        completeness bridge_check evaluation_mode exclusive_use answers prompts chat template_syntax
+        time_limit lessons hooked foreign_code digests offloaded""",
     "statistics": "",
     "intervals": "",
     "resampling": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import chain
-from typing import Any, cast
+from typing import cast
 
 import psutil
 import torch
@@ -104,11 +104,11 @@ def default_rows(model: HookedModel, engine: str) -> int:
     block = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
     numbers = config.n_layers * block / 2 + 3 * config.d_vocab  # logits, their softmax, gradient
     row_bytes = numbers * (torch.finfo(config.dtype).bits // 8)
-    return int(min(_MOST_ROWS, max(_FEWEST_ROWS, _free_memory(config.device) / 4 / row_bytes)))
+    return int(min(_MOST_ROWS, max(_FEWEST_ROWS, _free_memory(model) / 4 / row_bytes)))
 
 
-def _free_memory(device: Any) -> float:
-    """Free bytes where the model runs."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(torch.device(device))[0]
-    return psutil.virtual_memory().available
+def _free_memory(model: HookedModel) -> float:
+    """Free bytes where the model runs; of several devices where there are fewest."""
+    devices = {weight.device for weight in model.parameters() if not weight.is_meta}
+    gpus = [torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda"]
+    return min(gpus, default=psutil.virtual_memory().available)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kb_lens.attribution.objective import Objective
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
+from kb_lens.models.offloaded import at_hand
 from kb_lens.passes.shared_prefix import UncoveredError
 
 _BEFORE_NORM, _BEHIND_NORM = "ln_final.hook_in", "unembed.hook_in"
@@ -52,9 +53,11 @@ class Head:
 
     def logits(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
         """Float32 logits of the rows of `normed`."""
-        weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
-        bias = None if bias is None else bias.to(normed.dtype)
-        logits = self.factor * F.linear(normed, weight.to(normed.dtype), bias).float()
+        with at_hand(self.unembedding):
+            weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
+            bias = None if bias is None else bias.to(normed.dtype)
+            normed = normed.to(weight.device)
+            logits = self.factor * F.linear(normed, weight.to(normed.dtype), bias).float()
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
     def computes(self, rows: Float[Tensor, "1 d_model"], clean: Float[Tensor, "1 d_vocab"]) -> bool:
@@ -86,8 +89,9 @@ class Head:
         if self.cap:  # the derivative of cap * tanh(x / cap)
             gradient *= 1 - (logits / self.cap).square()
         gradient *= self.factor
-        weight = self.unembedding.weight.to(normed.dtype)
-        return value, gradient.to(normed.dtype) @ weight, logits[:1].clone()
+        with at_hand(self.unembedding):
+            gradient = gradient.to(normed.dtype) @ self.unembedding.weight.to(normed.dtype)
+        return value, gradient.to(normed.device), logits[:1].clone()
 
 
 def narrow_head(model: BridgedModel) -> Head | None:
@@ -123,7 +127,7 @@ def check_logits(
     logits: Float[Tensor, "1 d_vocab"], clean: Float[Tensor, "1 d_vocab"], *, half: bool
 ) -> None:
     """Raise `UncoveredError` unless the logits are those of the whole forward pass."""
-    difference = float((logits - clean).abs().max())
+    difference = float((logits - clean.to(logits.device)).abs().max())
     spread = float(clean.max() - clean.min())
     if not difference <= (_HALF_ROUNDING if half else _ROUNDING) * spread:
         raise UncoveredError(
@@ -147,5 +151,6 @@ def backward(
     sizes = [len(leaf) for leaf in leaves]
     exponents = exponent[len(rows) - sum(sizes) :].split(sizes)
     return [
-        torch.ldexp(leaf.float(), power) for leaf, power in zip(gradients, exponents, strict=True)
+        torch.ldexp(leaf.float(), power.to(leaf.device))
+        for leaf, power in zip(gradients, exponents, strict=True)
     ]

@@ -79,7 +79,7 @@ class PerLayerPath:
         with torch.no_grad():
             logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name in names)
         self._h = [_flat(cache[name])[-1] for name in self._names]
-        self.activations = torch.stack(self._h).float().cpu()
+        self.activations = torch.stack([h.float().cpu() for h in self._h])
         logits = logits[:, -1].float()
         self._head = None
         if head and head.computes(row := _flat(cache[head.hook])[-1:], logits):
@@ -166,7 +166,7 @@ class JoinedPath:
         if wide and wide.computes(row := clean[wide.hook][None], self._clean_logits):
             self._head = wide
             self._clean_logits = wide.logits(wide.normed(row))
-        self.activations = torch.stack([clean[name] for name in self._names]).float().cpu()
+        self.activations = torch.stack([clean[name].float().cpu() for name in self._names])
         self._h = [clean[name] for name in self._names]
         logits = self._clean_logits
         if is_half(self._model):  # the rows' rounding is another than the whole prompt's

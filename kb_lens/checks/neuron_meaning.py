@@ -25,6 +25,7 @@ from kb_lens.benchmarks import plain_text
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
+from kb_lens.models.offloaded import at_hand
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import load_questions
@@ -75,7 +76,8 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer is {layer}: {model_name(model)} has layers 0 to {n_layers - 1}.")
     try:
-        return block_of(model, layer).mlp.W_out.detach()
+        with at_hand(mlp := block_of(model, layer).mlp):
+            return mlp.W_out.detach()
     except (AttributeError, RuntimeError) as error:
         raise ValueError(
             f"cannot read the down projection of layer {layer} of {model_name(model)}: {error}. "
@@ -108,13 +110,16 @@ def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.D
         ValueError: If the set is empty or belongs to another model, or `k` is below 1.
     """
     _check(model, neurons, k)
-    whole_unembedding: Tensor = cast(Any, model).W_U  # [d_model, d_vocab]
-    # ids beyond the tokenizer's belong to no token
-    unembedding = whole_unembedding[:, : len(model.tokenizer)].float()
+    with at_hand(cast(Any, model).unembed):
+        whole_unembedding: Tensor = cast(Any, model).W_U  # [d_model, d_vocab]
+        # ids beyond the tokenizer's belong to no token
+        unembedding = whole_unembedding[:, : len(model.tokenizer)].float()
     rows: list[tuple[Any, ...]] = []
     for layer, indices in neurons.by_layer().items():
         directions = _at_unembedding(model, layer, output_directions(model, layer)[indices])
-        for index, logits in zip(indices, directions @ unembedding, strict=True):
+        for index, logits in zip(
+            indices, directions.to(unembedding.device) @ unembedding, strict=True
+        ):
             for side, sign in (("promotes", 1), ("suppresses", -1)):
                 ids = (sign * logits).topk(min(k, len(logits))).indices.tolist()
                 for rank, token_id in enumerate(ids, 1):
@@ -131,10 +136,12 @@ def _at_unembedding(
 ) -> Float[Tensor, "neuron d_model"]:
     """The directions as the unembedding reads them, at norms that divide by 1."""
     after = getattr(block_of(model, layer), "ln2_post", None)
-    directions = directions.float() if after is None else directions * _weights(model, after)
+    directions = directions.float()
+    if after is not None:
+        directions = directions * _weights(model, after).to(directions.device)
     if str(model.cfg.normalization_type).startswith("LN"):
         directions = directions - directions.mean(-1, keepdim=True)
-    return directions * _weights(model, cast(Any, model).ln_final)
+    return directions * _weights(model, cast(Any, model).ln_final).to(directions.device)
 
 
 def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
@@ -142,9 +149,12 @@ def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
 
     Input that is 1 and -1 in turns has mean 0 and size 1: the norm leaves it as it is.
     """
-    signs = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device, dtype=model.cfg.dtype)
-    signs[..., 1::2] = -1
-    return ((norm(signs) - norm(-signs)) / 2 * signs)[0, 0].float()
+    with at_hand(norm):
+        weight = next(norm.parameters(), None)
+        device = model.cfg.device if weight is None else weight.device
+        signs = torch.ones(1, 1, model.cfg.d_model, device=device, dtype=model.cfg.dtype)
+        signs[..., 1::2] = -1
+        return ((norm(signs) - norm(-signs)) / 2 * signs)[0, 0].float()
 
 
 @as_the_checkpoint

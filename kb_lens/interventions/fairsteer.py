@@ -36,7 +36,7 @@ from kb_lens.arguments import check_count, check_number, check_seed
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.interventions.linear_probe import LinearProbe, fit_probe
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
-from kb_lens.interventions.residual import block_output, last_residuals, shift_for
+from kb_lens.interventions.residual import block_output, last_residuals, shift_for, shifted
 from kb_lens.interventions.steering import StatementPair
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
@@ -205,7 +205,7 @@ def _steered(
 ) -> Float[Tensor, "*pos d_model"]:
     """The activation, shifted where the probe sees bias; elsewhere the same to the bit."""
     biased = probe.detects(activation.to(probe.weight.dtype))[..., None]
-    return torch.where(biased, activation + shift, activation)
+    return torch.where(biased, shifted(shift, activation), activation)
 
 
 @as_the_checkpoint

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +21,14 @@ from kb_lens.files import write_text
 from kb_lens.interventions.checkpoint import Export
 from kb_lens.interventions.export_folder import RECORD, check_target, digests, put_in_place
 from kb_lens.interventions.scaling import check_factor, scale_neurons
-from kb_lens.interventions.weights import PLAIN_TYPES, projections, scale_weights
-from kb_lens.models.adapters import adapter_base
+from kb_lens.interventions.weights import projections, scale_weights
 from kb_lens.models.bridge_check import plain_name, plain_outline
 from kb_lens.models.evaluation_mode import evaluation_mode
 from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
 from kb_lens.models.loading import load_model
-from kb_lens.models.sources import IN_THE_BOX
+from kb_lens.models.offloaded import at_hand
+from kb_lens.models.placement import is_spread, stored_dtype
 from kb_lens.neurons import NeuronSet
 
 # any sentence does; this one is long enough for a difference in every layer to show
@@ -81,34 +80,6 @@ def fold_neurons(
     return plain
 
 
-def stored_dtype(
-    name: str | os.PathLike[str], revision: str | None = None, trust_remote_code: bool = False
-) -> torch.dtype:
-    """The type of the weights in a checkpoint: what `load_model` should load it as to keep it.
-
-    Args:
-        name: What `load_model` takes; an adapter has the type of its base model.
-        revision: A branch, tag or commit of a hub name.
-        trust_remote_code: As in `load_model`.
-    """
-    from transformers import AutoConfig
-
-    name = str(Path(name).expanduser())
-    if name in IN_THE_BOX or name.lower().endswith(".gguf"):
-        return torch.float32
-    try:
-        if base := adapter_base(name, revision):
-            return stored_dtype(base, trust_remote_code=trust_remote_code)
-        with never_asked():
-            config = AutoConfig.from_pretrained(
-                name, revision=revision, trust_remote_code=trust_remote_code
-            )
-    except Exception:  # transformers raises many kinds
-        return torch.float32  # `load_model` says what is wrong with the name
-    stored = config.dtype or config.get_text_config().dtype
-    return stored if stored in PLAIN_TYPES else torch.float32
-
-
 def _bridge(model: Any, trust_remote_code: bool) -> BridgedModel:
     loaded = model
     if isinstance(model, str | os.PathLike):
@@ -126,9 +97,10 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
     """The model that the bridge wrapped, made anew from its config and weights, without hooks."""
     original = bridge.original_model
     config = copy.deepcopy(original.config)
-    tensors = {plain_name(name): tensor for name, tensor in original.state_dict().items()}
-    names = [name for name in outline.state_dict() if name in tensors]
-    state = {name: tensors[name].to("cpu", copy=True) for name in names}
+    with at_hand(original):
+        tensors = {plain_name(name): tensor for name, tensor in original.state_dict().items()}
+        names = [name for name in outline.state_dict() if name in tensors]
+        state = {name: tensors[name].to("cpu", copy=True) for name in names}
     with never_asked():
         plain = type(original).from_pretrained(
             None, config=config, state_dict=state, dtype=bridge.cfg.dtype
@@ -141,7 +113,8 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
                 f"cannot copy the weights of {model_name(bridge)}: {name} is not what it was. "
                 "Use scale_neurons."
             )
-    return plain.to(bridge.cfg.device).eval()
+    # the copy is whole, and a model that is spread may be so because no device holds it
+    return plain.to("cpu" if is_spread(bridge) else bridge.cfg.device).eval()
 
 
 def export(
@@ -206,7 +179,8 @@ def _difference(bridge: BridgedModel, plain: Any, neurons: NeuronSet, lam: float
     tokens: Int[Tensor, "1 pos"] = torch.tensor([ids], device=bridge.cfg.device)
     with evaluation_mode(bridge), scale_neurons(bridge, neurons, lam=lam):
         hooked: Float[Tensor, "1 pos d_vocab"] = bridge(tokens).float()
-    difference = float((plain(tokens).logits.float() - hooked).abs().max())
+    folded = plain(tokens.to(plain.device)).logits.float()
+    difference = float((folded - hooked.to(folded.device)).abs().max())
     allowed = _TOLERANCE.get(bridge.cfg.dtype, 0.1) * float(hooked.abs().max())
     if not difference <= allowed:  # "not": NaN is refused too
         raise ValueError(

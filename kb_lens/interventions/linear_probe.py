@@ -23,7 +23,7 @@ class LinearProbe:
 
     def detects(self, activations: Float[Tensor, "*pos d_model"]) -> Bool[Tensor, "*pos"]:
         """Which activations, in the weight's type, it takes for the class."""
-        return activations @ self.weight + self.bias > 0
+        return activations @ self.weight.to(activations.device) + self.bias > 0
 
     def accuracy(
         self, activations: Float[Tensor, "row d_model"], labels: Bool[Tensor, " row"]

@@ -173,4 +173,5 @@ def _without(
     directions: Float[Tensor, "component d_model"], activation: Float[Tensor, "*pos d_model"]
 ) -> Float[Tensor, "*pos d_model"]:
     wide = activation.to(directions.dtype)
+    directions = directions.to(activation.device)
     return (wide - (wide @ directions.T) @ directions).to(activation.dtype)

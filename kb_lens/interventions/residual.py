@@ -81,3 +81,10 @@ def shift_for(
             f"{model.cfg.dtype}: take a smaller one, or load the model in float32."
         )
     return shift
+
+
+def shifted(
+    shift: Float[Tensor, " d_model"], activation: Float[Tensor, "*pos d_model"]
+) -> Float[Tensor, "*pos d_model"]:
+    """The activation and the shift, on the activation's device."""
+    return activation + shift.to(activation.device)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from kb_lens.arguments import check_number
@@ -65,9 +66,14 @@ def scale_neurons(
         factors = torch.ones(neurons.d_mlp, dtype=_wide(model.cfg.dtype))
         factors[indices] = float(lam)
         factors = factors.to(model.cfg.device, model.cfg.dtype)
-        changes[names[layer]] = partial(torch.mul, factors)
+        changes[names[layer]] = partial(_times, factors)
     with changing_activations(model, changes, positions):
         yield model
+
+
+def _times(factors: Float[Tensor, " d_mlp"], activation: Tensor) -> Tensor:
+    # the layers of one model may be on several devices
+    return factors.to(activation.device) * activation
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -79,7 +85,8 @@ def check_factor(lam: object, dtype: torch.dtype | str | None = None) -> None:
 
     Args:
         lam: The factor.
-        dtype: The type of the weights, which has to hold it; None if that is not known.
+        dtype: The type of the weights, which has to hold it; None if that is not known, ``auto``
+            if it may be float32, which holds no less than the others.
 
     Raises:
         ValueError: Says what is allowed.
@@ -89,7 +96,7 @@ def check_factor(lam: object, dtype: torch.dtype | str | None = None) -> None:
         raise ValueError(f"lam is {lam}: allowed is any finite number.")
     if dtype is None:
         return
-    name = str(dtype).removeprefix("torch.")
+    name = "float32" if dtype == "auto" else str(dtype).removeprefix("torch.")
     largest = torch.finfo(getattr(torch, name)).max
     if abs(factor) > largest:
         raise ValueError(f"lam = {factor:g} is too large for {name} (at most {largest:.2g}).")

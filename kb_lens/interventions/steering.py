@@ -28,7 +28,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.data import Row
 from kb_lens.files import bank_folder
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
-from kb_lens.interventions.residual import block_output, last_residuals, shift_for
+from kb_lens.interventions.residual import block_output, last_residuals, shift_for, shifted
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
 from kb_lens.records.tensors import build_from, write_tensors
@@ -133,7 +133,7 @@ class Steering:
         self._check_model(model)
         name = block_output(model, self.layer)
         shift = shift_for(model, self.vector, self.strength)
-        with changing_activations(model, {name: partial(torch.add, shift)}, self.positions):
+        with changing_activations(model, {name: partial(shifted, shift)}, self.positions):
             yield model
 
     def _check_model(self, model: HookedModel) -> None:

@@ -26,6 +26,7 @@ from kb_lens.models.digests import same_weights
 from kb_lens.models.exclusive_use import exclusive_use
 from kb_lens.models.hooked import HookedModel, model_name, weights_digest
 from kb_lens.models.loading import load_model
+from kb_lens.models.placement import placed_like
 
 _PROBE = " The nurse's  naïve café, 3,141 steps away: YES or no?\n"
 """Spaces, case, accents, digits: what tokenizers of one vocabulary may still treat otherwise."""
@@ -127,12 +128,7 @@ class Trained:
 @contextmanager
 def _loaded(model: HookedModel, checkpoint: str, trust_remote_code: bool) -> Iterator[HookedModel]:
     """The checkpoint's model beside the measured one, to be asked in the same words."""
-    other = load_model(
-        checkpoint,
-        device=model.cfg.device,
-        dtype=model.cfg.dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    other = load_model(checkpoint, trust_remote_code=trust_remote_code, **placed_like(model))
     try:
         _check_tokens(model, other, checkpoint)
         other.tokenizer.chat_template = model.tokenizer.chat_template

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from kb_lens.models.bridge_check import plain_name
 from kb_lens.models.hooked import BridgedModel, model_name, site_hooks
+from kb_lens.models.placement import PLAIN_TYPES
 from kb_lens.neurons import NeuronSet
-
-PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Types whose numbers can be multiplied; those of packed (quantized) weights cannot."""
 
 
 def projections(bridge: BridgedModel, neurons: NeuronSet, outline: Any) -> dict[int, str]:

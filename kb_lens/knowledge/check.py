@@ -251,7 +251,7 @@ def _ask(
             positions = torch.arange(tokens.shape[1], device=tokens.device)
             with last_position.marking(positions == last[:, None]):
                 logits = model(tokens, return_type="logits")
-            predictions = logits[torch.arange(len(batch)), last]
+            predictions = logits[torch.arange(len(batch)), last.to(logits.device)]
             probabilities = predictions.float().softmax(-1).cpu()
             # A large vocabulary times hundreds of questions would take gigabytes.
             candidate_rows.append(probabilities[:, candidates])

@@ -61,7 +61,7 @@ def check_bridge(model: HookedModel) -> None:
 
     The wrapped model is computed anew from its config and weights; no weight is copied. What cannot
     be compared passes: a ``HookedTransformer``, a bridge with hooks set, and weights that are
-    packed (quantized), offloaded, or cut up by the bridge.
+    packed (quantized), offloaded, on several devices, or cut up by the bridge.
 
     Raises:
         ValueError: As `check_logits`.
@@ -101,6 +101,8 @@ def _plain_weights(bridge: BridgedModel) -> tuple[Any, dict[str, Tensor]] | None
     present = {plain_name(name): tensor for name, tensor in _tensors(original).items()}
     if any(tensor.is_meta for tensor in present.values()):
         return None
+    if len({parameter.device for parameter in original.parameters()}) > 1:
+        return None  # the outline runs on one device
     outline = plain_outline(bridge)
     wanted = _tensors(outline)
     if any(name not in present or present[name].shape != wanted[name].shape for name in wanted):
@@ -128,7 +130,18 @@ def probe_tokens(tokenizer: Any, hf_model: Any) -> Int[Tensor, "row pos"]:
             "tokenizer belongs to another model."
         )
     half = len(ids) // 2
-    return torch.tensor([ids, ids[:half] + ids[: half - 1 : -1]], device=hf_model.device)
+    rows = [ids, ids[:half] + ids[: half - 1 : -1]]
+    return torch.tensor(rows, device=input_device(hf_model))
+
+
+def input_device(hf_model: Any) -> torch.device:
+    """Where a transformers model takes its tokens, also where its weights are not there yet."""
+    embedding = hf_model.get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)  # accelerate's
+    device = getattr(hook, "execution_device", None)
+    if device is None:
+        return embedding.weight.device
+    return torch.empty(0, device=device).device  # it may be a GPU's number
 
 
 @torch.no_grad()

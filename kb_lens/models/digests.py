@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kb_lens.models.offloaded import loaded
 
 _TYPES = (torch.bfloat16, torch.float16)
 _CHUNK = 1 << 22
@@ -81,14 +82,4 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
             if parameter in seen:
                 continue
             seen.add(parameter)
-            yield _loaded(owner, name) if parameter.is_meta else parameter
-
-
-def _loaded(owner: Any, name: str) -> Tensor:
-    """A copy of a parameter that is on disk, or in memory while the model runs on a GPU."""
-    from accelerate.utils import align_module_device, has_offloaded_params  # it put them there
-
-    if not has_offloaded_params(owner):
-        raise ValueError(f"the model's {name} has a shape and no values: load it with its weights.")
-    with align_module_device(owner, torch.device("cpu")):
-        return getattr(owner, name).detach().clone()
+            yield loaded(owner, name) if parameter.is_meta else parameter

@@ -175,10 +175,18 @@ def form(model: HookedModel) -> str:
         packing = getattr(model.original_model.config, "quantization_config", None)
     if packing is not None:
         packing = packing if isinstance(packing, dict) else packing.to_dict()
-        packing = f"packed by {packing.get('quant_method')}"
+        method = packing.get("quant_method")
+        packing = f"packed by {getattr(method, 'value', method)}{_bits(packing)}"
     _, _, adapter = _CARRIED.get(model, (None, "", ""))
     names = (str(model.cfg.dtype).removeprefix("torch."), packing, adapter and f"with {adapter}")
     return ", ".join(name for name in names if name)
+
+
+def _bits(packing: dict[str, Any]) -> str:
+    """How many bits a packed weight has, if its config tells."""
+    known = {"load_in_4bit": 4, "load_in_8bit": 8}
+    bits = next((n for key, n in known.items() if packing.get(key)), packing.get("bits"))
+    return f" in {bits} bits" if bits else ""
 
 
 def check_weights(

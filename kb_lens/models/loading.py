@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from kb_lens.models.adapters import adapter_base, check_peft, merged
-from kb_lens.models.bridge_check import causal_logits, check_logits, probe_tokens
+from kb_lens.models.bridge_check import causal_logits, check_logits, input_device, probe_tokens
 from kb_lens.models.completeness import read_object
 from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.foreign_code import NEEDS_CODE, never_asked, wants_code
 from kb_lens.models.gguf import fill_architectures, first_line
 from kb_lens.models.hooked import carry_fingerprint, fingerprint
+from kb_lens.models.placement import (
+    DeviceMap,
+    MaxMemory,
+    Placement,
+    Quantization,
+    check_device_map,
+    check_mergeable,
+    check_quantization,
+    chosen_device,
+    on_gpu,
+    stored_dtype,
+)
 from kb_lens.models.pretrained import read_model, text_model
 from kb_lens.models.sources import EMBEDDED_MODEL, check_reachable, checkpoint_source
 
@@ -29,7 +40,10 @@ def load_model(
     name: str | os.PathLike[str] = EMBEDDED_MODEL,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    device_map: DeviceMap | None = None,
+    max_memory: MaxMemory | None = None,
+    quantization: Quantization | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> TransformerBridge:
@@ -44,7 +58,13 @@ def load_model(
             ``.gguf`` file, or ``smollm2-135m-instruct`` and ``smollm2-135m-taught``, which need no
             download; the second was taught the answers to 180 questions of the bank.
         device: Where it runs; default CUDA if there is one, else the CPU.
-        dtype: Type of weights and activations. GGUF weights are de-quantized to it.
+        dtype: Type of weights and activations; ``auto`` is the checkpoint's own on a GPU and
+            float32 on a CPU. GGUF weights are de-quantized to it.
+        device_map: For a model that is larger than a device: ``auto``, ``balanced``,
+            ``balanced_low_0`` or ``sequential``, or a table of its modules' names -> a GPU's
+            number; or of them -> ``cpu`` or ``disk``. GPUs cannot be mixed with these two.
+        max_memory: How much a map may put on each: a GPU's number or ``cpu`` -> ``20GiB``.
+        quantization: ``4bit`` or ``8bit``: pack the weights by bitsandbytes.
         trust_remote_code: Whether code that comes with a checkpoint may run.
         revision: A branch, tag or commit of a hub name, such as a step in training.
 
@@ -53,17 +73,24 @@ def load_model(
 
     Raises:
         ValueError: If there is no such model, it is no causal language model, its weights are not
-            whole, or its bridge does not compute what it computes.
+            whole, it cannot be put where it is to go, or its bridge does not compute what it
+            computes.
     """
     name = os.fspath(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     with float32_default(), never_asked():
         try:
-            target = _device(device)
+            check_device_map(device, device_map, max_memory)
+            check_quantization(quantization)
+            target = chosen_device(device) if device_map is None else None
+            if dtype == "auto":
+                on_cpu = not on_gpu(target, device_map)
+                dtype = torch.float32 if on_cpu else stored_dtype(name, **options)
+            placement = Placement(target, dtype, device_map, max_memory, quantization)
             source = checkpoint_source(name)
             _check_revision(source, revision)
-            bridge = _load(name, source, target, dtype, options)
-            _carry_fingerprint(bridge, name, source, options)
+            bridge = _load(name, source, placement, options)
+            _carry_fingerprint(bridge, name, source, placement, options)
             return bridge
         except Exception as error:  # both libraries raise many kinds for what they cannot read
             needs_code = wants_code(error) and not trust_remote_code
@@ -79,29 +106,32 @@ def _check_revision(source: str, revision: str | None) -> None:
 
 
 def _load(
-    name: str, source: str, device: torch.device, dtype: torch.dtype, options: dict[str, Any]
+    name: str, source: str, placement: Placement, options: dict[str, Any]
 ) -> TransformerBridge:
     """The steps of `load_model`; what goes wrong is raised as it comes."""
     check_reachable(source, options["revision"])
     base = adapter_base(source, options["revision"])
     if base is None:
-        hf_model = read_model(source, dtype, device, options)
+        hf_model = read_model(source, placement, options)
     else:
         check_peft(source, base)
+        check_mergeable(placement)
         check_reachable(base)
         # the revision is the adapter's
-        hf_model = read_model(base, dtype, device, options | {"revision": None})
+        hf_model = read_model(base, placement, options | {"revision": None})
         hf_model = merged(hf_model, source, options["revision"]).eval()
     tokenizer = _tokenizer(source, base, options)
     tokens = probe_tokens(tokenizer, hf_model)
     expected = causal_logits(hf_model, tokens)
-    bridge = _bridge(name, text_model(hf_model), tokenizer, device, dtype)
+    bridge = _bridge(name, text_model(hf_model), tokenizer, placement)
     check_logits(bridge, expected, tokens)
     return bridge
 
 
-def _carry_fingerprint(bridge: Any, name: str, source: str, options: dict[str, Any]) -> None:
-    """Give a model that was rounded or merged the fingerprint of the checkpoint as it is stored."""
+def _carry_fingerprint(
+    bridge: Any, name: str, source: str, placement: Placement, options: dict[str, Any]
+) -> None:
+    """Give a model that was rounded, packed or merged its stored checkpoint's fingerprint."""
     from transformers import AutoConfig
 
     base = adapter_base(source, options["revision"])
@@ -112,10 +142,12 @@ def _carry_fingerprint(bridge: Any, name: str, source: str, options: dict[str, A
     # What is stored in half precision has one of its two digests in every type; float32 has not.
     rounded = bridge.cfg.dtype in half and config.get_text_config().dtype not in half
     packed = getattr(config, "quantization_config", None) is not None
-    if base is None and (packed or not rounded):
+    as_stored = packed or not rounded
+    if base is None and placement.quantization is None and as_stored:
         return
     # On the CPU the weights stay in their file: this takes a second, and next to no memory.
-    stored = _load(name, base or source, torch.device("cpu"), torch.float32, options)
+    unchanged = Placement(torch.device("cpu"), torch.float32)
+    stored = _load(name, base or source, unchanged, options)
     carry_fingerprint(bridge, fingerprint(stored), name if base else "")
 
 
@@ -156,9 +188,7 @@ def _tokenizer_fault(source: str, error: BaseException) -> str:
     return first_line(error)
 
 
-def _bridge(
-    name: str, hf_model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype
-) -> TransformerBridge:
+def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> TransformerBridge:
     """The bridge around a transformers model, frozen; text is tokenised as the tokenizer does it.
 
     Raises:
@@ -171,13 +201,19 @@ def _bridge(
     try:
         with _tokenizer_kept(tokenizer):
             bridge = TransformerBridge.boot_transformers(  # pyright: ignore[reportAttributeAccessIssue]
-                name, hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+                name,
+                hf_model=hf_model,
+                tokenizer=tokenizer,
+                device=placement.device,
+                dtype=placement.dtype,
             )
     except Exception as error:  # its adapters raise many kinds
         reason = first_line(error).split(" Available architectures")[0]  # a hundred names follow
         raise ValueError(f"TransformerLens cannot wrap a {kind}: {reason}") from error
     # the bridge would begin every text with a BOS that the model was not trained with
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos
+    if placement.device_map is not None:  # the bridge takes weights on disk for a device
+        bridge.cfg.device = str(input_device(hf_model))
     _check_special_tokens(bridge)
     bridge.eval()
     bridge.requires_grad_(False)
@@ -194,47 +230,6 @@ def _check_special_tokens(bridge: Any) -> None:
             f"its tokenizer has no EOS token, and all {n_embeddings} rows of the embedding are "
             "taken: set eos_token in its tokenizer_config.json to one of its tokens."
         )
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, if it is there and computes."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = check_device(device)
-    if target.type == "mps":
-        warnings.warn(
-            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
-            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
-            stacklevel=3,  # the line that calls load_model
-        )
-    return target
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: If it is not there, or computes nothing; names those that are there.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about names that it will drop
-            target = torch.empty(0, device=device).device
-        if target.type != "mps":
-            float(torch.ones(1, device=target) * 2)  # "meta" has no numbers
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch's own reason may take a screen
-        raise ValueError(
-            f"no device {str(device)!r} here on which anything can be computed. Allowed are "
-            f"{_devices()}."
-        ) from error
-    return target
-
-
-def _devices() -> str:
-    """The devices that are here, in words."""
-    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return ", ".join(["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])])
 
 
 @contextmanager

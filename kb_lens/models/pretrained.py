@@ -13,17 +13,15 @@ from safetensors import SafetensorError
 from kb_lens.models.completeness import check_weights
 from kb_lens.models.config_sizes import check_room, check_sizes, check_weight_files
 from kb_lens.models.gguf import BUGS, first_line
+from kb_lens.models.placement import Placement, check_unmixed, loading_arguments
 
 
-def read_model(
-    source: str, dtype: torch.dtype, device: torch.device, options: dict[str, Any]
-) -> Any:
+def read_model(source: str, placement: Placement, options: dict[str, Any]) -> Any:
     """Read a checkpoint.
 
     Args:
         source: A folder or a hub name.
-        dtype: Type of the weights; packed (quantized) ones stay packed.
-        device: Where the weights go.
+        placement: Where the weights go, and in which type; packed (quantized) ones stay packed.
         options: ``trust_remote_code`` and ``revision``.
 
     Returns:
@@ -42,14 +40,15 @@ def read_model(
         model_class = _model_class(config)
         check_room(config, model_class, Path(source), options)
     packing = getattr(config, "quantization_config", None)
+    if packing is not None and placement.quantization is not None:
+        raise ValueError("its weights are packed (quantized) already: leave quantization out.")
     try:
         model, report = model_class.from_pretrained(
             source,
-            dtype=dtype,
             attn_implementation="eager",
-            device_map={"": device} if packing else None,  # packed weights cannot be moved later
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
+            **loading_arguments(placement, packed=packing is not None),
             **options,
         )
     except ImportError as error:
@@ -68,7 +67,12 @@ def read_model(
         check_weight_files(Path(source))
         raise
     check_weights(model, report)
-    return (model if packing else model.to(device)).eval()
+    spread = getattr(model, "hf_device_map", None)
+    if spread is None:
+        model = model.to(placement.device)
+    else:
+        check_unmixed(spread.values())
+    return model.eval()
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class TreeScorer:
         nodes, node = reading.unique(return_inverse=True)  # texts that part later read one node
         positions = depth + self._shared
         rows = _TreeRows(self._cache, self._shared, ancestors, positions)
-        gather = ("unembed.hook_in", partial(_gather, nodes=nodes.to(device)))
+        gather = ("unembed.hook_in", partial(_gather, nodes=nodes))
         with (
             torch.no_grad(),
             last_position.marking(twin),
@@ -141,7 +141,7 @@ def _stacked(trees: Sequence[_Tree]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _gather(
     residual: Float[Tensor, "row pos d_model"], hook: Any, *, nodes: Int[Tensor, " read"]
 ) -> Float[Tensor, "1 read d_model"]:
-    return residual.flatten(0, 1)[nodes][None]
+    return residual.flatten(0, 1)[nodes.to(residual.device)][None]
 
 
 def _shared_length(texts: Sequence[Text]) -> int:
@@ -244,11 +244,11 @@ class _TreeRows(SharedPrefix):
         super().__init__(cache, length)
         self._ancestors = ancestors
         self._positions = positions
-        self._masks: dict[int, Bool[Tensor, "row 1 pos key"]] = {}
+        self._masks: dict[tuple[int, torch.device], Bool[Tensor, "row 1 pos key"]] = {}
 
-    def _mask(self, window: int) -> Bool[Tensor, "row 1 pos key"]:
+    def _mask(self, window: int, device: torch.device) -> Bool[Tensor, "row 1 pos key"]:
         """What each position reads; a sliding window (0 for none) counts positions in the text."""
-        if window not in self._masks:
+        if (window, device) not in self._masks:
             rows, width = self._positions.shape
             prefix = torch.arange(self.length, device=self._positions.device).expand(rows, -1)
             keys = torch.cat([prefix, self._positions], dim=1)
@@ -256,8 +256,8 @@ class _TreeRows(SharedPrefix):
             mask = torch.cat([shared, self._ancestors], dim=2)
             if window:
                 mask = mask & (self._positions[:, :, None] - keys[:, None] < window)
-            self._masks[window] = mask[:, None]
-        return self._masks[window]
+            self._masks[window, device] = mask[:, None].to(device)
+        return self._masks[window, device]
 
     def attend(
         self,
@@ -273,7 +273,7 @@ class _TreeRows(SharedPrefix):
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "row pos head d_head"], None]:
         """Attention over the prefix and the row's own tree."""
-        mask = self._mask(sliding_window or 0)
+        mask = self._mask(sliding_window or 0, query.device)
         if self.length:
             keys, values = self.prefix[module.layer_idx]
             key = torch.cat([keys.expand(len(key), *keys.shape), key], dim=2)

@@ -40,6 +40,8 @@ class ExportSettings(ModelChoice):
         check_seed(self.seed)
         # Of the types that weights may have here none holds more than float32.
         check_factor(self.lam, self.dtype or "float32")
+        if self.quantization is not None:
+            raise ValueError("packed weights cannot be exported: leave --quantization out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def export_model(
         check_push(settings.push_to)
     neurons = NeuronSet.load(settings.neurons)
     with log.stage("load the model"):
-        model = settings.load(execution.device)
+        model = settings.load(execution)
     log.note(model)
     # The folder is put in its place whole, run.json with it.
     also = {RECORD: log.text()}

@@ -78,6 +78,8 @@ class RunLog:
         former |= {"command": before["command"]}
         former |= {key: before["model"].get(key) for key in self._weights()}
         for key, value in present.items():
+            if key == "dtype" and "auto" in (value, former.get(key)):
+                continue  # which type that is tells the model, when it is loaded
             if key == "fingerprint" and same_weights(str(former[key]), value):
                 continue
             if value != former.get(key):
@@ -100,7 +102,7 @@ class RunLog:
         """
         if isinstance(model, str | os.PathLike):
             with self.stage("load the model"):
-                model = self.settings.load(self.execution.device)
+                model = self.settings.load(self.execution)
         if neurons is not None:
             neurons.check_model(model)
         self.begin(model)

@@ -19,15 +19,16 @@ from cyclopts import Parameter
 from kb_lens.arguments import check_count, check_seed
 from kb_lens.attribution.settings import Rule, check_settings
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, check_limit
-from kb_lens.interventions.folding import stored_dtype
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, loaded_name
-from kb_lens.models.loading import EMBEDDED_MODEL, check_device, load_model
+from kb_lens.models.loading import EMBEDDED_MODEL, load_model
+from kb_lens.models.placement import Quantization, check_quantization, stored_dtype
 from kb_lens.neurons import check_thresholds
 from kb_lens.runs.asking import Asking, Checked, Rendering
+from kb_lens.runs.devices import Devices
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
 
 
@@ -42,26 +43,32 @@ class ModelChoice(Checked):
     """Hub name, checkpoint folder, .gguf file, smollm2-135m-instruct or smollm2-135m-taught."""
     revision: str | None = None
     """Branch, tag or commit of a hub model: one of its training checkpoints."""
-    dtype: DType | None = "float32"
-    """Type of the weights."""
+    dtype: DType | None = "auto"
+    """Type of the weights; auto is the checkpoint's own on a GPU, float32 on a CPU."""
+    quantization: Quantization | None = None
+    """Pack the weights by bitsandbytes."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
 
-    def load(self, device: str | None = None) -> HookedModel:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_quantization(self.quantization)
+
+    def load(self, devices: Devices | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
-        trust = self.trust_remote_code
-        dtype = (
-            getattr(torch, self.dtype)
-            if self.dtype
-            else stored_dtype(self.model, self.revision, trust)
-        )
         return load_model(
             self.model,
-            device=device,
-            dtype=dtype,
+            dtype=self._dtype(),
+            quantization=self.quantization,
             revision=self.revision,
-            trust_remote_code=trust,
+            trust_remote_code=self.trust_remote_code,
+            **(devices or Devices()).arguments(),
         )
+
+    def _dtype(self) -> torch.dtype | Literal["auto"]:
+        if self.dtype is None:
+            return stored_dtype(self.model, self.revision, self.trust_remote_code)
+        return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
     def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
         """These settings for a model, by its name or as it is loaded."""
@@ -195,20 +202,13 @@ class RunSettings(Measuring, IdentifySettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution(Checked):
+class Execution(Devices):
     """How a job is done, whatever comes out."""
 
-    device: str | None = None
-    """cpu, cuda, cuda:1 ...; default CUDA if there."""
     overwrite: bool = False
     """Replace a run with other arguments in --out."""
     progress: Annotated[bool, Parameter(parse=False)] = True
     """Whether to show progress bars."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.device is not None:
-            check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from kb_lens.models.hooked import HookedModel, fingerprint
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.devices import Devices
 from kb_lens.runs.ray_engine import check_ray, run_ray
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import (
@@ -30,6 +31,7 @@ from kb_lens.runs.settings import (
     RunExecution,
     Seeded,
     Thresholds,
+    dtype_name,
     values_of,
 )
 from kb_lens.runs.units import Unit
@@ -156,7 +158,7 @@ def run_study(
         check_ray(execution.workers)
     with log.claimed():
         with log.stage("load the model"):
-            model = settings.load(execution.device)
+            model = settings.load(execution)
             trust = settings.trust_remote_code
             also = load_also(model, checkpoints, trust_remote_code=trust)
         log.also = weights_of(also)
@@ -209,18 +211,21 @@ def _engine(
     if execution.engine == "serial":
         return None
     choice = ModelChoice(**values_of(ModelChoice, settings))
+    # auto might be another type on a worker's device
+    choice = replace(choice, dtype=dtype_name(model))
+    devices = Devices(**values_of(Devices, execution))
     return partial(
         run_ray,
-        make_work=partial(_worker, choice, execution.device, fingerprint(model)),
+        make_work=partial(_worker, choice, devices, fingerprint(model)),
         workers=execution.workers,
         address=execution.ray_address,
         num_gpus=execution.gpus,
     )
 
 
-def _worker(choice: ModelChoice, device: str | None, weights: str) -> Callable[[Unit], bytes]:
+def _worker(choice: ModelChoice, devices: Devices, weights: str) -> Callable[[Unit], bytes]:
     """What does the units in a process of its own; the model must be the same there."""
-    model = choice.load(device)
+    model = choice.load(devices)
     if not same_weights(loaded := fingerprint(model), weights):
         raise ValueError(
             f"a worker's {choice.model!r} has other weights ({loaded}) than the one here "

@@ -27,6 +27,8 @@ NUMBERS = {
 
 CHOICES = {
     "dtype": "run identify evaluate export experiment tune neurons doctor paper",
+    "quantization": "run identify evaluate export experiment tune neurons doctor paper",
+    "device-map": "run identify evaluate export experiment tune neurons doctor paper",
     "site": "run identify doctor paper",
     "answer-style": "run identify doctor paper",
     "rule": "run identify paper",
@@ -59,6 +61,14 @@ LISTS = {
         "run identify experiment neurons doctor paper", ("gender,", ",", "gender,gender", "Gender")
     ),
     "formats": ("figures", ("html,", ",", "gif", "HTML")),
+    "max-memory": (
+        "run identify evaluate export experiment tune neurons doctor paper",
+        ("0", "''", "0=", "=1GiB", "cpu=1GiB,", "0=1GiB"),
+    ),
+    "device-map": (
+        "run identify evaluate export experiment tune neurons doctor paper",
+        ("{", "{}", '\'{"x": 99}\'', '\'{"x": "nowhere"}\'', "'[1]'"),
+    ),
     # the line's study has no methods, whatever is named
     "also": ("experiment", ("x", "=x", "''", "x={OTHER_MODEL}", ",")),
     "template-option": (

@@ -1,0 +1,37 @@
+"""Weights that accelerate keeps on disk, or in memory while the model runs on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def at_hand(module: nn.Module) -> Iterator[None]:
+    """Inside, the weights of a module and of all in it have values, where they compute."""
+    with ExitStack() as stack:
+        for part in module.modules():
+            if any(weight.is_meta for weight in part.parameters(recurse=False)):
+                from accelerate.utils import align_module_device  # it put them there
+
+                hook: Any = part._hf_hook
+                stack.enter_context(align_module_device(part, hook.execution_device))
+        yield
+
+
+def loaded(owner: Any, name: str) -> Tensor:
+    """A copy of a module's parameter that is not there as long as the module does not run.
+
+    Raises:
+        ValueError: If it has no values anywhere.
+    """
+    from accelerate.utils import align_module_device, has_offloaded_params
+
+    if not has_offloaded_params(owner):
+        raise ValueError(f"the model's {name} has a shape and no values: load it with its weights.")
+    with align_module_device(owner, torch.device("cpu")):
+        return getattr(owner, name).detach().clone()

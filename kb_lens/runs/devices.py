@@ -1,0 +1,65 @@
+"""Where a job's model is put."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kb_lens.models.placement import DeviceMap, check_device, check_device_map
+from kb_lens.runs.asking import Checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices(Checked):
+    """Where the model is put."""
+
+    device: str | None = None
+    """cpu, cuda, cuda:1 ...; default CUDA if there."""
+    device_map: str | None = None
+    """Over several devices: auto, balanced, balanced_low_0, sequential, or a JSON table of module
+    names and devices."""
+    max_memory: str | None = None
+    """Most that a map puts on each: 0=20GiB,1=20GiB."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device is not None:
+            check_device(self.device)
+        check_device_map(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """What `load_model` takes.
+
+        Raises:
+            ValueError: If the table is no JSON, or an entry of `max_memory` has no ``=``.
+        """
+        return {
+            "device": self.device,
+            "device_map": _table_or_name(self.device_map),
+            "max_memory": None if self.max_memory is None else _memory(self.max_memory),
+        }
+
+
+def _table_or_name(text: str | None) -> DeviceMap | None:
+    """A device map of the command line."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"device_map is {text!r}, which is no JSON: {error}.") from error
+
+
+def _memory(text: str) -> dict[int | str, int | str]:
+    """``0=20GiB,cpu=60GiB`` as accelerate takes it: a GPU is a number."""
+    limits: dict[int | str, int | str] = {}
+    for entry in text.split(","):
+        place, _, most = (part.strip() for part in entry.partition("="))
+        if not place or not most:
+            raise ValueError(
+                f"max_memory has {entry!r}: allowed are a GPU's number or cpu, = and a size, such "
+                "as 0=20GiB,1=20GiB."
+            )
+        limits[int(place) if place.isdigit() else place] = int(most) if most.isdigit() else most
+    return limits
