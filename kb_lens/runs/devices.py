@@ -17,8 +17,7 @@ class Devices(Checked):
     device: str | None = None
     """cpu, cuda, cuda:1 ...; default CUDA if there."""
     device_map: str | None = None
-    """Over several devices: auto, balanced, balanced_low_0, sequential, or a JSON table of module
-    names and devices."""
+    """Over several devices: auto, balanced, sequential ..., or a JSON table of modules."""
     max_memory: str | None = None
     """Most that a map puts on each: 0=20GiB,1=20GiB."""
 
