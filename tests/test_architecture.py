@@ -16,7 +16,8 @@ ROOMS = {
     "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
         baselines asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
-        benchmark_names settings asking measure same_damage units ray_engine engines holders""",
+        benchmark_names settings devices asking measure same_damage units ray_engine engines
+        holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity
         agreed_spelling""",
@@ -37,9 +38,9 @@ ROOMS = {
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "records": "tensors tables objects",
-    "models": """loading pretrained placement adapters sources taught gguf low_rank config_sizes
-        completeness bridge_check evaluation_mode exclusive_use answers prompts chat template_syntax
-        time_limit lessons hooked foreign_code digests offloaded""",
+    "models": """loading pretrained placement devices adapters sources taught gguf low_rank
+        config_sizes completeness bridge_check evaluation_mode exclusive_use answers prompts chat
+        template_syntax time_limit lessons hooked foreign_code digests offloaded""",
     "statistics": "",
     "intervals": "",
     "resampling": "",

@@ -161,6 +161,8 @@ class Request:
         around = (self.first, self.first_write, self.history, self.against)
         # With the request, so that it is known whose they are: of others there is no word.
         words += repr((self, *around)) if any(around) else ""
+        if self.sampling and self.against:  # what was drawn from log-probabilities is another text
+            words += "drawn from logits"
         return words + (repr((self, self.sampling)) if self.sampling else "")
 
     def last_turn(self) -> Request:

@@ -25,7 +25,7 @@ from kb_lens.benchmarks import plain_text
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
-from kb_lens.models.offloaded import at_hand
+from kb_lens.models.offloaded import at_hand, unpacked
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import load_questions
@@ -77,11 +77,12 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
         raise ValueError(f"layer is {layer}: {model_name(model)} has layers 0 to {n_layers - 1}.")
     try:
         with at_hand(mlp := block_of(model, layer).mlp):
-            return mlp.W_out.detach()
+            packed = unpacked(getattr(mlp.out, "original_component", None), model.cfg.dtype)
+            return mlp.W_out.detach() if packed is None else packed.T
     except (AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"cannot read the down projection of layer {layer} of {model_name(model)}: {error}. "
-            "Load the checkpoint that is not quantized."
+            f"cannot read the down projection of layer {layer} of {model_name(model)}: its weights "
+            "are packed. Load the checkpoint that is not quantized."
         ) from error
 
 

@@ -16,25 +16,28 @@ from kb_lens.benchmarks.requests import Excerpt, Request, Span
 
 
 def as_whole_texts(request: Request, pairs: Sequence[tuple[str, str]]) -> Request:
-    """A request with excerpts as whole texts: the prompt and each option, as they are written."""
+    """A request with excerpts as whole texts: the prompt and each option, as they are written.
+
+    Args:
+        request: Words are counted from the beginning of its options.
+        pairs: The text before each option, and the option with the space that belongs to it.
+    """
     if not request.excerpts:
         return request
-    options = tuple(prompt + option for prompt, option in pairs)
-    excerpts = [
-        replace(
-            excerpt,
-            words=tuple(
-                _moved(words, len(text) - len(option))
-                for words, text, option in zip(excerpt.words, options, request.options, strict=True)
-            ),
-        )
-        for excerpt in request.excerpts
-    ]
-    return replace(request, prompt="", options=options, excerpts=tuple(excerpts))
+    whole = tuple(prompt + option for prompt, option in pairs)
+
+    def behind(excerpt: Excerpt) -> Excerpt:
+        options = zip(excerpt.words, request.options, pairs, strict=True)
+        words = [_moved(words, option, *pair) for words, option, pair in options]
+        return replace(excerpt, words=tuple(words))
+
+    return replace(request, prompt="", options=whole, excerpts=tuple(map(behind, request.excerpts)))
 
 
-def _moved(words: Sequence[Span], by: int) -> tuple[Span, ...]:
-    return tuple((start + by, end + by) for start, end in words)
+def _moved(words: Sequence[Span], option: str, prompt: str, spaced: str) -> tuple[Span, ...]:
+    """An option's words behind the prompt; the space before the first of them belongs to it."""
+    by = len(prompt + spaced) - len(option)
+    return tuple((start + by if start else len(prompt), end + by) for start, end in words)
 
 
 def excerpt_tokens(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kb_lens.benchmarks.requests import Request
+from kb_lens.evaluation.encoding import prompt_tokens
 from kb_lens.evaluation.generation import greedy_texts
 from kb_lens.models.hooked import HookedModel
 
@@ -62,6 +63,31 @@ def first_turns(requests: Sequence[Request]) -> list[Request]:
         for request in requests
         if request.first
     ]
+
+
+def check_room(model: HookedModel, requests: Sequence[Request]) -> None:
+    """Refuse what might not fit the model once it has answered what is said first.
+
+    Raises:
+        ValueError: Says how many tokens there may be.
+    """
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    for request in dict.fromkeys(requests):
+        if n_ctx is None or not request.first:
+            continue
+        done = request
+        for turn in request.first:
+            done = _answered(done, turn, "")
+        options = model.tokenizer([*request.options, ""], add_special_tokens=False)["input_ids"]
+        prompt = len(prompt_tokens(model.tokenizer, done))
+        written = request.first_write * len(request.first)
+        last = max(request.write, *map(len, options))
+        if prompt + written + last > n_ctx:
+            raise ValueError(
+                f"a prompt of {prompt} tokens, up to {written} that the model answers first and "
+                f"{last} for its last answer are more than its context of {n_ctx}: "
+                f"{request.prompt[:60]!r}. Use a model with a longer context."
+            )
 
 
 def _answered(request: Request, turn: str, text: str) -> Request:

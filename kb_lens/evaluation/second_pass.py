@@ -165,10 +165,13 @@ class SecondPassProcessor(LogitsProcessor):
     def __call__(
         self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
-        """Log-probabilities of the next token, from the logits that the first pass gives it."""
+        """Logits of the next token, from those that the first pass gives it."""
         written = input_ids[:, self.width :].tolist()
         others = (self._next(prompts, written).to(scores.device) for prompts in self.passes)
-        return debiased(scores, others, self.against)
+        # A penalty behind this one divides or multiplies logits by their sign: at decay 0 they have
+        # to be the model's own.
+        norm = scores.float().logsumexp(-1, keepdim=True)
+        return debiased(scores, others, self.against) + norm
 
     def _next(
         self, prompts: Sequence[tuple[int, ...]], written: Sequence[Sequence[int]]

@@ -14,7 +14,7 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import OptionScores
 from kb_lens.evaluation.encoding import Score, Term, Twice, encode, prompt_tokens
 from kb_lens.evaluation.entries import scores_from_bytes, scores_to_bytes
-from kb_lens.evaluation.first_turns import answered, first_turns
+from kb_lens.evaluation.first_turns import answered, check_room, first_turns
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import different_texts, text_logprobs
 from kb_lens.models.hooked import HookedModel, weights_digest
@@ -47,10 +47,6 @@ def benchmark_scores(
     Returns:
         The scores, and the seconds that they took, however often they were interrupted.
     """
-    requests = [request.last_turn() for request in benchmark.requests]
-    writing = requests if any(request.write for request in requests) else []
-    if to_write := [*first_turns(benchmark.requests), *writing]:
-        check_writable(model, to_write)  # now, not after everything else is scored
     slices = _slices(model, benchmark)
     scored: list[tuple[OptionScores, float]] = []
     total = sum(items.n_texts for items in slices)
@@ -64,6 +60,11 @@ def benchmark_scores(
             end += items.n_texts
             bar.update(end - bar.n)  # the slice at once, where it was kept
     return _joined([scores for scores, _ in scored]), sum(seconds for _, seconds in scored)
+
+
+def check_fits(model: HookedModel, benchmark: Benchmark) -> None:
+    """Raise `ValueError` for what does not fit the model, as `evaluate` would before it begins."""
+    _slices(model, benchmark)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,12 @@ class _Slice:
 
 def _slices(model: HookedModel, benchmark: Benchmark) -> list[_Slice]:
     """The benchmark in consecutive slices; `ValueError` for what does not fit the model."""
-    asked = encode(model, [request.last_turn() for request in benchmark.requests])
+    requests = [request.last_turn() for request in benchmark.requests]
+    writing = requests if any(request.write for request in requests) else []
+    if to_write := [*first_turns(benchmark.requests), *writing]:
+        check_writable(model, to_write)  # now, not after everything else is scored
+    check_room(model, benchmark.requests)
+    asked = encode(model, requests)
     slices: list[_Slice] = []
     first = 0
     for items in benchmark.slices(SLICE_ITEMS):

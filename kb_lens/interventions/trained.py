@@ -24,7 +24,7 @@ from kb_lens.files import shared_name
 from kb_lens.models.chat import token_ids
 from kb_lens.models.digests import same_weights
 from kb_lens.models.exclusive_use import exclusive_use
-from kb_lens.models.hooked import HookedModel, model_name, weights_digest
+from kb_lens.models.hooked import HookedModel, model_name, packing, weights_digest
 from kb_lens.models.loading import load_model
 from kb_lens.models.placement import placed_like
 
@@ -131,6 +131,11 @@ def _loaded(model: HookedModel, checkpoint: str, trust_remote_code: bool) -> Ite
     other = load_model(checkpoint, trust_remote_code=trust_remote_code, **placed_like(model))
     try:
         _check_tokens(model, other, checkpoint)
+        if packing(model) != packing(other):
+            raise ValueError(
+                f"'{checkpoint}' is {packing(other) or 'not packed'}, {model_name(model)} is "
+                f"{packing(model) or 'not packed'}: what packing does would count as the method's."
+            )
         other.tokenizer.chat_template = model.tokenizer.chat_template
         yield other
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +84,19 @@ def parameters_of(module: nn.Module) -> Iterator[Tensor]:
                 continue
             seen.add(parameter)
             yield loaded(owner, name) if parameter.is_meta else parameter
+            yield from _scales(owner, parameter)
+
+
+def _scales(owner: Any, parameter: Any) -> Iterator[Tensor]:
+    """What bitsandbytes multiplies packed weights by, which it keeps beside them."""
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:  # the scales may be packed themselves
+        yield state.absmax
+        if state.offset is not None:
+            yield state.offset
+        state = state.state2
+    rows = getattr(parameter, "SCB", None)
+    if rows is None:  # after the first pass they are here
+        rows = getattr(getattr(owner, "state", None), "SCB", None)
+    if rows is not None:
+        yield rows

@@ -170,16 +170,22 @@ def carry_fingerprint(model: HookedModel, weights: str, adapter: str = "") -> No
 
 def form(model: HookedModel) -> str:
     """In which form the model has its checkpoint's weights: type, packing, adapter."""
-    packing = None
-    if is_bridge(model):
-        packing = getattr(model.original_model.config, "quantization_config", None)
-    if packing is not None:
-        packing = packing if isinstance(packing, dict) else packing.to_dict()
-        method = packing.get("quant_method")
-        packing = f"packed by {getattr(method, 'value', method)}{_bits(packing)}"
     _, _, adapter = _CARRIED.get(model, (None, "", ""))
-    names = (str(model.cfg.dtype).removeprefix("torch."), packing, adapter and f"with {adapter}")
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    names = (dtype, packing(model), adapter and f"with {adapter}")
     return ", ".join(name for name in names if name)
+
+
+def packing(model: HookedModel) -> str:
+    """How a model's weights are packed; empty if they are not."""
+    if not is_bridge(model):
+        return ""
+    config = getattr(model.original_model.config, "quantization_config", None)
+    if config is None:
+        return ""
+    entries: dict[str, Any] = config if isinstance(config, dict) else config.to_dict()
+    method = entries.get("quant_method")
+    return f"packed by {getattr(method, 'value', method)}{_bits(entries)}"
 
 
 def _bits(packing: dict[str, Any]) -> str:

@@ -13,20 +13,19 @@ import torch
 from kb_lens.models.adapters import adapter_base, check_peft, merged
 from kb_lens.models.bridge_check import causal_logits, check_logits, input_device, probe_tokens
 from kb_lens.models.completeness import read_object
+from kb_lens.models.devices import DeviceMap, MaxMemory, check_device_map, chosen_device
 from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.foreign_code import NEEDS_CODE, never_asked, wants_code
 from kb_lens.models.gguf import fill_architectures, first_line
 from kb_lens.models.hooked import carry_fingerprint, fingerprint
 from kb_lens.models.placement import (
-    DeviceMap,
-    MaxMemory,
     Placement,
     Quantization,
-    check_device_map,
     check_mergeable,
     check_quantization,
-    chosen_device,
+    checked_dtype,
     on_gpu,
+    remember,
     stored_dtype,
 )
 from kb_lens.models.pretrained import read_model, text_model
@@ -81,7 +80,8 @@ def load_model(
     with float32_default(), never_asked():
         try:
             check_device_map(device, device_map, max_memory)
-            check_quantization(quantization)
+            dtype = checked_dtype(dtype)
+            check_quantization(quantization, dtype, device_map)
             target = chosen_device(device) if device_map is None else None
             if dtype == "auto":
                 on_cpu = not on_gpu(target, device_map)
@@ -90,6 +90,7 @@ def load_model(
             source = checkpoint_source(name)
             _check_revision(source, revision)
             bridge = _load(name, source, placement, options)
+            remember(bridge, placement)
             _carry_fingerprint(bridge, name, source, placement, options)
             return bridge
         except Exception as error:  # both libraries raise many kinds for what they cannot read
@@ -145,9 +146,9 @@ def _carry_fingerprint(
     as_stored = packed or not rounded
     if base is None and placement.quantization is None and as_stored:
         return
-    # On the CPU the weights stay in their file: this takes a second, and next to no memory.
-    unchanged = Placement(torch.device("cpu"), torch.float32)
-    stored = _load(name, base or source, unchanged, options)
+    # On the CPU, in their own type, the weights stay in their file: it takes next to no memory.
+    own = stored_dtype(base or source, **options)
+    stored = _load(name, base or source, Placement(torch.device("cpu"), own), options)
     carry_fingerprint(bridge, fingerprint(stored), name if base else "")
 
 
@@ -209,6 +210,8 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> T
             )
     except Exception as error:  # its adapters raise many kinds
         reason = first_line(error).split(" Available architectures")[0]  # a hundred names follow
+        if placement.quantization is not None:
+            raise ValueError(f"a {kind} cannot be packed: {reason}") from error
         raise ValueError(f"TransformerLens cannot wrap a {kind}: {reason}") from error
     # the bridge would begin every text with a BOS that the model was not trained with
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos

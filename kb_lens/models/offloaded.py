@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps on disk, or in memory while the model runs on a GPU."""
+"""Weights that are not there as they compute: on disk, in another memory, packed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -35,3 +36,18 @@ def loaded(owner: Any, name: str) -> Tensor:
         raise ValueError(f"the model's {name} has a shape and no values: load it with its weights.")
     with align_module_device(owner, torch.device("cpu")):
         return getattr(owner, name).detach().clone()
+
+
+def unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+    """A layer's weights, if bitsandbytes has packed them; None if it has not."""
+    weight: Any = getattr(linear, "weight", None)
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, state).to(dtype)
+    rows = getattr(weight, "SCB", None)
+    if rows is None:  # after the first pass they are here
+        rows = getattr(getattr(linear, "state", None), "SCB", None)
+    if rows is None:
+        return None
+    return (weight.data.float() * rows.float()[:, None] / 127).to(dtype)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 
 from kb_lens.models.adapters import adapter_base
+from kb_lens.models.devices import DeviceMap, MaxMemory
 from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.sources import IN_THE_BOX
 from kb_lens.rows import shown
 
-DeviceMap = str | Mapping[str, int | str]
-"""``auto``, ``balanced``, ``balanced_low_0`` or ``sequential``; or a module's name -> a GPU's
-number, ``cpu`` or ``disk``."""
-MaxMemory = Mapping[int | str, int | str]
-"""A GPU's number or ``cpu`` -> the most bytes of weights there, as a number or as ``20GiB``."""
 Quantization = Literal["4bit", "8bit"]
 """Packed by bitsandbytes as the model is loaded: NF4, or LLM.int8()."""
 PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """The types of weights that are not packed."""
-_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_OFFLOADED = ("cpu", "disk")
 
 
 @dataclass(frozen=True)
@@ -46,82 +41,10 @@ class Placement:
     """How weights are packed that are not yet."""
 
 
-def check_device_map(
-    device: str | torch.device | None, device_map: DeviceMap | None, max_memory: MaxMemory | None
+def check_quantization(
+    quantization: str | None, dtype: object = "auto", device_map: DeviceMap | None = None
 ) -> None:
-    """Refuse a map that cannot be.
-
-    Raises:
-        ValueError: If a device is given beside it, it is unknown or names a device that is not
-            here, it mixes GPUs with CPU or disk, or there is `max_memory` and no map.
-    """
-    if device_map is None:
-        if max_memory is not None:
-            raise ValueError("max_memory belongs to a device_map: give device_map='auto' with it.")
-        return
-    if device is not None:
-        raise ValueError("device and device_map are both given: the map says where all goes.")
-    if max_memory is not None:
-        _check_memory(max_memory)
-    if isinstance(device_map, str):
-        if device_map not in _MAPS:
-            raise ValueError(
-                f"device_map is {device_map!r}: allowed are {', '.join(_MAPS)}, or a table of "
-                "module names -> devices. For one device give device."
-            )
-        return
-    if not device_map:
-        raise ValueError("device_map is empty: allowed is a table of module names -> devices.")
-    for name, target in device_map.items():
-        try:
-            _check_target(target)
-        except ValueError as error:
-            raise ValueError(
-                f"device_map puts {shown(name)} where it cannot be: {error}"
-            ) from error
-    check_unmixed(device_map.values())
-
-
-def _check_target(target: object) -> None:
-    if isinstance(target, bool) or not isinstance(target, int | str | torch.device):
-        raise ValueError(f"{shown(target)} is no device.")
-    if target != "disk":
-        check_device(f"cuda:{target}" if isinstance(target, int) else target)
-
-
-def _check_memory(max_memory: MaxMemory) -> None:
-    from accelerate.utils import convert_file_size_to_int
-
-    for place, most in max_memory.items():
-        try:
-            convert_file_size_to_int(most)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"max_memory is {shown(most)} for {shown(place)}: allowed are sizes such as 20GiB."
-            ) from error
-
-
-def check_unmixed(targets: Iterable[object]) -> None:
-    """Refuse GPUs beside CPU or disk: TransformerLens cannot compute so.
-
-    Args:
-        targets: Where a model's modules are to go, or went.
-
-    Raises:
-        ValueError: Says what to do.
-    """
-    places = {str(target) for target in targets}
-    elsewhere = places & {*_OFFLOADED}
-    if elsewhere and places - elsewhere:
-        raise ValueError(
-            f"its modules are spread over GPUs and {' and '.join(sorted(elsewhere))}, and "
-            "TransformerLens cannot compute so. Use more or larger GPUs, quantization='4bit', or "
-            "device='cpu'."
-        )
-
-
-def check_quantization(quantization: str | None) -> None:
-    """Refuse what is no way to pack weights, or where its package is not installed.
+    """Refuse what is no way to pack weights, or what they cannot be packed with or for.
 
     Raises:
         ValueError: Says what is allowed, or what to install.
@@ -131,6 +54,10 @@ def check_quantization(quantization: str | None) -> None:
     if quantization not in get_args(Quantization):
         allowed = " and ".join(map(repr, get_args(Quantization)))
         raise ValueError(f"quantization is {quantization!r}: allowed are {allowed}.")
+    if dtype == torch.float64:
+        raise ValueError("packed weights compute in float32, bfloat16 or float16, not in float64.")
+    if isinstance(device_map, Mapping) and "disk" in device_map.values():
+        raise ValueError("packed weights cannot be on disk: leave quantization or disk out.")
     if find_spec("bitsandbytes") is None:
         raise ValueError(
             "packing weights needs bitsandbytes: `pip install 'kb-lens[quantization]'`."
@@ -160,6 +87,8 @@ def _packing(quantization: Quantization, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "8bit":
+        # it would say at every product that activations are rounded: docs/models.md says so once
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
@@ -181,23 +110,48 @@ def check_mergeable(placement: Placement) -> None:
         raise ValueError("an adapter cannot be merged into weights on disk: use another map.")
 
 
+_PLACED: WeakKeyDictionary[Any, Placement] = WeakKeyDictionary()
+
+
+def remember(model: Any, placement: Placement) -> None:
+    """Note how a model was placed, for `placed_like` and `is_spread`."""
+    _PLACED[model] = placement
+
+
 def placed_like(model: Any) -> dict[str, Any]:
-    """What `load_model` takes to put another checkpoint where a model is, in its form."""
-    hf_model = getattr(model, "original_model", None)
-    packed: Any = getattr(getattr(hf_model, "config", None), "quantization_config", None)
-    forms = {"load_in_4bit": "4bit", "load_in_8bit": "8bit"}
-    form = next((name for flag, name in forms.items() if getattr(packed, flag, False)), None)
-    arguments = {"dtype": model.cfg.dtype, "quantization": form}
-    if is_spread(model):
-        return arguments | {"device_map": dict(cast(Any, hf_model).hf_device_map)}
-    return arguments | {"device": model.cfg.device}
+    """What `load_model` takes to put another checkpoint where a model is, packed as it was."""
+    placement = _PLACED.get(model)
+    if placement is None:  # a bridge of the user's own
+        return {"device": model.cfg.device, "dtype": model.cfg.dtype}
+    return {
+        "device": placement.device,
+        "dtype": placement.dtype,
+        "device_map": placement.device_map,
+        "max_memory": placement.max_memory,
+        "quantization": placement.quantization,
+    }
 
 
 def is_spread(model: Any) -> bool:
     """Whether a model is on several devices, or on disk."""
-    hf_model = getattr(model, "original_model", None)
-    places = {str(place) for place in (getattr(hf_model, "hf_device_map", None) or {}).values()}
-    return len(places) > 1 or "disk" in places
+    devices = {weight.device for weight in model.parameters()}
+    return len(devices) > 1 or any(device.type == "meta" for device in devices)
+
+
+def checked_dtype(dtype: object) -> torch.dtype | Literal["auto"]:
+    """A type of weights, or ``auto``; by its name as well.
+
+    Raises:
+        ValueError: Says what is allowed.
+    """
+    named = {str(allowed).removeprefix("torch."): allowed for allowed in PLAIN_TYPES}
+    if dtype == "auto":
+        return "auto"
+    found = named.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in PLAIN_TYPES:
+        allowed = ", ".join(("auto", *(f"torch.{name}" for name in named)))
+        raise ValueError(f"dtype is {shown(dtype)}: allowed are {allowed}.")
+    return found
 
 
 def on_gpu(device: torch.device | None, device_map: DeviceMap | None) -> bool:
@@ -206,7 +160,7 @@ def on_gpu(device: torch.device | None, device_map: DeviceMap | None) -> bool:
         return device is not None and device.type != "cpu"
     if isinstance(device_map, str):
         return torch.cuda.is_available()
-    return not {str(target) for target in device_map.values()} <= {*_OFFLOADED}
+    return not {str(target) for target in device_map.values()} <= {"cpu", "disk"}
 
 
 def stored_dtype(
@@ -235,44 +189,3 @@ def stored_dtype(
         return torch.float32  # `load_model` says what is wrong with the name
     stored = config.dtype or config.get_text_config().dtype
     return stored if stored in PLAIN_TYPES else torch.float32
-
-
-def chosen_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, if it is there and computes; default CUDA if it is, else the CPU."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = check_device(device)
-    if target.type == "mps":
-        warnings.warn(
-            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
-            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
-            stacklevel=3,  # the line that calls load_model
-        )
-    return target
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: If it is not there, or computes nothing; names those that are there.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about names that it will drop
-            target = torch.empty(0, device=device).device
-        if target.type != "mps":
-            float(torch.ones(1, device=target) * 2)  # "meta" has no numbers
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch's own reason may take a screen
-        raise ValueError(
-            f"no device {str(device)!r} here on which anything can be computed. Allowed are "
-            f"{_devices()}."
-        ) from error
-    return target
-
-
-def _devices() -> str:
-    """The devices that are here, in words."""
-    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return ", ".join(["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])])

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 
 from kb_lens.models.completeness import check_weights
 from kb_lens.models.config_sizes import check_room, check_sizes, check_weight_files
+from kb_lens.models.devices import check_names, check_unmixed
 from kb_lens.models.gguf import BUGS, first_line
-from kb_lens.models.placement import Placement, check_unmixed, loading_arguments
+from kb_lens.models.placement import Placement, loading_arguments
 
 
 def read_model(source: str, placement: Placement, options: dict[str, Any]) -> Any:
@@ -63,16 +64,28 @@ def read_model(source: str, placement: Placement, options: dict[str, Any]) -> An
         raise ValueError(
             f"a .safetensors file is cut off or damaged ({error}). Download it again."
         ) from error
+    except ValueError as error:
+        raise ValueError(_placing_fault(error)) from error
     except Exception:  # torch's, pickle's and zip's for a .bin file
         check_weight_files(Path(source))
         raise
     check_weights(model, report)
+    check_names(model, placement.device_map)
     spread = getattr(model, "hf_device_map", None)
     if spread is None:
         model = model.to(placement.device)
     else:
         check_unmixed(spread.values())
     return model.eval()
+
+
+def _placing_fault(error: ValueError) -> str:
+    """What transformers says of a map, without names of thousands of weights or of its options."""
+    reason = first_line(error)
+    if "offload_folder" in reason:
+        return "weights on disk are read from .safetensors, which it has not: use another map."
+    _, told, names = reason.partition("any device for the following parameters: ")
+    return f"device_map has no device for {names.split(', ')[0]}." if told else reason
 
 
 @contextmanager
@@ -144,4 +157,6 @@ def text_model(model: Any) -> Any:
     text.set_output_embeddings(model.get_output_embeddings())
     text.generation_config = model.generation_config
     text.config.name_or_path = model.config.name_or_path
+    if (packing := getattr(model.config, "quantization_config", None)) is not None:
+        text.config.quantization_config = packing
     return text.eval()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kb_lens.models.placement import DeviceMap, check_device, check_device_map
+from kb_lens.models.devices import DeviceMap, check_device, check_device_map
 from kb_lens.runs.asking import Checked
 
 
@@ -40,6 +41,15 @@ class Devices(Checked):
         }
 
 
+def as_option(name: str, value: Any) -> Any:
+    """A table of `load_model` as the command line and ``run.json`` have it; else the value."""
+    if not isinstance(value, Mapping):
+        return value
+    if name == "max_memory":
+        return ",".join(f"{place}={most}" for place, most in value.items())
+    return json.dumps(dict(value))
+
+
 def _table_or_name(text: str | None) -> DeviceMap | None:
     """A device map of the command line."""
     if text is None or not text.lstrip().startswith("{"):
@@ -60,5 +70,5 @@ def _memory(text: str) -> dict[int | str, int | str]:
                 f"max_memory has {entry!r}: allowed are a GPU's number or cpu, = and a size, such "
                 "as 0=20GiB,1=20GiB."
             )
-        limits[int(place) if place.isdigit() else place] = int(most) if most.isdigit() else most
+        limits[int(place) if place.isdecimal() else place] = int(most) if most.isdecimal() else most
     return limits

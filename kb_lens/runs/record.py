@@ -25,7 +25,7 @@ from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
 from kb_lens.written import delete_noted, has_notes, noting
 
 RECORD = "run.json"
-_WEIGHTS = ("fingerprint", "dtype", "also")
+_WEIGHTS = ("fingerprint", "dtype", "form", "also")
 """What tells the weights of all that is measured."""
 
 
@@ -80,6 +80,8 @@ class RunLog:
         for key, value in present.items():
             if key == "dtype" and "auto" in (value, former.get(key)):
                 continue  # which type that is tells the model, when it is loaded
+            if key == "form" and _unnamed(former.get(key)) in (None, _unnamed(value)):
+                continue  # an older version did not say
             if key == "fingerprint" and same_weights(str(former[key]), value):
                 continue
             if value != former.get(key):
@@ -179,6 +181,11 @@ class RunLog:
             raise ValueError(
                 f"{error} Choose another --out, or --overwrite to replace the run."
             ) from error
+
+
+def _unnamed(form: str | None) -> str | None:
+    """A form without the adapter's name: where it lies may change."""
+    return form and form.partition(", with ")[0]
 
 
 def belongs_to(model: HookedModel) -> Belongs:

@@ -23,10 +23,10 @@ from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, loaded_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
-from kb_lens.models.placement import Quantization, check_quantization, stored_dtype
+from kb_lens.models.placement import Quantization, check_quantization, placed_like, stored_dtype
 from kb_lens.neurons import check_thresholds
 from kb_lens.runs.asking import Asking, Checked, Rendering
-from kb_lens.runs.devices import Devices
+from kb_lens.runs.devices import Devices, as_option
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
@@ -75,7 +75,8 @@ class ModelChoice(Checked):
         if isinstance(model, str | os.PathLike):
             return replace(self, model=os.fspath(model))
         dtype: Any = dtype_name(model)
-        return replace(self, model=loaded_name(model), dtype=dtype)
+        packed = placed_like(model).get("quantization")
+        return replace(self, model=loaded_name(model), dtype=dtype, quantization=packed)
 
 
 def dtype_name(model: HookedModel) -> str:
@@ -271,7 +272,7 @@ def with_keywords(
 def _as_listed(option: Field[Any], value: Any) -> Any:
     """A tuple where the option is one: of ``"a,b"``, of one number, of a list."""
     if not isinstance(option.default, tuple):
-        return value
+        return as_option(option.name, value)
     if isinstance(value, str):
         return tuple(text.strip() for text in value.split(","))
     return (value,) if isinstance(value, int | float) else tuple(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kb_lens.benchmarks.benchmark import Benchmark
@@ -9,6 +10,7 @@ from kb_lens.evaluation.encoding import sample_tokens
 from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
+from kb_lens.evaluation.slices import check_fits
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name, weights_digest
 from kb_lens.runs.engines import naming
@@ -16,6 +18,21 @@ from kb_lens.store import Store, entry_key
 
 _FORMAT = 1
 """Raise it when a result would come out otherwise under the same key."""
+
+
+def check_units(model: HookedModel, units: Iterable[Unit]) -> None:
+    """Refuse what cannot be asked of the model, before anything is measured.
+
+    Raises:
+        ValueError: Names the condition and the benchmark.
+    """
+    seen: set[str] = set()
+    for unit in units:
+        with naming(str(unit)):
+            asked = unit.condition.asked(unit.benchmark)
+            if asked.digest not in seen:
+                check_fits(model, asked)
+            seen.add(asked.digest)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.runs.engines import run_serial
-from kb_lens.runs.units import Unit
+from kb_lens.runs.units import Unit, check_units
 from kb_lens.store import Store
 from kb_lens.studies.cost import time_words, work_words
 from kb_lens.studies.lab import Case, Lab, Plan
-from kb_lens.studies.methods import NULL_BENCHMARKS, methods
+from kb_lens.studies.methods import NULL_BENCHMARKS, methods, without_neurons
 from kb_lens.studies.plans import STUDIES
 from kb_lens.studies.tables import Experiment
 
@@ -92,12 +92,16 @@ def experiment(
         tell: Called with what is about to be done, and about how long it takes.
 
     Raises:
-        ValueError: For an unknown study, no benchmark, or two benchmarks of one key.
+        ValueError: For an unknown study, no benchmark, two benchmarks of one key, or a condition
+            that a benchmark cannot be measured under.
     """
     by_key = _by_key(name, benchmarks)
+    if name == "methods":  # finding everything else may take hours
+        check_units(lab.model, dict(_jobs(Plan(without_neurons(lab)), by_key, lab)).values())
     tell(f"{name}: finding the neurons, planning the conditions.")
     plan = EXPERIMENTS[name](lab)
     jobs = dict(_jobs(plan, by_key, lab))
+    check_units(lab.model, jobs.values())
     keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
     units: dict[str, Unit] = {}
     for job, key in keys.items():  # thresholds that differ can select the same neurons

@@ -49,16 +49,19 @@ def methods(lab: Lab) -> Plan:
     on plain text as the know-bias neurons do.
     """
     neurons = lab.union(lab.default())
+    if not len(neurons):
+        raise ValueError(
+            f"no neuron passes tau {lab.tau:g} and beta {lab.beta:g}: there is nothing to compare. "
+            "Lower them; scores are kept."
+        )
     enhancement = lab.case(neurons, method="enhancement")
     cases = [
         enhancement,
         lab.case(neurons, method="enhancement, last position", positions="last"),
         *_other_site(lab),
         *_other_sets(lab, neurons),
-        *(changed(name, Prompting(text)) for name, text in PROMPTS.items()),
         *baselines(lab),
-        *asked_otherwise(lab),
-        *(changed(name, change) for name, change in lab.also.items()),
+        *without_neurons(lab),
     ]
     random_sets = lab.random_sets(neurons, -(-lab.n_controls // _DRAWS_A_SPARE))
     first = dict(list(random_sets.items())[: lab.n_controls])
@@ -68,6 +71,15 @@ def methods(lab: Lab) -> Plan:
     ]
     damaging, table = _same_damage(lab, enhancement, random_sets)
     return Plan([*cases, *alike, *damaging], {"damage": table})
+
+
+def without_neurons(lab: Lab) -> list[Case]:
+    """What is there before anything is found: prompts, other ways to ask, other checkpoints."""
+    return [
+        *(changed(name, Prompting(text)) for name, text in PROMPTS.items()),
+        *asked_otherwise(lab),
+        *(changed(name, change) for name, change in lab.also.items()),
+    ]
 
 
 def _other_site(lab: Lab) -> list[Case]:

@@ -17,7 +17,7 @@ from tiny_models import tiny_bridge, tiny_tokenizer
 
 from kb_lens.benchmarks.requests import Excerpt, Request
 from kb_lens.evaluation.encoding import encode
-from kb_lens.evaluation.excerpts import excerpt_tokens, token_spans
+from kb_lens.evaluation.excerpts import as_whole_texts, excerpt_tokens, token_spans
 from kb_lens.evaluation.scoring import option_logprobs
 from kb_lens.interventions.scaling import scale_neurons
 from kb_lens.models.hooked import fingerprint, model_name
@@ -261,8 +261,8 @@ def test_words_behind_a_prompt_are_scored_given_the_prompt(prompt, tokenizer):
         ((text, _),) = plain[which]
         values = logprobs(model, text.ids)[text.start - 1 :]
         spans = tokenizer(prompt + option, return_offsets_mapping=True)["offset_mapping"]
-        starts = [[len(prompt) + k for k in range(*span)] for span in words[which]]
-        inside = {k for span in starts for k in span}
+        inside = {len(prompt) + k for span in words[which] for k in range(*span)}
+        inside |= {*range(len(prompt.rstrip()), len(prompt))}  # the first word's space
         letters = [
             {k for k in range(*span) if (prompt + option)[k] != " "} or {span[0]}
             for span in spans[-text.n_scored :]
@@ -271,6 +271,16 @@ def test_words_behind_a_prompt_are_scored_given_the_prompt(prompt, tokenizer):
         whole, unstarted, excerpt = scores.logprob[0, which::2]
         assert whole == unstarted == pytest.approx(sum(values), abs=1e-4)
         assert excerpt == pytest.approx(sum(within), abs=1e-4)
+
+
+def test_the_space_before_an_option_belongs_to_its_first_word():
+    request = Request("Be fair.", (f" {LESS}",), excerpts=(Excerpt((((1, 4),),)),))
+    moved = as_whole_texts(request, [("Be fair.", f" {LESS}")])
+    assert moved.excerpts[0].words == (((9, 12),),)
+    request = Request("Be fair. ", (LESS,), excerpts=(Excerpt((((0, 3), (3, 7)),)),))
+    moved = as_whole_texts(request, [("Be fair.", f" {LESS}")])
+    assert moved.options == (f"Be fair. {LESS}",)
+    assert moved.excerpts[0].words == (((8, 12), (12, 16)),)
 
 
 # --- requests ------------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def test_what_is_written_behind_the_answer_stands_behind_it(llama):
         assert text.strip() == alone(llama, prompt, 5)
 
 
+def test_what_may_not_fit_behind_the_answer_is_refused_before_anything_is_written(monkeypatch):
+    benchmark = told_about()
+    n_tokens = max(
+        len(prompt_tokens(tiny_bridge().tokenizer, r.last_turn())) for r in benchmark.requests
+    )
+    model = tiny_bridge("llama", max_position_embeddings=n_tokens + 20)
+    monkeypatch.setattr(slices, "answered", lambda *_, **__: pytest.fail("something is written"))
+    with pytest.raises(ValueError, match=r"that the model answers first and \d+ for its last"):
+        scores_of(model, benchmark)
+
+
 def test_the_answers_are_written_under_the_hooks(llama):
     (plain,) = answered(llama, [TOLD])
     with llama.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda value, hook: value * -20)]):

@@ -1,19 +1,23 @@
 """A model over several devices, on disk or packed gives what the whole one gives, or is refused."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from checkpoint_files import saved
 from pretended_devices import PretendedDevices, place_of, spread
-from tiny_models import tiny_hf_model, tiny_tokenizer
+from test_loading_kinds import MULTIMODAL
+from tiny_models import random_model, tiny_hf_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import kb_lens as kb
 from kb_lens.attribution import engines
 from kb_lens.benchmarks.requests import Request
-from kb_lens.checks.controls import influence
+from kb_lens.checks.controls import influence, random_neurons
 from kb_lens.checks.neuron_effects import neuron_effects
-from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.checks.neuron_meaning import output_directions, promoted_tokens, top_prompts
 from kb_lens.evaluation.scoring import option_logprobs
 from kb_lens.interventions.fairsteer import FairSteer
 from kb_lens.interventions.folding import export
@@ -22,9 +26,12 @@ from kb_lens.interventions.scaling import Scaling
 from kb_lens.interventions.steering import Steering
 from kb_lens.interventions.trained import Trained
 from kb_lens.models import placement
-from kb_lens.models.hooked import fingerprint, form, model_name
+from kb_lens.models.devices import check_unmixed
+from kb_lens.models.hooked import fingerprint, form, model_name, weights_digest
 from kb_lens.models.loading import _bridge
-from kb_lens.models.placement import Placement, check_unmixed, on_gpu
+from kb_lens.models.placement import Placement, on_gpu
+from kb_lens.runs.record import RunLog
+from kb_lens.runs.settings import Execution, ModelChoice, RunExecution, RunSettings, with_keywords
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h"}
@@ -88,7 +95,7 @@ def test_a_model_on_disk_writes_and_is_measured(tmp_path):
 def test_a_trained_checkpoint_is_put_where_the_model_is(tmp_path):
     saved(tmp_path / "base", tiny_hf_model())
     saved(tmp_path / "trained", tiny_hf_model(seed=1))
-    for options in ({"device_map": blocks_on("llama", "disk")}, {"quantization": "4bit"}):
+    for options in ({"device_map": {"": "disk"}}, {"quantization": "4bit"}):
         model = kb.load_model(tmp_path / "base", **options)
         trained = Trained.of(model, tmp_path / "trained")
         with trained.applied(model) as other:
@@ -225,6 +232,67 @@ def test_packed_weights_are_those_of_their_checkpoint(tmp_path, quantization, bi
         kb.fold_neurons(packed, first_neurons(packed), lam=2.0)
 
 
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_weights_that_differ_in_their_scales_alone_are_others(tmp_path, quantization):
+    hf_model = tiny_hf_model()
+    saved(tmp_path / "one", hf_model)
+    for block in hf_model.model.layers:
+        block.mlp.up_proj.weight *= 2  # the packed integers stay as they were
+    saved(tmp_path / "other", hf_model)
+    one, other = (kb.load_model(tmp_path / n, quantization=quantization) for n in ("one", "other"))
+    assert not torch.equal(one(TOKENS), other(TOKENS))
+    assert weights_digest(one) != weights_digest(other)
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), [("4bit", 0.2), ("8bit", 0.01)])
+def test_what_needs_the_down_projection_unpacks_it(tmp_path, quantization, tolerance):
+    saved(tmp_path, tiny_hf_model())
+    whole, packed = kb.load_model(tmp_path), kb.load_model(tmp_path, quantization=quantization)
+    expected, found = output_directions(whole, 1), output_directions(packed, 1)
+    assert found.shape == expected.shape
+    assert float((found - expected).norm() / expected.norm()) < tolerance
+    packed(TOKENS)  # bitsandbytes moves its scales
+    assert torch.equal(output_directions(packed, 1), found)
+    kept = random_neurons(
+        first_neurons(packed), seed=0, influence=influence(packed, TEXTS, progress=False)
+    )
+    assert len(kept) == 15
+
+
+def test_a_packed_multimodal_model_says_so(tmp_path):
+    saved(
+        tmp_path,
+        random_model(
+            "Gemma3ForConditionalGeneration", **MULTIMODAL["Gemma3ForConditionalGeneration"]
+        ),
+    )
+    model = kb.load_model(tmp_path, quantization="4bit")
+    assert form(model) == "float32, packed by bitsandbytes in 4 bits"
+    assert placement.placed_like(model)["quantization"] == "4bit"
+
+
+def test_a_trained_checkpoint_in_another_form_is_refused(tmp_path):
+    config = BitsAndBytesConfig(load_in_4bit=True)
+    saved(tmp_path / "whole", tiny_hf_model())
+    packed = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", quantization_config=config, device_map={"": "cpu"}
+    )
+    saved(tmp_path / "packed", packed)
+    with pytest.raises(ValueError, match="what packing does would count as the method's"):
+        Trained.of(kb.load_model(tmp_path / "packed"), tmp_path / "whole")
+
+
+def test_a_run_is_not_gone_on_with_in_another_form(tmp_path):
+    saved(tmp_path / "m", tiny_hf_model())
+    packed, whole = (kb.load_model(tmp_path / "m", quantization=q) for q in ("4bit", None))
+    log = partial(RunLog, tmp_path / "out", "run", execution=Execution())
+    log(settings=ModelChoice().of(packed)).begin(packed)
+    for settings in (ModelChoice().of(whole), ModelChoice().of(packed)):
+        with pytest.raises(ValueError, match=r"with (quantization '4bit'|form 'float32, packed)"):
+            log(settings=settings).begin(whole)
+    log(settings=ModelChoice().of(packed)).begin(packed)
+
+
 def test_both_ways_of_attribution_agree_on_four_bits(tmp_path):
     saved(tmp_path, tiny_hf_model())
     model = kb.load_model(tmp_path, quantization="4bit")
@@ -254,10 +322,16 @@ def test_without_its_package_packing_is_refused(monkeypatch):
         ({"device": "cpu", "device_map": "auto"}, "device and device_map are both given"),
         ({"max_memory": {0: "1GiB"}}, "max_memory belongs to a device_map"),
         ({"device_map": "evenly"}, "device_map is 'evenly': allowed are auto, balanced"),
-        ({"device_map": {}}, "device_map is empty"),
+        ({"device_map": {}}, "device_map is {}: allowed are"),
         ({"device_map": {"model": True}}, "device_map puts 'model' where it cannot be"),
         ({"device_map": {"model": "cuda:99"}}, "device_map puts 'model'.*no device 'cuda:99'"),
         ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "max_memory is 'much' for 'cpu'"),
+        ({"device_map": {"": "cpu"}, "max_memory": {"cpu": "1GiB"}}, "that is 'auto' or another"),
+        ({"device_map": "auto", "max_memory": {}}, "max_memory is"),
+        ({"device_map": "auto", "max_memory": {99: "1GiB"}}, "max_memory is '1GiB' for 99"),
+        ({"quantization": "4bit", "device_map": {"": "disk"}}, "cannot be on disk"),
+        ({"quantization": "4bit", "dtype": torch.float64}, "not in float64"),
+        ({"dtype": "float"}, "dtype is 'float': allowed are auto, torch.float32"),
         ({"quantization": "2bit"}, "quantization is '2bit': allowed are '4bit' and '8bit'"),
     ],
 )
@@ -293,3 +367,22 @@ def test_rows_a_pass_are_those_of_the_fullest_gpu(monkeypatch):
         mapped = Placement(None, torch.float32, device_map="auto")
         split = _bridge("tiny", hf_model, tiny_tokenizer(), mapped)
         assert engines._free_memory(split) == 1 << 27
+
+
+def test_a_map_with_names_of_no_module_is_refused(tmp_path):
+    saved(tmp_path, tiny_hf_model())
+    with pytest.raises(ValueError, match=r"device_map names 'model\.layer\.0', which is no module"):
+        kb.load_model(tmp_path, device_map={"": "cpu", "model.layer.0": "cpu"})
+    with pytest.raises(ValueError, match=r"device_map has no device for lm_head") as caught:
+        kb.load_model(tmp_path, device_map={"model": "disk"})
+    assert len(str(caught.value)) < 200
+
+
+def test_a_table_of_the_library_is_an_option_of_the_record():
+    given = {"device_map": {"": "disk"}, "max_memory": None}
+    _, execution = with_keywords(RunSettings(), RunExecution(), given)
+    assert execution.device_map == '{"": "disk"}'
+    assert execution.arguments()["device_map"] == {"": "disk"}
+    memory = {"device_map": "auto", "max_memory": {"cpu": "1GiB"}}
+    _, execution = with_keywords(RunSettings(), RunExecution(), memory)
+    assert execution.arguments()["max_memory"] == {"cpu": "1GiB"}

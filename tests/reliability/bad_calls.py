@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import torch
 from bad_inputs import BadInput
 from tiny_models import tiny_bridge
 
@@ -115,6 +116,24 @@ CALLS = {
     ("load_model", "device"): (
         ("x", "", "cuda:99", "meta"),
         lambda made, value: kb.load_model(made.world / "model", device=value),
+    ),
+    ("load_model", "device_map"): (
+        (["cpu"], 5, {}, {"": 99}, {"": None}, {0: "cpu"}, "x"),
+        lambda made, value: kb.load_model(made.world / "model", device_map=value),
+    ),
+    ("load_model", "max_memory"): (
+        ("cpu=1GiB", {}, {"cpu": True}, {"cpu": "x"}, {99: "1GiB"}),
+        lambda made, value: kb.load_model(
+            made.world / "model", device_map="auto", max_memory=value
+        ),
+    ),
+    ("load_model", "dtype"): (
+        (None, "x", "", 16, torch.int8),
+        lambda made, value: kb.load_model(made.world / "model", dtype=value),
+    ),
+    ("load_model", "quantization"): (
+        ("2bit", "", 4, True),
+        lambda made, value: kb.load_model(made.world / "model", quantization=value),
     ),
     ("PromptTemplate", "date"): (
         ("today", "", None, 7, "2024-13-01"), lambda made, value: kb.PromptTemplate(date=value),

@@ -67,7 +67,8 @@ LISTS = {
     ),
     "device-map": (
         "run identify evaluate export experiment tune neurons doctor paper",
-        ("{", "{}", '\'{"x": 99}\'', '\'{"x": "nowhere"}\'', "'[1]'"),
+        # braces twice: the line is a template
+        ("{{", "{{}}", "'{{\"x\":99}}'", "'{{\"x\":\"nowhere\"}}'", "[1]"),
     ),
     # the line's study has no methods, whatever is named
     "also": ("experiment", ("x", "=x", "''", "x={OTHER_MODEL}", ",")),

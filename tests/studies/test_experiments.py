@@ -14,11 +14,13 @@ from kb_lens.evaluation.entries import result_to_bytes
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
+from kb_lens.interventions.self_debiasing import SelfDebiasing
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.runs.asking import Asking
 from kb_lens.runs.benchmark_names import parse_name
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
+from kb_lens.studies import methods as methods_module
 from kb_lens.studies import plans as studies
 from kb_lens.studies.cost import duration
 from kb_lens.studies.experiments import BASE, EXPERIMENTS, experiment, n_controls
@@ -221,6 +223,23 @@ def test_a_study_needs_controls_and_balanced_questions(llama):
 def test_methods_need_a_benchmark_for_their_controls(lab, benchmarks):
     with pytest.raises(ValueError, match="give one of these"):
         experiment("methods", lab, benchmarks[1:])
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_found(lab, benchmarks, monkeypatch):
+    monkeypatch.setattr(Lab, "default", lambda *_, **__: pytest.fail("neurons are looked for"))
+    text = "Be fair. " * 200
+    too_long = replace(lab, also={"a long prompt": Prompting(text)})
+    with pytest.raises(ValueError, match=r"a long prompt, plain_text: item \d+ has \d+ tokens"):
+        experiment("methods", too_long, benchmarks)
+    chats = replace(lab, also={"in chats": SelfDebiasing()})
+    with pytest.raises(ValueError, match=r"in chats, plain_text: .*chat"):
+        experiment("methods", chats, benchmarks)
+
+
+def test_methods_of_no_neuron_are_refused_at_once(lab, benchmarks, monkeypatch):
+    monkeypatch.setattr(methods_module, "baselines", lambda lab: pytest.fail("went on"))
+    with pytest.raises(ValueError, match=r"no neuron passes tau 0\.99 and beta 0\.99"):
+        experiment("methods", replace(lab, tau=0.99, beta=0.99), benchmarks)
 
 
 @pytest.mark.slow

@@ -1,0 +1,160 @@
+"""Which devices there are, and maps that spread a model over them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from kb_lens.rows import shown
+
+DeviceMap = str | Mapping[str, int | str]
+"""``auto``, ``balanced``, ``balanced_low_0`` or ``sequential``; or a module's name -> a GPU's
+number, ``cpu`` or ``disk``."""
+MaxMemory = Mapping[int | str, int | str]
+"""A GPU's number or ``cpu`` -> the most bytes of weights there, as a number or as ``20GiB``."""
+_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_OFFLOADED = ("cpu", "disk")
+
+
+def check_device_map(
+    device: str | torch.device | None, device_map: DeviceMap | None, max_memory: MaxMemory | None
+) -> None:
+    """Refuse a map that cannot be.
+
+    Raises:
+        ValueError: If a device is given beside it, it is unknown or names a device that is not
+            here, it mixes GPUs with CPU or disk, or there is `max_memory` and no map.
+    """
+    if max_memory is not None:
+        if not isinstance(device_map, str):
+            raise ValueError("max_memory belongs to a device_map that is 'auto' or another name.")
+        _check_memory(max_memory)
+    if device_map is None:
+        return
+    if device is not None:
+        raise ValueError("device and device_map are both given: the map says where all goes.")
+    if isinstance(device_map, str):
+        if device_map not in _MAPS:
+            raise ValueError(
+                f"device_map is {device_map!r}: allowed are {', '.join(_MAPS)}, or a table of "
+                "module names -> devices. For one device give device."
+            )
+        return
+    if not (isinstance(device_map, Mapping) and device_map):
+        raise ValueError(
+            f"device_map is {shown(device_map)}: allowed are {', '.join(_MAPS)}, or a table of "
+            "module names -> devices."
+        )
+    for name, target in device_map.items():
+        try:
+            _check_target(target)
+        except ValueError as error:
+            raise ValueError(
+                f"device_map puts {shown(name)} where it cannot be: {error}"
+            ) from error
+    check_unmixed(device_map.values())
+
+
+def _check_target(target: object) -> None:
+    if isinstance(target, bool) or not isinstance(target, int | str | torch.device):
+        raise ValueError(f"{shown(target)} is no device.")
+    if target != "disk":
+        check_device(f"cuda:{target}" if isinstance(target, int) else target)
+
+
+def _check_memory(max_memory: MaxMemory) -> None:
+    from accelerate.utils import convert_file_size_to_int
+
+    if not (isinstance(max_memory, Mapping) and max_memory):
+        raise ValueError(f"max_memory is {shown(max_memory)}: allowed is a table, {{0: '20GiB'}}.")
+    for place, most in max_memory.items():
+        try:
+            _check_target(place)
+            if isinstance(most, bool):
+                raise ValueError("a truth value is no size.")
+            convert_file_size_to_int(most)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"max_memory is {shown(most)} for {shown(place)}: allowed are sizes such as 20GiB, "
+                "for a GPU's number that is here or cpu."
+            ) from error
+
+
+def check_unmixed(targets: Iterable[object]) -> None:
+    """Refuse GPUs beside CPU or disk: TransformerLens cannot compute so.
+
+    Args:
+        targets: Where a model's modules are to go, or went.
+
+    Raises:
+        ValueError: Says what to do.
+    """
+    places = {str(target) for target in targets}
+    elsewhere = places & {*_OFFLOADED}
+    if elsewhere and places - elsewhere:
+        raise ValueError(
+            f"its modules are spread over GPUs and {' and '.join(sorted(elsewhere))}, and "
+            "TransformerLens cannot compute so. Use more or larger GPUs, quantization='4bit', or "
+            "device='cpu'."
+        )
+
+
+def check_names(hf_model: Any, device_map: DeviceMap | None) -> None:
+    """Refuse a table with names of no module: what they were to place went elsewhere.
+
+    Raises:
+        ValueError: Names the first, and a module that is there.
+    """
+    if not isinstance(device_map, Mapping):
+        return
+    names = {name for name, _ in (*hf_model.named_modules(), *hf_model.named_parameters())}
+    if unknown := [name for name in device_map if name not in names]:
+        known = next(name for name in names if name.count(".") == 1)
+        raise ValueError(
+            f"device_map names {shown(unknown[0])}, which is no module of a "
+            f"{type(hf_model).__name__}: {known!r} is one."
+        )
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, if it is there and computes; default CUDA if it is, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = check_device(device)
+    if target.type == "mps":
+        warnings.warn(
+            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
+            "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
+            stacklevel=3,  # the line that calls load_model
+        )
+    return target
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: If it is not there, or computes nothing; names those that are there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about names that it will drop
+            target = torch.empty(0, device=device).device
+        if target.type != "mps":
+            float(torch.ones(1, device=target) * 2)  # "meta" has no numbers
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        # torch's own reason may take a screen
+        raise ValueError(
+            f"no device {str(device)!r} here on which anything can be computed. Allowed are "
+            f"{_devices()}."
+        ) from error
+    return target
+
+
+def _devices() -> str:
+    """The devices that are here, in words."""
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *names, *(["mps"] if torch.backends.mps.is_available() else [])])
