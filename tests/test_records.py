@@ -318,3 +318,11 @@ def test_a_text_that_is_no_utf_8_is_damage_and_no_error_of_who_looks_at_it_later
     content = table_to_bytes(pd.DataFrame({"kind": ["intersentence", "intrasentence"]}), {})
     with pytest.raises(ValueError, match="is damaged"):
         table_from_bytes(content.replace(b"intersentence", b"\xff" + b"ntersentence"))
+
+
+def test_a_key_of_any_length_is_refused_in_a_short_line(tmp_path):
+    path = tmp_path / "neurons.json"
+    path.write_text(json.dumps({"[" * 5000: 1}))
+    with pytest.raises(ValueError, match=r"neurons\.json") as told:
+        kb.NeuronSet.load(path)
+    assert len(str(told.value)) < 300 + len(str(path))

@@ -105,7 +105,9 @@ def validated(content: Any, kind: Any, where: str) -> Any:
 def _problem(error: ValidationError) -> str:
     """Where the first fault is, what should be there, and what is."""
     first = error.errors()[0]
-    keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    keys = (
+        f"[{key}]" if isinstance(key, int) else f".{key[:_SHOWN_LENGTH]}" for key in first["loc"]
+    )
     location = "".join(keys).lstrip(".")
     needed = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     # the other two show all that is around them

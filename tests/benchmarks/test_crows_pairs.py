@@ -367,5 +367,6 @@ def test_words_are_scored_behind_a_debiasing_prompt(model):
     assert np.isfinite(told.metrics["stereotype_share_per_token"].value)
     for option in ("more", "less"):
         assert (told.items[f"logprob_{option}"] != plain[f"logprob_{option}"]).all()
-        # the words that are shared stay so, whatever stands before them
-        assert (told.items[f"tokens_{option}_shared"] == plain[f"tokens_{option}_shared"]).all()
+        # a first word may be cut otherwise behind a prompt; it is shared all the same
+        more = told.items[f"tokens_{option}_shared"] - plain[f"tokens_{option}_shared"]
+        assert more.abs().max() <= 1

@@ -11,6 +11,7 @@ from checkpoint_files import change_config, saved
 from tiny_models import random_model, tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
+from kb_lens.models import devices
 
 ENCODER = {
     "hidden_size": 32,
@@ -123,7 +124,6 @@ def test_of_a_multimodal_checkpoint_the_text_model_is_loaded_and_nothing_install
 
 
 PACKED = {
-    "bitsandbytes": {"load_in_4bit": True},
     "awq": {"bits": 4, "group_size": 16},
     "gptq": {"bits": 4, "group_size": 16},
     "compressed-tensors": {"format": "pack-quantized", "config_groups": {}},
@@ -144,11 +144,9 @@ def test_packed_weights_without_their_package_are_one_line(tmp_path, method):
 
 
 def test_apple_s_mps_is_warned_of(monkeypatch):
-    from kb_lens.models import loading
-
     class Mps:
         device = torch.device("mps")
 
-    monkeypatch.setattr(loading.torch, "empty", lambda *_, **__: Mps)
+    monkeypatch.setattr(devices.torch, "empty", lambda *_, **__: Mps)
     with pytest.warns(UserWarning, match="pytorch/issues/193487"):
-        assert loading._device("mps").type == "mps"
+        assert devices.chosen_device("mps").type == "mps"
