@@ -75,10 +75,10 @@ class PretendedDevices(TorchFunctionMode):
             if isinstance(argument, Tensor):
                 asked = place_of(argument)
                 kept.append(argument.dtype)
-            elif isinstance(argument, torch.device | str | int) and not isinstance(argument, bool):
-                asked = argument
-            else:
+            elif isinstance(argument, torch.dtype):
                 kept.append(argument)
+            elif argument is not None and not isinstance(argument, bool):
+                asked = argument
         return tuple(kept), asked
 
     @staticmethod

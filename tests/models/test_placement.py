@@ -164,6 +164,9 @@ WORK = {
     "steering": changed(lambda _, *whose: Steering(unit(0), 2, *whose)),
     "projection": changed(lambda _, *whose: Projection(unit(1)[None], 2, *whose)),
     "fairsteer": changed(lambda _, *whose: FairSteer(unit(2), unit(3), 0.0, 2, *whose)),
+    "folding": lambda model: kb.fold_neurons(model, first_neurons(model), lam=2.0)(
+        TOKENS
+    ).logits.detach(),
     "influence": lambda model: influence(model, TEXTS, progress=False),
     "texts": lambda model: top_prompts(model, first_neurons(model), TEXTS, progress=False),
     "tokens": lambda model: promoted_tokens(model, first_neurons(model)),
