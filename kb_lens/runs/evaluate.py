@@ -12,7 +12,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
-from kb_lens.runs.measure import measure
+from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import EvaluateExecution, Measuring, ModelChoice, Seeded
 from kb_lens.store import Store
@@ -61,6 +61,7 @@ def evaluate_model(
     condition = settings.condition()
     with log.claimed():
         model = log.load_model()
+        check_asked(model, condition, benchmarks)
         with log.stage("evaluate"):
             results = measure(
                 model,

@@ -11,8 +11,13 @@ from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult, check_folder, save_results
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel
-from kb_lens.runs.units import Unit
+from kb_lens.runs.units import Unit, check_units
 from kb_lens.store import Store
+
+
+def check_asked(model: HookedModel, condition: Condition, benchmarks: Sequence[Benchmark]) -> None:
+    """Raise `ValueError` for a benchmark that cannot be asked of the model under a condition."""
+    check_units(model, [Unit(condition, benchmark) for benchmark in benchmarks])
 
 
 def measure(

@@ -29,7 +29,7 @@ from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify
-from kb_lens.runs.measure import measure
+from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.random_controls import run_conditions
 from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import RunExecution, RunSettings, values_of, with_keywords
@@ -79,6 +79,7 @@ def run(
     )
     with log.claimed():
         loaded = log.load_model(model)
+        check_asked(loaded, Condition("base"), benchmarks)
         with log.stage("identify"):
             identified = identify(loaded, questions, out, settings, tell=tell, **options)
         with log.stage("random controls"):

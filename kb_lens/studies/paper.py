@@ -28,7 +28,7 @@ from kb_lens.records.tables import Belongs, write_csv
 from kb_lens.rows import shown
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.identify import identify
-from kb_lens.runs.measure import measure
+from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import Asking, Finding, IdentifySettings, Items, RunExecution
 from kb_lens.store import Store
@@ -135,6 +135,7 @@ def paper(
         return None
     with log.claimed():
         model = log.load_model()
+        check_asked(model, Condition("base"), benchmarks)
         with log.stage("identify"):
             if settings.neurons is not None:
                 neurons = given_neurons(settings.neurons, model, settings.site)

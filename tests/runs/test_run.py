@@ -6,11 +6,12 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 from test_cli import bank, call, data, folder  # noqa: F401  # fixtures
-from tiny_models import tiny_hf_model, tiny_tokenizer
+from tiny_models import tiny_bridge, tiny_hf_model, tiny_tokenizer
 
 import kb_lens as kb
 from kb_lens.evaluation.results import conditions_of
 from kb_lens.interventions.scaling import Scaling
+from kb_lens.runs import run as run_module
 from kb_lens.runs.diagnose import Compared, compared
 from kb_lens.runs.random_controls import conditions
 from kb_lens.runs.record import RunLog, later_stage, load_record
@@ -213,3 +214,10 @@ def test_a_control_does_the_same_damage_or_is_left_out(with_room, bank, data, tm
     chosen = compared(run.results, 9.0)
     assert chosen.control == run.results["random lambda 9"]
     assert chosen.same_damage == run.results.get("random, damage of lambda 9", ())
+
+
+def test_an_item_that_is_too_long_is_refused_before_anything_is_attributed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "identify", lambda *_, **__: pytest.fail("attributed"))
+    model = tiny_bridge("llama", max_position_embeddings=40)
+    with pytest.raises(ValueError, match=r"base, plain_text: item \d+ has \d+ tokens"):
+        kb.run(model, tmp_path / "out", benchmarks=("plain_text@2",))
