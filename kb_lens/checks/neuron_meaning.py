@@ -25,7 +25,7 @@ from kb_lens.benchmarks import plain_text
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
-from kb_lens.models.offloaded import at_hand, unpacked
+from kb_lens.models.offloaded import at_hand, output_weights
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import load_questions
@@ -76,13 +76,11 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer is {layer}: {model_name(model)} has layers 0 to {n_layers - 1}.")
     try:
-        with at_hand(mlp := block_of(model, layer).mlp):
-            packed = unpacked(getattr(mlp.out, "original_component", None), model.cfg.dtype)
-            return mlp.W_out.detach() if packed is None else packed.T
+        return output_weights(block_of(model, layer).mlp, model.cfg.dtype)
     except (AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"cannot read the down projection of layer {layer} of {model_name(model)}: its weights "
-            "are packed. Load the checkpoint that is not quantized."
+            f"cannot read the down projection of layer {layer} of {model_name(model)}: "
+            f"{str(error).rstrip('.')}. Load the checkpoint that is not quantized."
         ) from error
 
 
@@ -112,9 +110,8 @@ def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.D
     """
     _check(model, neurons, k)
     with at_hand(cast(Any, model).unembed):
-        whole_unembedding: Tensor = cast(Any, model).W_U  # [d_model, d_vocab]
-        # ids beyond the tokenizer's belong to no token
-        unembedding = whole_unembedding[:, : len(model.tokenizer)].float()
+        # [d_model, d_vocab]; ids beyond the tokenizer's belong to no token
+        unembedding: Tensor = cast(Any, model).W_U[:, : len(model.tokenizer)].float()
     rows: list[tuple[Any, ...]] = []
     for layer, indices in neurons.by_layer().items():
         directions = _at_unembedding(model, layer, output_directions(model, layer)[indices])
@@ -137,9 +134,9 @@ def _at_unembedding(
 ) -> Float[Tensor, "neuron d_model"]:
     """The directions as the unembedding reads them, at norms that divide by 1."""
     after = getattr(block_of(model, layer), "ln2_post", None)
-    directions = directions.float()
     if after is not None:
         directions = directions * _weights(model, after).to(directions.device)
+    directions = directions.float()
     if str(model.cfg.normalization_type).startswith("LN"):
         directions = directions - directions.mean(-1, keepdim=True)
     return directions * _weights(model, cast(Any, model).ln_final).to(directions.device)
@@ -150,11 +147,10 @@ def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
 
     Input that is 1 and -1 in turns has mean 0 and size 1: the norm leaves it as it is.
     """
+    signs = torch.ones(1, 1, model.cfg.d_model, dtype=model.cfg.dtype)
+    signs[..., 1::2] = -1
     with at_hand(norm):
-        weight = next(norm.parameters(), None)
-        device = model.cfg.device if weight is None else weight.device
-        signs = torch.ones(1, 1, model.cfg.d_model, device=device, dtype=model.cfg.dtype)
-        signs[..., 1::2] = -1
+        signs = signs.to(next((weight.device for weight in norm.parameters()), model.cfg.device))
         return ((norm(signs) - norm(-signs)) / 2 * signs)[0, 0].float()
 
 

@@ -38,7 +38,15 @@ def loaded(owner: Any, name: str) -> Tensor:
         return getattr(owner, name).detach().clone()
 
 
-def unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
+def output_weights(mlp: Any, dtype: torch.dtype) -> Float[Tensor, "d_mlp d_model"]:
+    """W_out of an MLP, wherever its weights are, and unpacked."""
+    with at_hand(mlp):
+        linear = getattr(getattr(mlp, "out", None), "original_component", None)
+        packed = _unpacked(linear, dtype)
+        return mlp.W_out.detach() if packed is None else packed.T
+
+
+def _unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
     """A layer's weights, if bitsandbytes has packed them; None if it has not."""
     weight: Any = getattr(linear, "weight", None)
     if (state := getattr(weight, "quant_state", None)) is not None:
