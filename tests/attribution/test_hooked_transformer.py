@@ -128,3 +128,9 @@ def test_neurons_of_another_model(model, scores):
     other = transformer_lens.HookedTransformer(config, tokenizer=model.tokenizer)
     with pytest.raises(ValueError, match="these neurons belong to"):
         kb.scale_neurons(other, neurons, lam=2).__enter__()
+
+
+def test_influence_is_read_off_its_weights(model):
+    influence = kb.influence(model, ["One text of some words.", "Another one."], progress=False)
+    assert influence.shape == (model.cfg.n_layers, model.cfg.d_mlp)
+    assert float(influence.min()) > 0
