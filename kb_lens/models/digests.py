@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kb_lens.models.offloaded import loaded
+from kb_lens.models.offloaded import loaded, row_scales
 
 _TYPES = (torch.bfloat16, torch.float16)
 _CHUNK = 1 << 22
@@ -95,8 +95,5 @@ def _scales(owner: Any, parameter: Any) -> Iterator[Tensor]:
         if state.offset is not None:
             yield state.offset
         state = state.state2
-    rows = getattr(parameter, "SCB", None)
-    if rows is None:  # after the first pass they are here
-        rows = getattr(getattr(owner, "state", None), "SCB", None)
-    if rows is not None:
+    if (rows := row_scales(owner, parameter)) is not None:
         yield rows

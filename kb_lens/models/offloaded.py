@@ -53,9 +53,15 @@ def _unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(weight.data, state).to(dtype)
-    rows = getattr(weight, "SCB", None)
-    if rows is None:  # after the first pass they are here
-        rows = getattr(getattr(linear, "state", None), "SCB", None)
+    rows = row_scales(linear, weight)
     if rows is None:
         return None
     return (weight.data.float() * rows.float()[:, None] / 127).to(dtype)
+
+
+def row_scales(linear: Any, weight: Any) -> Float[Tensor, " out"] | None:
+    """What each row of a weight in 8 bits is multiplied by; None if it is not in 8 bits."""
+    rows = getattr(weight, "SCB", None)
+    if rows is None:  # after the first pass they are here
+        rows = getattr(getattr(linear, "state", None), "SCB", None)
+    return rows
