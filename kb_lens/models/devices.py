@@ -49,6 +49,8 @@ def check_device_map(
             "module names -> devices."
         )
     for name, target in device_map.items():
+        if not isinstance(name, str):
+            raise ValueError(f"device_map names {shown(name)}: a module's name is text.")
         try:
             _check_target(target)
         except ValueError as error:
