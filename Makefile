@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks pages families kills ci clean
+.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks pages families kills slurm ci clean
 
 setup: $(VENV)/ready
 
@@ -78,6 +78,10 @@ families: setup
 # Every command killed at random moments, started again, and held against an undisturbed one.
 kills: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.kills --n 40
+
+# As root, with Debian's slurm-wlm and munge: two nodes on this machine share a run.
+slurm: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.slurm
 
 # The executed notebooks as pages of HTML with their figures in them, for docs/.
 pages: setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import platform
@@ -9,10 +10,12 @@ import re
 import shutil
 import threading
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePath
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -36,6 +39,8 @@ _DEVICES = {
 }
 """Names that Windows keeps for devices, whatever their ending."""
 _LONGEST_NAME = 100
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""How a file system says that it has no locks."""
 
 
 @contextmanager
@@ -152,7 +157,8 @@ def delete(path: Path) -> None:
 def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
     """Hold the lock of a name inside the block, so that other processes wait for each other.
 
-    The lock is the operating system's: it ends with the process, however that ends.
+    The lock is the operating system's: it ends with the process, however that ends. Where a file
+    system has none, nobody waits for anybody, and a warning says so.
 
     Args:
         path: The file of the lock; it is made and stays.
@@ -166,12 +172,24 @@ def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         before = path.stat()
-        # FileLock would take the right to lock from a group that the umask gives it to.
-        lock = FileLock(path, timeout=timeout, mode=before.st_mode & 0o777)
+        # FileLock would take the right to lock from a group that the umask gives it to. In place of
+        # a lock that a file system does not have it would watch for a file that nobody deletes.
+        options: dict[str, Any] = {"mode": before.st_mode & 0o777, "fallback_to_soft": False}
+        lock = FileLock(path, timeout=timeout, **options)
         try:
             lock.acquire()
         except Timeout:
             yield False
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"'{path.parent}' is on a file system without locks: let one process at a time "
+                "work there.",
+                stacklevel=3,  # the block
+            )
+            yield True
             return
         try:
             # Who had it before may have deleted the file: then it is the lock of nothing.

@@ -14,6 +14,7 @@ from kb_lens.files import (
     _HOST,
     check_file_name,
     folded_name,
+    locked,
     moved_whole,
     write_text,
     writer_is_dead,
@@ -190,3 +191,34 @@ def test_what_is_no_error_of_the_system_stays_what_it_is(tmp_path, error):
     with pytest.raises(type(error)) as caught, moved_whole(tmp_path / "t.csv"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_nobody_waits_and_a_warning_says_so(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
+
+    def refuse(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match="without locks: let one process at a time") as heard:
+        held = [taken(tmp_path / "a.lock", timeout) for timeout in (0, -1)]
+    assert held == [True, True]
+    assert len(heard) == 2
+
+
+def taken(path, timeout):
+    """Whether a lock is to be had."""
+    with locked(path, timeout=timeout) as free:
+        return free
+
+
+def test_another_error_of_a_lock_is_not_hidden(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has other locks")
+
+    def refuse(descriptor, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "a.lock", timeout=0):
+        pass

@@ -25,15 +25,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path as Folder
 from typing import Any, cast
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.attribution import quadrature
 from kb_lens.attribution.attributions import FORMAT, TENSORS, Attributions
@@ -59,6 +57,7 @@ from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
+from kb_lens.shared_work import entries
 from kb_lens.store import Store, entry_key
 
 
@@ -179,23 +178,38 @@ def _attribute_all(
     """Every question's scores, as the store has them or computed."""
     store = Store(cache_dir, ".safetensors") if cache_dir is not None else None
     max_rows = batch_size or default_rows(model, settings.engine)
-    results: list[dict[str, Tensor]] = []
-    for question in tqdm(questions, desc="attributing", unit="question", disable=not progress):
-        tokens = prompt_tokens(model, question, settings)
-        work = partial(attribute_question, model, question, tokens, settings, max_rows)
-        if store is None:
-            results.append(work())
-            continue
-        # The tokens stand for the template and the tokenizer: another of either is another entry.
-        is_question = isinstance(question, Question)
-        answer = question.answer if is_question else answer_tokens(model, question, settings)
-        content = [FORMAT, asdict(settings), tokens.tolist(), answer]
-        key = entry_key([*content, weights_digest(model)])
-        results.append(load(store.obtain(key, lambda work=work: save(work()))))
+    asked = [_Asked(question, prompt_tokens(model, question, settings)) for question in questions]
+
+    def key(each: _Asked) -> str:
+        return each.key(model, settings)
+
+    def work(each: _Asked) -> bytes:
+        return save(attribute_question(model, each.question, each.tokens, settings, max_rows))
+
+    kept = entries(asked, store, key, work, kind="question", progress=progress)
+    results = [load(content) for content in kept]
     stacked = {name: torch.stack([result[name] for result in results]) for name in TENSORS}
     attributions = Attributions(questions=tuple(questions), settings=settings, **cast(Any, stacked))
     _warn_if_rough(attributions)
     return attributions
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A question and the tokens of its prompt."""
+
+    question: Question | Completion
+    tokens: Tensor
+
+    def key(self, model: HookedModel, settings: Settings) -> str:
+        """The name of its entry."""
+        # The tokens stand for the template and the tokenizer: another of either is another entry.
+        is_question = isinstance(self.question, Question)
+        answer = (
+            self.question.answer if is_question else answer_tokens(model, self.question, settings)
+        )
+        content = [FORMAT, asdict(settings), self.tokens.tolist(), answer]
+        return entry_key([*content, weights_digest(model)])
 
 
 def attribute_question(

@@ -11,14 +11,16 @@ One forward pass tries many neurons: each row of the batch has its own neuron an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count
+from kb_lens.attribution.attribute import check_cache
 from kb_lens.checks.effects import EffectSettings, NeuronEffects
 from kb_lens.checks.scaled_rows import ScaledRows, Trial
 from kb_lens.interventions.positions import Positions, check_positions
@@ -27,11 +29,18 @@ from kb_lens.knowledge.check import answer_spelling, check_questions
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.models.hooked import HookedModel, fingerprint, model_name, weights_digest
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.neurons import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import Question
+from kb_lens.shared_work import entries
+from kb_lens.store import Store, entry_key
+
+_Asked = tuple[Tensor, tuple[int, int]]
+"""A prompt's tokens, and those of the right and the wrong answer."""
+_FORMAT = 1
+"""Raise it when an effect would come out otherwise under the same key."""
 
 
 @as_the_checkpoint
@@ -47,6 +56,7 @@ def neuron_effects(
     template: PromptTemplate | None = None,
     answer_style: AnswerStyle = "model",
     batch_size: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> NeuronEffects:
     """Scale each neuron alone, by each factor, and read off the answer to every question.
@@ -66,6 +76,8 @@ def neuron_effects(
         answer_style: As in `attribute`.
         batch_size: Most neurons x factors in one forward pass; default 256 one-token rows or 32
             whole prompts.
+        cache_dir: Where finished questions are kept; the same call goes on from there, and
+            processes that share it share the work. Refused while hooks are set.
         progress: Whether to show progress bars.
 
     Raises:
@@ -76,6 +88,7 @@ def neuron_effects(
     check_positions(positions)
     check_effects(lams, batch_size, model.cfg.dtype)
     check_questions(questions)
+    check_cache(cache_dir, model)
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to measure.")
     neurons.check_model(model)
@@ -83,7 +96,8 @@ def neuron_effects(
     style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
     spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)
     settings = _settings(model, neurons, positions, spelling, template)
-    tensors = _measured(model, neurons, questions, lams, settings, batch_size, progress)
+    store = None if cache_dir is None else Store(cache_dir, ".safetensors")
+    tensors = _measured(model, neurons, questions, lams, settings, batch_size, store, progress)
     return NeuronEffects(
         **tensors,
         neurons=neurons.neurons,
@@ -118,6 +132,7 @@ def _measured(
     lams: Sequence[float],
     settings: EffectSettings,
     batch_size: int | None,
+    store: Store | None,
     progress: bool,
 ) -> dict[str, Tensor]:
     """The tensors of `NeuronEffects` by their names."""
@@ -125,13 +140,24 @@ def _measured(
     trials: list[Trial] = [
         (neuron.layer, neuron.index, float(lam)) for neuron in neurons for lam in lams
     ]
-    values: list[Tensor] = []
+    asked = [
+        (settings.template.tokens(model, question.text), settings.spelling.tokens(question.answer))
+        for question in questions
+    ]
+
+    def key(each: _Asked) -> str:
+        tokens, answers = each
+        content = [_FORMAT, weights_digest(model), settings.dtype, settings.site]
+        return entry_key([*content, settings.positions, tokens.tolist(), answers, trials])
+
+    def work(each: _Asked) -> bytes:
+        tokens, answers = each
+        rows = ScaledRows(model, settings.site, tokens, settings.positions)
+        return save({"values": rows.values(trials, *answers, batch_size or rows.most).contiguous()})
+
     with torch.no_grad(), fast_products(model.cfg):
-        for question in tqdm(questions, "scaling neurons", unit="question", disable=not progress):
-            tokens = settings.template.tokens(model, question.text)
-            rows = ScaledRows(model, settings.site, tokens, settings.positions)
-            right, wrong = settings.spelling.tokens(question.answer)
-            values.append(rows.values(trials, right, wrong, batch_size or rows.most))
+        kept = entries(asked, store, key, work, kind="question", progress=progress)
+        values = [load(content)["values"] for content in kept]
     prob, logit_diff = torch.stack(values, 1)  # [question, 1 + trial] each
     # float16 ends at 65,504: a large factor may be beyond it
     if not bool(logit_diff.isfinite().all()):

@@ -13,17 +13,12 @@ from kb_lens.neurons import overlap
 from kb_lens.records.tables import read_table
 from kb_lens.report.write import write_report
 from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model
+from kb_lens.runs.execution import EvaluateExecution, IdentifyExecution, RunExecution
 from kb_lens.runs.export import ExportExecution, ExportSettings, export_model
 from kb_lens.runs.identify import find_neurons
 from kb_lens.runs.record import later_stage
 from kb_lens.runs.run import run as run_job
-from kb_lens.runs.settings import (
-    AttributeExecution,
-    EvaluateExecution,
-    IdentifySettings,
-    RunExecution,
-    RunSettings,
-)
+from kb_lens.runs.settings import IdentifySettings, RunSettings
 
 
 def run(
@@ -51,7 +46,7 @@ def run(
 
 def identify(
     settings: Annotated[IdentifySettings, FLAT] = IdentifySettings(),
-    execution: Annotated[AttributeExecution, FLAT] = AttributeExecution(),
+    execution: Annotated[IdentifyExecution, FLAT] = IdentifyExecution(),
     *,
     out: Out = Path("out/identify"),
 ) -> None:

@@ -19,19 +19,19 @@ from kb_lens.figures import (
 )
 from kb_lens.report.write import write_report
 from kb_lens.runs.diagnose import DoctorSettings, diagnose_model
+from kb_lens.runs.execution import AttributeExecution, EvaluateExecution, RunExecution
 from kb_lens.runs.neurons import NeuronsExecution, NeuronsSettings, read_neurons
 from kb_lens.runs.record import later_stage
-from kb_lens.runs.settings import AttributeExecution, EvaluateExecution
 from kb_lens.studies.choose_lambda import TuneSettings, choose_lambda
 from kb_lens.studies.paper import PaperExecution, PaperSettings
 from kb_lens.studies.paper import paper as make_paper
 from kb_lens.studies.paper_table import brief_table
-from kb_lens.studies.run_study import ExperimentSettings, StudyExecution, run_study
+from kb_lens.studies.run_study import ExperimentSettings, run_study
 
 
 def experiment(
     settings: Annotated[ExperimentSettings, FLAT],
-    execution: Annotated[StudyExecution, FLAT] = StudyExecution(),
+    execution: Annotated[RunExecution, FLAT] = RunExecution(),
     *,
     out: Out = Path("out/studies"),
 ) -> None:

@@ -18,6 +18,7 @@ from kb_lens.evaluation.first_turns import answered, check_room, first_turns
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import different_texts, text_logprobs
 from kb_lens.models.hooked import HookedModel, weights_digest
+from kb_lens.shared_work import assist_with, entries
 from kb_lens.store import Store, entry_key
 
 SLICE_ITEMS = 512
@@ -47,19 +48,59 @@ def benchmark_scores(
     Returns:
         The scores, and the seconds that they took, however often they were interrupted.
     """
-    slices = _slices(model, benchmark)
-    scored: list[tuple[OptionScores, float]] = []
-    total = sum(items.n_texts for items in slices)
+    # The last one is never kept: little remains to be done after it, and a block of an intervention
+    # in which the model never runs is taken for a mistake.
+    *slices, last = _slices(model, benchmark)
+    total = sum(items.n_texts for items in (*slices, last))
     with tqdm(total=total, desc=benchmark.key, unit="text", disable=not progress) as bar:
-        end = 0
-        for items in slices:
-            # The last one is never kept: little remains to be done after it, and a block of an
-            # intervention in which the model never runs is taken for a mistake.
-            keeping = None if items is slices[-1] else store
-            scored.append(items.scores_kept(model, keeping, batch_tokens, bar.update))
-            end += items.n_texts
-            bar.update(end - bar.n)  # the slice at once, where it was kept
+
+        def work(items: _Slice) -> bytes:
+            before = bar.n
+            content = scores_to_bytes(*items.scores(model, batch_tokens, bar.update))
+            bar.update(before + items.n_texts - bar.n)
+            return content
+
+        kept = entries(
+            slices, store, lambda items: items.key(model), work, kind="slice", progress=False
+        )
+        scored = [scores_from_bytes(content) for content in kept]
+        bar.update(sum(items.n_texts for items in slices) - bar.n)  # also what others have done
+        scored.append(last.scores(model, batch_tokens, bar.update))
+        bar.update(total - bar.n)
     return _joined([scores for scores, _ in scored]), sum(seconds for _, seconds in scored)
+
+
+def is_divided(benchmark: Benchmark) -> bool:
+    """Whether it has several slices."""
+    return len(benchmark.items) > SLICE_ITEMS
+
+
+def assist_scoring(
+    model: HookedModel,
+    benchmark: Benchmark,
+    store: Store,
+    *,
+    is_over: Callable[[], bool],
+    batch_tokens: int | None = None,
+) -> bool:
+    """Score slices of a benchmark that another process is at, where it has not begun.
+
+    Args:
+        model: As for `evaluate`.
+        benchmark: As for `evaluate`.
+        store: Where that process keeps them.
+        is_over: Whether it has finished.
+        batch_tokens: As for `evaluate`.
+
+    Returns:
+        Whether there were any.
+    """
+    *slices, _ = _slices(model, benchmark)
+
+    def work(items: _Slice) -> bytes:
+        return scores_to_bytes(*items.scores(model, batch_tokens, lambda n: None))
+
+    return assist_with({items.key(model): items for items in slices}, store, work, is_over)
 
 
 def check_fits(model: HookedModel, benchmark: Benchmark) -> None:
@@ -102,21 +143,6 @@ class _Slice:
             texts = greedy_texts(model, requests, batch_tokens=batch_tokens, advance=advance)
             scores = replace(scores, texts=texts)
         return scores, time.perf_counter() - start
-
-    def scores_kept(
-        self,
-        model: HookedModel,
-        store: Store | None,
-        batch_tokens: int | None,
-        advance: Callable[[int], object],
-    ) -> tuple[OptionScores, float]:
-        """The same, from the store if it is there."""
-        if store is None:
-            return self.scores(model, batch_tokens, advance)
-        content = store.obtain(
-            self.key(model), lambda: scores_to_bytes(*self.scores(model, batch_tokens, advance))
-        )
-        return scores_from_bytes(content)
 
     def key(self, model: HookedModel) -> str:
         """Its name in the store, by all that it depends on but an intervention."""

@@ -60,7 +60,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     note = (
         f"Bold: the rank among {len(table)} methods by the distance from the metric's best value, "
         "1 is nearest; below it: the metric. Below the average rank: its 95 % bootstrap interval "
-        "over items."
+        "over clusters of items."
     )
     return finish(
         figure,

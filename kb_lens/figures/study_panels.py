@@ -29,7 +29,7 @@ BLUE = COLOURS[0]
 """The colour of what is measured."""
 BEST = {"color": COLOURS[2], "dash": "dot"}
 """The line of the best value."""
-PAIRED = "95 % paired bootstrap interval over n items"
+PAIRED = "95 % paired bootstrap interval over the clusters of n items"
 """What the intervals of differences are."""
 TITLES = {
     "aggregation": "How should the neurons of the dimensions be joined?",

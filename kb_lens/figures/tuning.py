@@ -45,8 +45,8 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
     figure.update_yaxes(rangemode="tozero", **ZERO_LINE)
     note = (
         f"{tuning.settings['model']}, {tuning.settings['n_neurons']} neurons. {tuning.verdict} "
-        "Lines: 95 % paired bootstrap interval over n items; too costly: the capability's reaches "
-        "the bound."
+        "Lines: 95 % paired bootstrap interval over the clusters of n items; too costly: the "
+        "capability's reaches the bound."
     )
     title = "Which lambda, and does it hold?"
     return finish(figure, title, note, height=610, top=76, legend={"y": 1.1})

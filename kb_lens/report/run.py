@@ -43,7 +43,8 @@ _NO_TOKENS = (
 _PROBABILITIES = {"p_yes": "P(yes)", "p_no": "P(no)", "p_right": "P(right)", "auc": "AUC"}
 _GAIN = (
     "Each benchmark's first metric. Gain: how much nearer it came to its best value; beyond: the "
-    "gain minus that of random neurons. 95 % paired bootstrap intervals over n items."
+    "gain minus that of random neurons. 95 % paired bootstrap intervals over the "
+    "clusters of n items."
 )
 _PAIRED = (
     "Difference: from the base model, on the same items, with its 95 % paired bootstrap interval. "

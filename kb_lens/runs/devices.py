@@ -24,9 +24,15 @@ class Devices(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.device is not None:
-            check_device(self.device)
-        check_device_map(**self.arguments())
+        arguments = self.arguments()
+        if self.is_here():
+            if self.device is not None:
+                check_device(self.device)
+            check_device_map(**arguments)
+
+    def is_here(self) -> bool:
+        """Whether they are this process's own, to be looked at now."""
+        return True
 
     def arguments(self) -> dict[str, Any]:
         """What `load_model` takes.

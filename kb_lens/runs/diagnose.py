@@ -23,17 +23,11 @@ from kb_lens.questions import Question
 from kb_lens.records.objects import write_json
 from kb_lens.records.tables import Belongs
 from kb_lens.runs.asking import Asking, ControlBank
+from kb_lens.runs.execution import AttributeExecution
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import answered, select_by_dimension
 from kb_lens.runs.record import RunLog, belongs_to
-from kb_lens.runs.settings import (
-    AttributeExecution,
-    ModelChoice,
-    Reading,
-    Seeded,
-    Thresholds,
-    values_of,
-)
+from kb_lens.runs.settings import ModelChoice, Reading, Seeded, Thresholds, values_of
 
 Results = Sequence[EvaluationResult]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kb_lens.evaluation.entries import SUFFIX
@@ -12,9 +13,11 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.execution import EvaluateExecution
 from kb_lens.runs.measure import check_asked, measure
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import EvaluateExecution, Measuring, ModelChoice, Seeded
+from kb_lens.runs.settings import Measuring, ModelChoice, Seeded
 from kb_lens.store import Store
 
 
@@ -49,13 +52,15 @@ def evaluate_model(
     Args:
         out: The folder.
         settings: Model, condition, benchmarks.
-        execution: Device and batch size.
+        execution: Device, batch size, workers.
 
     Raises:
         ValueError: As `measure`, or if the folder holds another run.
     """
     log = RunLog(Path(out), "evaluate", settings, execution)
     log.check()
+    if hands_out(execution):
+        return by_workers(partial(evaluate_model, out, settings, execution), execution)
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
     condition = settings.condition()

@@ -16,8 +16,9 @@ from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.neurons import NeuronSet
+from kb_lens.runs.execution import Execution
 from kb_lens.runs.record import RECORD, RunLog
-from kb_lens.runs.settings import DType, Execution, ModelChoice
+from kb_lens.runs.settings import DType, ModelChoice
 
 
 @dataclass(frozen=True, kw_only=True)

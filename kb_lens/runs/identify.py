@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,10 @@ from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.questions import Question
+from kb_lens.runs.execution import IdentifyExecution
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import (
-    AttributeExecution,
-    Attributing,
-    Finding,
-    IdentifySettings,
-    Thresholds,
-    values_of,
-)
+from kb_lens.runs.settings import Attributing, Finding, IdentifySettings, Thresholds, values_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Identified:
 def find_neurons(
     out: str | os.PathLike[str],
     settings: IdentifySettings,
-    execution: AttributeExecution,
+    execution: IdentifyExecution,
     tell: Callable[[str], object],
 ) -> Identified:
     """Find the neurons of a model, into a folder that says how they were found.
@@ -51,7 +47,7 @@ def find_neurons(
     Args:
         out: The folder.
         settings: Model, questions, thresholds.
-        execution: Device and batch size.
+        execution: Device, batch size, workers.
         tell: Called with lines about what was found.
 
     Raises:
@@ -61,6 +57,8 @@ def find_neurons(
     log.check()
     questions = settings.load_questions()
     template = settings.template()
+    if hands_out(execution):
+        return by_workers(partial(find_neurons, out, settings, execution), execution, tell=tell)
     with log.claimed():
         model = log.load_model()
         with log.stage("identify"):

@@ -1,10 +1,11 @@
-"""Second half of the main job: one condition on all benchmarks, in one folder."""
+"""Second half of the main job: conditions on benchmarks, a folder each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
@@ -12,6 +13,7 @@ from kb_lens.evaluation.results import EvaluationResult, check_folder, save_resu
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel
 from kb_lens.runs.units import Unit, check_units
+from kb_lens.shared_work import work_off
 from kb_lens.store import Store
 
 
@@ -31,15 +33,14 @@ def measure(
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> list[EvaluationResult]:
-    """Evaluate one condition on all benchmarks; what the store has is not done again.
+    """Evaluate one condition on all benchmarks, see `measure_all`.
 
     Args:
         model: The model, without the intervention.
         condition: What is done to it.
         benchmarks: What is measured.
         folder: Where ``results.json`` and ``items/`` are written.
-        store: Where results and unfinished benchmarks are kept; conditions may share it. Default
-            ``store`` in the folder.
+        store: As for `measure_all`; default ``store`` in the folder.
         seed: Of the bootstrap.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
@@ -47,12 +48,69 @@ def measure(
     Raises:
         ValueError: If the folder has results of another model or intervention.
     """
-    check_folder(folder, model, condition.describe())
     if store is None:
         store = Store(Path(folder) / "store", SUFFIX)
-    results: list[EvaluationResult] = []
-    for benchmark in benchmarks:
-        unit = Unit(condition, benchmark, seed, batch_tokens)
-        results.append(unit.measured(model, store, progress=progress))
-        save_results(folder, results[-1:])  # each at once: the folder can be read meanwhile
+    options: dict[str, Any] = {"seed": seed, "batch_tokens": batch_tokens, "progress": progress}
+    measured = measure_all(model, {Path(folder): condition}, benchmarks, store, **options)
+    return measured[condition.name]
+
+
+def measure_all(
+    model: HookedModel,
+    conditions: Mapping[Path, Condition],
+    benchmarks: Sequence[Benchmark],
+    store: Store,
+    *,
+    seed: int = 0,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> dict[str, list[EvaluationResult]]:
+    """Evaluate every condition on all benchmarks; what the store has is not done again.
+
+    Args:
+        model: The model, without the interventions.
+        conditions: Folder, where ``results.json`` and ``items/`` are written -> what is done to
+            the model.
+        benchmarks: What is measured.
+        store: Where results and unfinished benchmarks are kept. Processes that share it share
+            the work.
+        seed: Of the bootstraps.
+        batch_tokens: At most this many tokens in one forward pass; default by device.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Condition's name -> a result a benchmark.
+
+    Raises:
+        ValueError: If a folder has results of another model or intervention.
+    """
+    for folder, condition in conditions.items():
+        check_folder(folder, model, condition.describe())
+    folder_of = {condition.name: folder for folder, condition in conditions.items()}
+    units = {
+        condition.name: [Unit(condition, benchmark, seed, batch_tokens) for benchmark in benchmarks]
+        for condition in conditions.values()
+    }
+    keys = {str(unit): unit.key(model) for of_one in units.values() for unit in of_one}
+
+    def work(unit: Unit) -> bytes:
+        content = unit.entry(model, store, progress=progress)
+        # Each at once: the folder can be read meanwhile.
+        save_results(folder_of[unit.condition.name], [unit.named(content, model)])
+        return content
+
+    pieces = {keys[str(unit)]: unit for of_one in units.values() for unit in of_one}
+    work_off(
+        pieces,
+        store,
+        work,
+        assist=lambda unit: unit.assist(model, store),
+        progress=progress and len(pieces) > 1,
+    )
+    results = {
+        name: [unit.kept(keys[str(unit)], model, store) for unit in of_one]
+        for name, of_one in units.items()
+    }
+    for name, measured in results.items():
+        save_results(folder_of[name], measured)
     return results

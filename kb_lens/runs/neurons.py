@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +20,10 @@ from kb_lens.models.digests import same_weights
 from kb_lens.neurons import NeuronSet
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.asking import Asking
+from kb_lens.runs.execution import SharedExecution
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
-from kb_lens.runs.settings import Execution, ModelChoice, values_of
+from kb_lens.runs.settings import ModelChoice, values_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class NeuronsSettings(Asking, ModelChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronsExecution(Execution):
+class NeuronsExecution(SharedExecution):
     """How effects are computed."""
 
     batch_size: int | None = None
@@ -90,7 +93,7 @@ def read_neurons(
     Args:
         out: The folder.
         settings: Model, neurons, factors.
-        execution: Device and batch size.
+        execution: Device, batch size, workers.
 
     Raises:
         ValueError: For attributions that the effects cannot be set against, or if the folder holds
@@ -105,6 +108,8 @@ def read_neurons(
         _check_comparable(neurons, scores, settings)
     questions = settings.load_questions() if scores is None else scores.yes_no_questions
     template = settings.template() if scores is None else scores.settings.template
+    if hands_out(execution):
+        return by_workers(partial(read_neurons, out, settings, execution), execution)
     with log.claimed():
         model = log.load_model(neurons=neurons)
         with log.stage("scale neurons"):
@@ -115,6 +120,7 @@ def read_neurons(
                 lams=settings.lam,
                 positions=settings.positions,
                 batch_size=execution.batch_size,
+                cache_dir=log.folder / "store",
                 progress=execution.progress,
                 template=template,
                 # in the spelling that the scores are of: else they are not comparable

@@ -7,23 +7,25 @@ as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.checks.controls import influence, random_neurons
+from kb_lens.checks.matched_factor import Matched
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
-from kb_lens.runs.same_damage import Measured, at_same_damage, damage, damage_texts, fits
-from kb_lens.runs.settings import RunExecution, RunSettings
+from kb_lens.runs.execution import RunExecution
+from kb_lens.runs.same_damage import Search, at_same_damage, damage, damage_texts, fits
+from kb_lens.runs.settings import RunSettings
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
+
+_WHAT = "LEFT OUT: random neurons of the same damage"
 
 
 def run_conditions(
@@ -52,9 +54,16 @@ def run_conditions(
         unit = Unit(condition, benchmark, settings.seed, execution.batch_tokens)
         return unit.measured(model, store)
 
-    lams = [lam for lam in settings.lam if lam > 1]
-    bar = tqdm(lams, desc="matching damage", unit="factor", disable=not execution.progress)
-    factors = _same_damage(model, neurons, random, settings.seed, bar, measured, left_out)
+    texts = damage_texts(settings.seed)
+    factors: dict[float, float] = {}
+    if fits(model, texts):
+        lams = [lam for lam in settings.lam if lam > 1]
+        searches = {lam: Search(random, damage(measured, texts, neurons, lam)) for lam in lams}
+        options = {"progress": execution.progress}
+        found = at_same_damage(model, [*searches.values()], measured, texts, store, **options)
+        factors = _reached(dict(zip(searches, found, strict=True)), searches, left_out)
+    else:
+        left_out(f"{_WHAT}. The passages that it is measured on are longer than the context.")
     return conditions(neurons, random, settings.lam, factors)
 
 
@@ -87,13 +96,9 @@ def _control(name: str, random: NeuronSet, factor: float, lam: float) -> Conditi
     return Condition(name, Scaling(random, factor), role="control", control_of=method, draw=0)
 
 
-def _same_damage(
-    model: HookedModel,
-    neurons: NeuronSet,
-    random: NeuronSet,
-    seed: int,
-    lams: Iterable[float],
-    measured: Measured,
+def _reached(
+    found: Mapping[float, Matched],
+    searches: Mapping[float, Search],
     left_out: Callable[[str], object],
 ) -> dict[float, float]:
     """Factor of the neurons -> that of the random ones which does the same damage; if any does.
@@ -101,20 +106,11 @@ def _same_damage(
     Factors above 1 alone: below, a neuron is weakened, and no factor above 1 does to others what
     that does.
     """
-    what = "LEFT OUT: random neurons of the same damage"
-    texts = damage_texts(seed)
-    if not fits(model, texts):
-        left_out(f"{what}. The passages that it is measured on are longer than the context.")
-        return {}
-    factors: dict[float, float] = {}
-    for lam in lams:
-        target = damage(measured, texts, neurons, lam)
-        matched = at_same_damage(measured, texts, random, target)
-        if matched.reached:
-            factors[lam] = matched.lam
-        else:
+    for lam, matched in found.items():
+        if not matched.reached:
             left_out(
-                f"{what} as lambda {lam:g}, {target:+.3f} nats a token on plain text: random "
-                f"neurons come no nearer than {matched.damage:+.3f}, at lambda {matched.lam:.3g}."
+                f"{_WHAT} as lambda {lam:g}, {searches[lam].target:+.3f} nats a token on plain "
+                f"text: random neurons come no nearer than {matched.damage:+.3f}, at lambda "
+                f"{matched.lam:.3g}."
             )
-    return factors
+    return {lam: matched.lam for lam, matched in found.items() if matched.reached}

@@ -20,8 +20,9 @@ from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
 from kb_lens.neurons import NeuronSet
 from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs
+from kb_lens.runs.execution import Execution
 from kb_lens.runs.holders import Holder, holding, step
-from kb_lens.runs.settings import Execution, ModelChoice, defaults, dtype_name
+from kb_lens.runs.settings import ModelChoice, defaults, dtype_name
 from kb_lens.written import delete_noted, has_notes, noting
 
 RECORD = "run.json"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
 from kb_lens.checks.doctor import examine
 from kb_lens.checks.neuron_meaning import promoted_tokens
@@ -27,12 +27,14 @@ from kb_lens.models.loading import EMBEDDED_MODEL
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.diagnose import Compared, compared, save_checks
+from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify
-from kb_lens.runs.measure import check_asked, measure
+from kb_lens.runs.measure import check_asked, measure_all
 from kb_lens.runs.random_controls import run_conditions
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
-from kb_lens.runs.settings import RunExecution, RunSettings, values_of, with_keywords
+from kb_lens.runs.settings import RunSettings, values_of, with_keywords
 from kb_lens.store import Store
 
 
@@ -72,6 +74,11 @@ def run(
     # Everything that can be refused is refused before the model is loaded, which takes long.
     log.check()
     questions = settings.load_questions()
+    if hands_out(execution):
+        if not isinstance(model, str | os.PathLike):
+            raise ValueError("engine is 'ray', whose workers load the model: give its name.")
+        job = partial(run, model, out, settings, execution)
+        return by_workers(job, execution, tell=tell, left_out=left_out)
     options: dict[str, Any] = {"template": settings.template(), "progress": execution.progress}
     options["batch_size"] = execution.batch_size
     benchmarks = load_available(
@@ -86,41 +93,24 @@ def run(
             chosen = run_conditions(
                 loaded, identified.neurons, settings, execution, log.folder / "store", left_out
             )
-        results = _measured(loaded, chosen, benchmarks, settings, execution, log, tell)
+        tell(f"\nEvaluating: {', '.join(condition.name for condition in chosen)}")
+        with log.stage("evaluate"):
+            results = measure_all(
+                loaded,
+                {log.folder / "evaluations" / condition.name: condition for condition in chosen},
+                benchmarks,
+                # One store for all conditions: what is measured is known by its content.
+                Store(log.folder / "store", SUFFIX),
+                seed=settings.seed,
+                batch_tokens=execution.batch_tokens,
+                progress=execution.progress,
+            )
         with log.stage("checks and tokens"):
             summary = summarize(results, seed=settings.seed)
             write_csv(log.folder / "summary.csv", summary, belongs_to(loaded))
             write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
         log.write()
         return RunFolder.load(out)
-
-
-def _measured(
-    model: HookedModel,
-    chosen: Sequence[Condition],
-    benchmarks: Sequence[Benchmark],
-    settings: RunSettings,
-    execution: RunExecution,
-    log: RunLog,
-    tell: Callable[[str], object],
-) -> dict[str, list[EvaluationResult]]:
-    """Condition -> its results."""
-    results: dict[str, list[EvaluationResult]] = {}
-    for condition in chosen:
-        tell(f"\nEvaluating: {condition.name}")
-        with log.stage(f"evaluate: {condition.name}"):
-            # One store for all conditions: what is measured is known by its content.
-            results[condition.name] = measure(
-                model,
-                condition,
-                benchmarks,
-                log.folder / "evaluations" / condition.name,
-                store=Store(log.folder / "store", SUFFIX),
-                seed=settings.seed,
-                batch_tokens=execution.batch_tokens,
-                progress=execution.progress,
-            )
-    return results
 
 
 def write_reading(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from kb_lens.benchmarks.benchmark import Benchmark
@@ -13,10 +15,15 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
+from kb_lens.runs.units import Unit
+from kb_lens.shared_work import entries
+from kb_lens.store import Store, entry_key
 
 # Every step of the search scores them all, for every draw: so few, and always the same.
 N_DAMAGE_TEXTS = 24
 """Passages of plain text that damage is measured on."""
+_FORMAT = 1
+"""Raise it when a factor would come out otherwise under the same key."""
 
 Measured = Callable[[Condition, Benchmark], EvaluationResult]
 """One condition on one benchmark, by who keeps what was measured."""
@@ -44,17 +51,52 @@ def damage(measured: Measured, texts: Benchmark, neurons: NeuronSet, lam: float)
     return after - before
 
 
+@dataclass(frozen=True)
+class Search:
+    """For the factor at which a control does a method's damage."""
+
+    control: NeuronSet
+    """The neurons that are to do it."""
+    target: float
+    """What it is to be, see `damage`. Nothing is measured unless it is below 0."""
+
+    def key(self, model: HookedModel, texts: Benchmark) -> str:
+        """The name of what it finds: the control's change of the weights, asked the texts."""
+        control = Unit(Condition("control", Scaling(self.control, 1.0)), texts)
+        return entry_key(["same damage", _FORMAT, control.key(model), self.target])
+
+    def found(self, measured: Measured, texts: Benchmark) -> Matched:
+        """The factor, see `matched_factor`."""
+        if self.target >= 0:  # at factor 1, which does none, it is nearest to a method that helps
+            return Matched(1.0, 0.0, reached=False)
+        return matched_factor(partial(damage, measured, texts, self.control), self.target)
+
+
 def at_same_damage(
-    measured: Measured, texts: Benchmark, control: NeuronSet, target: float
-) -> Matched:
-    """The factor at which a control does a method's damage, see `matched_factor`.
+    model: HookedModel,
+    searches: Sequence[Search],
+    measured: Measured,
+    texts: Benchmark,
+    store: Store | None,
+    *,
+    progress: bool = True,
+) -> list[Matched]:
+    """What each search finds.
 
     Args:
+        model: What is measured.
+        searches: For what.
         measured: Measures one condition.
         texts: What damage is measured on.
-        control: The neurons that are to do it.
-        target: What it is to be, see `damage`. Nothing is measured unless it is below 0.
+        store: Where what is found is kept; None keeps nothing.
+        progress: Whether to show a progress bar.
     """
-    if target >= 0:  # at factor 1, which does none, the control is nearest to a method that helps
-        return Matched(1.0, 0.0, reached=False)
-    return matched_factor(partial(damage, measured, texts, control), target)
+    kept = entries(
+        searches,
+        None if store is None else replace(store, suffix=".json"),
+        lambda search: search.key(model, texts),
+        lambda search: json.dumps(asdict(search.found(measured, texts))).encode(),
+        kind="damage match",
+        progress=progress,
+    )
+    return [Matched(**json.loads(content)) for content in kept]

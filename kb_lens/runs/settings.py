@@ -11,12 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from cyclopts import Parameter
 
-from kb_lens.arguments import check_count, check_seed
+from kb_lens.arguments import check_seed
 from kb_lens.attribution.settings import Rule, check_settings
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, check_limit
 from kb_lens.interventions.scaling import check_factor
@@ -27,6 +26,7 @@ from kb_lens.models.placement import Quantization, check_quantization, placed_li
 from kb_lens.neurons import check_thresholds
 from kb_lens.runs.asking import Asking, Checked, Rendering
 from kb_lens.runs.devices import Devices, as_option
+from kb_lens.runs.execution import Execution
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Aggregation = Literal["union", "intersection", "at-least-two", "pooled"]
@@ -200,46 +200,6 @@ class RunSettings(Measuring, IdentifySettings):
         names = [f"{factor:g}" for factor in self.lam]
         if len(set(names)) < len(names):
             raise ValueError(f"--lam has a factor twice: {', '.join(names)}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution(Devices):
-    """How a job is done, whatever comes out."""
-
-    overwrite: bool = False
-    """Replace a run with other arguments in --out."""
-    progress: Annotated[bool, Parameter(parse=False)] = True
-    """Whether to show progress bars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttributeExecution(Execution):
-    """How a job is done that attributes."""
-
-    batch_size: int | None = None
-    """Most rows a pass when attributing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_settings(batch_size=self.batch_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateExecution(Execution):
-    """How a job is done that evaluates."""
-
-    batch_tokens: int | None = None
-    """Most tokens a pass when evaluating."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_tokens is not None:
-            check_count("batch_tokens", self.batch_tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunExecution(AttributeExecution, EvaluateExecution):
-    """How the main job is done."""
 
 
 _Settings = TypeVar("_Settings", bound=ModelChoice)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.encoding import sample_tokens
 from kb_lens.evaluation.entries import result_from_bytes, result_to_bytes
 from kb_lens.evaluation.evaluate import evaluate
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.evaluation.slices import check_fits
+from kb_lens.evaluation.slices import assist_scoring, check_fits, is_divided
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name, weights_digest
-from kb_lens.runs.engines import naming
+from kb_lens.shared_work import naming
 from kb_lens.store import Store, entry_key
 
 _FORMAT = 1
@@ -33,6 +35,10 @@ def check_units(model: HookedModel, units: Iterable[Unit]) -> None:
             if asked.digest not in seen:
                 check_fits(model, asked)
             seen.add(asked.digest)
+
+
+class _NothingLeftError(Exception):
+    """All of a unit is done, or others are at it."""
 
 
 @dataclass(frozen=True)
@@ -111,28 +117,53 @@ class Unit:
     def entry(
         self, model: HookedModel, store: Store | None = None, *, progress: bool = False
     ) -> bytes:
-        """Evaluate it, see `work`; its result as an entry of the store."""
-        return result_to_bytes(self.work(model, store, progress=progress))
+        """Evaluate it, see `work`; its result as an entry of the store. Errors name the unit."""
+        with naming(str(self)):
+            return result_to_bytes(self.work(model, store, progress=progress))
+
+    def assist(self, model: HookedModel, store: Store) -> bool:
+        """Do slices of it that another process has not begun; returns whether there were any.
+
+        Args:
+            model: The model without the condition.
+            store: Where that process keeps them, and will keep its entry.
+        """
+        if not is_divided(self.benchmark):
+            return False
+        key = self.key(model)
+        # Left by an exception: a block in which the model never runs is taken for a mistake.
+        with (
+            suppress(_NothingLeftError),
+            naming(str(self)),
+            self.condition.applied(model) as changed,
+        ):
+            if not assist_scoring(
+                changed,
+                self.condition.asked(self.benchmark),
+                store.pieces(key),
+                is_over=lambda: key in store,
+                batch_tokens=self.batch_tokens,
+            ):
+                raise _NothingLeftError
+            return True
+        return False
 
     def kept(self, key: str, model: HookedModel, store: Store) -> EvaluationResult:
         """Its result in the store, under the names that model and condition have here."""
         content = store.read(key)
         if content is None:
             raise ValueError(f"the result of {self} was damaged after it was written: start again.")
-        return self._named(content, model)
+        return self.named(content, model)
 
     def measured(
         self, model: HookedModel, store: Store, *, progress: bool = False
     ) -> EvaluationResult:
         """Its result, from the store if it is there."""
-        with naming(str(self)):
-            content = store.obtain(
-                self.key(model), lambda: self.entry(model, store, progress=progress)
-            )
-        return self._named(content, model)
+        work = partial(self.entry, model, store, progress=progress)
+        return self.named(store.obtain(self.key(model), work), model)
 
-    def _named(self, content: bytes, model: HookedModel) -> EvaluationResult:
-        """An entry is shared by all who ask the same; its names are the asker's."""
+    def named(self, content: bytes, model: HookedModel) -> EvaluationResult:
+        """The result in an entry. All who ask the same share it; its names are the asker's."""
         result = result_from_bytes(content)
         return replace(
             result,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.execution import EvaluateExecution
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import EvaluateExecution, Items, ModelChoice, Seeded
+from kb_lens.runs.settings import Items, ModelChoice, Seeded
 from kb_lens.studies.tuned import Tuning
 from kb_lens.studies.tuning import LAMS, check_choice, tune_lambda
 
@@ -44,13 +47,15 @@ def choose_lambda(
     Args:
         out: The folder.
         settings: Model, neurons, benchmarks, factors.
-        execution: Device and batch size.
+        execution: Device, batch size, workers.
 
     Raises:
         ValueError: As `tune_lambda`, or if the folder holds another run.
     """
     log = RunLog(Path(out), "tune", settings, execution)
     log.check()
+    if hands_out(execution):
+        return by_workers(partial(choose_lambda, out, settings, execution), execution)
     neurons = NeuronSet.load(settings.neurons)
     # One benchmark may be both; it is loaded once.
     options = {settings.capability: "--capability", settings.bias: "--bias"}

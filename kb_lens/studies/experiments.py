@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from kb_lens.checks.control_tests import ENOUGH_DRAWS, control_table, with_rates
 from kb_lens.evaluation.comparison import compare, rank_table
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
-from kb_lens.models.hooked import HookedModel, fingerprint, model_name
-from kb_lens.runs.engines import run_serial
+from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.runs.units import Unit, check_units
-from kb_lens.store import Store
+from kb_lens.shared_work import work_off
 from kb_lens.studies.cost import time_words, work_words
 from kb_lens.studies.lab import Case, Lab, Plan
 from kb_lens.studies.methods import NULL_BENCHMARKS, methods, without_neurons
@@ -54,8 +52,6 @@ BASE = Condition("base")
 _COUNTS = ("n", "clusters")
 """What a number rests on."""
 
-Engine = Callable[[Mapping[str, Unit], Store], None]
-"""Does every unit that has no result yet: see `kb_lens.runs.engines`."""
 
 Job = tuple[str, str]
 """The name of a condition, and the key of a benchmark."""
@@ -79,7 +75,6 @@ def experiment(
     lab: Lab,
     benchmarks: Sequence[Benchmark],
     *,
-    engine: Engine | None = None,
     tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
     """Run a study; with ``lab.store`` it goes on where it was interrupted.
@@ -88,7 +83,6 @@ def experiment(
         name: One of `EXPERIMENTS`.
         lab: Model and settings.
         benchmarks: What every case is measured on.
-        engine: Who does the units; default this process, one after another.
         tell: Called with what is about to be done, and about how long it takes.
 
     Raises:
@@ -107,7 +101,7 @@ def experiment(
     for job, key in keys.items():  # thresholds that differ can select the same neurons
         units.setdefault(key, jobs[job])
     tell(work_words(name, units, _left(units, lab)))
-    entries = _done(units, lab, engine, tell)
+    entries = _done(units, lab, tell)
     # A result is kept by content: its condition's name and role are those of the job.
     results = {
         job: replace(entries[keys[job]], condition=unit.condition.info())
@@ -148,20 +142,16 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
 
 
 def _done(
-    units: Mapping[str, Unit], lab: Lab, engine: Engine | None, tell: Callable[[str], object]
+    units: Mapping[str, Unit], lab: Lab, tell: Callable[[str], object]
 ) -> dict[str, EvaluationResult]:
     """Every unit's result, by key. The base model's come first: they say what a unit takes."""
-    entries: dict[str, EvaluationResult] = {}
-    if engine is None:  # workers would load their models twice
-        base = {key: unit for key, unit in units.items() if unit.condition.change is None}
-        entries = _measured(base, lab, engine)
-        seconds = {result.key: result.seconds for result in entries.values()}
-        left = [units[key] for key in _left(units, lab) if key not in base]
-        tell(time_words(left, seconds))
-    else:
-        tell("About how long it takes the bar says when the first units are done.")
+    base = {key: unit for key, unit in units.items() if unit.condition.change is None}
+    entries = _measured(base, lab)
+    seconds = {result.key: result.seconds for result in entries.values()}
+    left = [units[key] for key in _left(units, lab) if key not in base]
+    tell(time_words(left, seconds))
     rest = {key: unit for key, unit in units.items() if key not in entries}
-    return entries | _measured(rest, lab, engine)
+    return entries | _measured(rest, lab)
 
 
 def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
@@ -169,20 +159,20 @@ def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
     return [key for key in units if lab.store is None or key not in lab.store]
 
 
-def _measured(
-    units: Mapping[str, Unit], lab: Lab, engine: Engine | None
-) -> dict[str, EvaluationResult]:
+def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult]:
     """Some units' results, by key."""
     if lab.store is None:
         bar = tqdm(units.items(), desc="units", unit="unit", disable=not lab.progress)
         return {key: unit.work(lab.model) for key, unit in bar}
-    run = engine or partial(_serial, model=lab.model, progress=lab.progress)
-    run(units, lab.store)
+    model, store = lab.model, lab.store
+    work_off(
+        units,
+        store,
+        lambda unit: unit.entry(model, store),
+        assist=lambda unit: unit.assist(model, store),
+        progress=lab.progress,
+    )
     return {key: unit.kept(key, lab.model, lab.store) for key, unit in units.items()}
-
-
-def _serial(units: Mapping[str, Unit], store: Store, *, model: HookedModel, progress: bool) -> None:
-    run_serial(units, store, lambda unit: unit.entry(model, store), progress=progress)
 
 
 def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:

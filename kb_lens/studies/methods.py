@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from kb_lens.checks.controls import influence_ratio
 from kb_lens.checks.matched_factor import Matched
@@ -15,7 +15,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.neurons import NeuronSet, select_neurons
-from kb_lens.runs.same_damage import at_same_damage, damage, damage_texts
+from kb_lens.runs.same_damage import Search, at_same_damage, damage, damage_texts
 from kb_lens.studies.asked_otherwise import asked_otherwise
 from kb_lens.studies.baselines import baselines, changed
 from kb_lens.studies.lab import Case, Lab, Plan
@@ -120,13 +120,19 @@ def _same_damage(
     target = damage(lab.measure, texts, method.neurons, lab.lam)
     cases: list[Case] = []
     tried: list[Matched] = []
-    bar = tqdm(random_sets.items(), desc="matching damage", disable=not lab.progress)
-    for draw, control in bar:
-        if len(cases) == lab.n_controls:
-            break
-        tried.append(at_same_damage(lab.measure, texts, control, target))
-        if tried[-1].reached:
-            cases.append(_control(lab, method, "damage", draw, control, tried[-1].lam))
+    draws = iter(random_sets.items())
+    # As many at once as are still needed: none is tried in vain.
+    while batch := list(islice(draws, lab.n_controls - len(cases))):
+        searches = [Search(control, target) for _, control in batch]
+        found = at_same_damage(
+            lab.model, searches, lab.measure, texts, lab.store, progress=lab.progress
+        )
+        tried += found
+        cases += [
+            _control(lab, method, "damage", draw, control, matched.lam)
+            for (draw, control), matched in zip(batch, found, strict=True)
+            if matched.reached
+        ]
     return cases, _damage_table(target, tried)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import pandas as pd
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
-from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, mlp_width, model_name
@@ -27,10 +27,12 @@ from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, write_csv
 from kb_lens.rows import shown
 from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.identify import identify
-from kb_lens.runs.measure import check_asked, measure
+from kb_lens.runs.measure import check_asked, measure_all
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Asking, Finding, IdentifySettings, Items, RunExecution
+from kb_lens.runs.settings import Asking, Finding, IdentifySettings, Items
 from kb_lens.store import Store
 from kb_lens.studies.paper_table import (
     BASE,
@@ -133,6 +135,9 @@ def paper(
     tell(plan_words(settings, 0 if settings.neurons else len(questions), benchmarks))
     if execution.dry_run:
         return None
+    if hands_out(execution):
+        job = partial(paper, out, settings, execution)
+        return by_workers(job, execution, left_out=left_out, tell=tell)
     with log.claimed():
         model = log.load_model()
         check_asked(model, Condition("base"), benchmarks)
@@ -144,20 +149,18 @@ def paper(
                 options = {"template": template, "batch_size": execution.batch_size}
                 options["progress"] = execution.progress
                 neurons = identify(model, questions, out, settings, tell=tell, **options).neurons
-        results: dict[str, list[EvaluationResult]] = {}
-        for condition in conditions(neurons, settings.factor):
-            tell(f"\nEvaluating: {condition.name}")
-            with log.stage(f"evaluate: {condition.name}"):
-                results[condition.name] = measure(
-                    model,
-                    condition,
-                    benchmarks,
-                    log.folder / "evaluations" / condition.name,
-                    store=Store(log.folder / "store", SUFFIX),
-                    seed=settings.seed,
-                    batch_tokens=execution.batch_tokens,
-                    progress=execution.progress,
-                )
+        chosen = conditions(neurons, settings.factor)
+        tell(f"\nEvaluating: {', '.join(condition.name for condition in chosen)}")
+        with log.stage("evaluate"):
+            results = measure_all(
+                model,
+                {log.folder / "evaluations" / condition.name: condition for condition in chosen},
+                benchmarks,
+                Store(log.folder / "store", SUFFIX),
+                seed=settings.seed,
+                batch_tokens=execution.batch_tokens,
+                progress=execution.progress,
+            )
         log.write()
         table = paper_table(results, settings.model, seed=settings.seed)
         write_csv(log.folder / "paper.csv", table, Belongs(model_name(model), fingerprint(model)))

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from kb_lens.arguments import check_count, check_number
+from kb_lens.arguments import check_count
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import save_results
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.models.digests import same_weights
-from kb_lens.models.hooked import HookedModel, fingerprint
+from kb_lens.models.hooked import HookedModel
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.benchmark_names import load_available
-from kb_lens.runs.devices import Devices
-from kb_lens.runs.ray_engine import check_ray, run_ray
+from kb_lens.runs.execution import RunExecution
+from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import (
-    Items,
-    ModelChoice,
-    RunExecution,
-    Seeded,
-    Thresholds,
-    dtype_name,
-    values_of,
-)
-from kb_lens.runs.units import Unit
+from kb_lens.runs.settings import Items, ModelChoice, Seeded, Thresholds, values_of
 from kb_lens.store import Store
 from kb_lens.studies.also import check_checkpoints, load_also, read_also, weights_of
 from kb_lens.studies.experiments import (
@@ -42,15 +31,12 @@ from kb_lens.studies.experiments import (
     EXPERIMENTS,
     OTHERS_LIMIT,
     WHOLE,
-    Engine,
     check_name,
     experiment,
     n_controls,
 )
 from kb_lens.studies.lab import Lab
 from kb_lens.studies.tables import Experiment
-
-_GPUS = "0 to 1, or a whole number below 1000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,32 +88,10 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         return load_available(names, self, self.seed, default, left_out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyExecution(RunExecution):
-    """Who does a study's units of work."""
-
-    engine: Literal["serial", "ray"] = "serial"
-    """One after another, or by Ray's workers."""
-    workers: int = 2
-    """Of Ray."""
-    ray_address: str | None = None
-    """A running cluster, HOST:PORT; default this machine."""
-    gpus: float = 0.0
-    """GPUs for each of Ray's workers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("--workers", self.workers)
-        gpus = check_number("--gpus", self.gpus, _GPUS)
-        # Ray shares one GPU among workers, and gives whole ones.
-        if not (0 <= gpus <= 1 or (math.isfinite(gpus) and 1 < gpus == int(gpus) < 1000)):
-            raise ValueError(f"--gpus is {self.gpus}: allowed is {_GPUS}.")
-
-
 def run_study(
     out: str | os.PathLike[str],
     settings: ExperimentSettings,
-    execution: StudyExecution,
+    execution: RunExecution,
     left_out: Callable[[str], object],
     tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
@@ -147,6 +111,9 @@ def run_study(
     folder = Path(out) / settings.name
     log = RunLog(folder, "experiment", settings, execution)
     log.check()
+    if hands_out(execution):
+        job = partial(run_study, out, settings, execution)
+        return by_workers(job, execution, left_out=left_out, tell=tell)
     benchmarks = settings.load_benchmarks(left_out)
     # What is wrong with them is refused before the model is loaded.
     settings.load_questions()
@@ -154,8 +121,6 @@ def run_study(
     control = settings.load_control()
     checkpoints = settings.checkpoints()
     check_checkpoints(checkpoints)
-    if execution.engine == "ray":
-        check_ray(execution.workers)
     with log.claimed():
         with log.stage("load the model"):
             model = settings.load(execution)
@@ -166,8 +131,7 @@ def run_study(
         lab = _lab(model, control, benchmarks, Path(out), settings, execution)
         lab = replace(lab, also=also)
         with log.stage(settings.name):
-            engine = _engine(model, settings, execution)
-            study = experiment(settings.name, lab, benchmarks, engine=engine, tell=tell)
+            study = experiment(settings.name, lab, benchmarks, tell=tell)
         study.save(folder)
         for condition, results in study.ranked.items():
             save_results(folder / "evaluations" / condition, results)
@@ -181,7 +145,7 @@ def _lab(
     benchmarks: Sequence[Benchmark],
     out: Path,
     settings: ExperimentSettings,
-    execution: StudyExecution,
+    execution: RunExecution,
 ) -> Lab:
     rows = execution.batch_size
     # What damage is matched on is also measured, if plain text is among the benchmarks.
@@ -202,34 +166,3 @@ def _lab(
         store=Store(out / "store", SUFFIX),
         progress=execution.progress,
     )
-
-
-def _engine(
-    model: HookedModel, settings: ExperimentSettings, execution: StudyExecution
-) -> Engine | None:
-    """Ray's workers; None for this process."""
-    if execution.engine == "serial":
-        return None
-    choice = ModelChoice(**values_of(ModelChoice, settings))
-    # auto might be another type on a worker's device
-    choice = replace(choice, dtype=dtype_name(model))
-    devices = Devices(**values_of(Devices, execution))
-    return partial(
-        run_ray,
-        make_work=partial(_worker, choice, devices, fingerprint(model)),
-        workers=execution.workers,
-        address=execution.ray_address,
-        num_gpus=execution.gpus,
-    )
-
-
-def _worker(choice: ModelChoice, devices: Devices, weights: str) -> Callable[[Unit], bytes]:
-    """What does the units in a process of its own; the model must be the same there."""
-    model = choice.load(devices)
-    if not same_weights(loaded := fingerprint(model), weights):
-        raise ValueError(
-            f"a worker's {choice.model!r} has other weights ({loaded}) than the one here "
-            f"({weights})."
-        )
-    # Without the store, whose folder another machine need not have.
-    return lambda unit: unit.entry(model)

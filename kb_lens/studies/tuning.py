@@ -33,7 +33,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet
-from kb_lens.runs.measure import measure
+from kb_lens.runs.measure import measure_all
 from kb_lens.statistics import Metric
 from kb_lens.store import Store
 from kb_lens.studies.tuned import TABLES, Tuning
@@ -89,14 +89,14 @@ def tune_lambda(
     base = Condition("base")
     scaled = {lam: Condition(f"lambda {lam:g}", Scaling(neurons, lam, positions)) for lam in lams}
     # The base comes last: scaling refuses neurons that do not fit before anything is measured.
-    tried = {lam: measured("development", condition) for lam, condition in scaled.items()}
-    before = measured("development", base)
+    *tried, before = measured("development", [*scaled.values(), base])
     settings = _settings(neurons, before, (bias.key, capability.key))
     settings |= {"positions": positions, "bound": bound, "share": share, "seed": seed}
-    development = pd.DataFrame(_row(lam, before, tried[lam], settings) for lam in lams)
+    rows = [_row(lam, before, after, settings) for lam, after in zip(scaled, tried, strict=True)]
+    development = pd.DataFrame(rows)
     lam = _choice(development)
-    pair = () if lam == 1 else (base, scaled[lam])
-    test = _test_table([measured("test", condition) for condition in pair], seed)
+    pair = [] if lam == 1 else [base, scaled[lam]]
+    test = _test_table(measured("test", pair), seed)
     return Tuning(lam, _verdict(lam, development, test, settings), development, test, settings)
 
 
@@ -148,21 +148,27 @@ def _measured(
     folder: str | os.PathLike[str] | None,
     halves: Halves,
     half: str,
-    condition: Condition,
+    conditions: Sequence[Condition],
     **options: Any,
-) -> Results:
-    """A condition on one half of the items."""
+) -> list[Results]:
+    """Conditions on one half of the items."""
     if folder is None:
-        with condition.applied(model) as changed:
-            results = [
-                evaluate(changed, condition.asked(benchmark), **options)
-                for benchmark in halves[half]
-            ]
+        measured = [
+            _evaluated(model, condition, halves[half], **options) for condition in conditions
+        ]
     else:
-        target = Path(folder) / half / condition.name
+        folders = {Path(folder) / half / condition.name: condition for condition in conditions}
         store = Store(Path(folder) / "store", SUFFIX)
-        results = measure(model, condition, halves[half], target, store=store, **options)
-    return {result.key: result for result in results}
+        by_name = measure_all(model, folders, halves[half], store, **options)
+        measured = [by_name[condition.name] for condition in conditions]
+    return [{result.key: result for result in results} for results in measured]
+
+
+def _evaluated(
+    model: HookedModel, condition: Condition, benchmarks: Sequence[Benchmark], **options: Any
+) -> list[EvaluationResult]:
+    with condition.applied(model) as changed:
+        return [evaluate(changed, condition.asked(each), **options) for each in benchmarks]
 
 
 def _row(

@@ -10,9 +10,10 @@ import pytest
 from kb_lens.cli.main import COMMANDS, app
 from kb_lens.runs.diagnose import DoctorSettings
 from kb_lens.runs.evaluate import EvaluateSettings
+from kb_lens.runs.execution import Execution
 from kb_lens.runs.export import ExportSettings
 from kb_lens.runs.neurons import NeuronsSettings
-from kb_lens.runs.settings import Execution, IdentifySettings, RunSettings
+from kb_lens.runs.settings import IdentifySettings, RunSettings
 from kb_lens.studies.choose_lambda import TuneSettings
 from kb_lens.studies.run_study import ExperimentSettings
 

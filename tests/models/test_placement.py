@@ -30,8 +30,9 @@ from kb_lens.models.devices import check_unmixed
 from kb_lens.models.hooked import fingerprint, form, model_name, weights_digest
 from kb_lens.models.loading import _bridge
 from kb_lens.models.placement import Placement, on_gpu
+from kb_lens.runs.execution import Execution, RunExecution
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Execution, ModelChoice, RunExecution, RunSettings, with_keywords
+from kb_lens.runs.settings import ModelChoice, RunSettings, with_keywords
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h"}

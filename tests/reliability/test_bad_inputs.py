@@ -73,7 +73,7 @@ NO_CHOICE = {
     "dry-run",
 }
 """Options that take any text, or none."""
-TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out", "ray-address"}
+TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out"}
 FILES = {"bank", "control-bank", "examples", "neurons", "attributions", "data-dir", "results"}
 
 

@@ -10,6 +10,7 @@ from commands import COMMANDS, Command
 from folders import contents, difference, litter
 
 from kb_lens.evaluation.results import load_results
+from kb_lens.runs.folder import load_conditions
 
 pytestmark = pytest.mark.slow
 _SLOW = 0.5
@@ -87,6 +88,39 @@ def test_the_same_command_twice_ends_twice(shop, tmp_path):
     assert not difference(usual, out)
     check_agreement(out, 12)
     assert not litter(out)
+
+
+SHARED = ("run", "identify", "evaluate", "neurons", "tune", "experiment", "paper")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_every_command_is_shared_by_two(shop, tmp_path, name):
+    out = tmp_path / name
+    both = [shop.start(name, out, slowed=0.05) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0], both[0].text() + both[1].text()
+    usual = shop.undisturbed(name).out
+    assert difference(usual, out) in ("", "run.json")
+    assert not litter(out)
+
+
+@pytest.mark.parametrize("name", ["run", "neurons"])
+def test_a_command_is_done_by_workers_of_ray(shop, tmp_path, name):
+    pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
+    usual, out = shop.undisturbed(name).out, tmp_path / name
+    shop.finish(Command(f"{COMMANDS[name].text} --engine ray --workers 2"), out)
+    assert json.loads((out / "run.json").read_text())["execution"]["engine"] == "ray"
+    files = [{name for name in contents(each) if "store/" not in name} for each in (usual, out)]
+    assert files[0] == files[1]
+    assert not litter(out)
+    # The server's slices are shorter, so passes round otherwise, and a factor that they lead to.
+    for condition, expected in load_conditions(usual).items():
+        for result, other in zip(expected, load_conditions(out)[condition], strict=True):
+            for metric, value in result.metrics.items():
+                assert other.metrics[metric].value == pytest.approx(
+                    value.value, abs=1e-3, nan_ok=True
+                )
+    if name == "neurons":
+        assert (out / "effects.csv").read_bytes() == (usual / "effects.csv").read_bytes()
 
 
 def test_the_killed_hold_nothing(shop, tmp_path):

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from kb_lens.files import write_text
+from kb_lens.runs.execution import Execution
 from kb_lens.runs.holders import Holder, holding, step
 from kb_lens.runs.record import RunLog
-from kb_lens.runs.settings import Execution, IdentifySettings
+from kb_lens.runs.settings import IdentifySettings
 from kb_lens.written import delete_noted, noting
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -13,10 +13,11 @@ from kb_lens.evaluation.results import conditions_of
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.runs import run as run_module
 from kb_lens.runs.diagnose import Compared, compared
+from kb_lens.runs.execution import Execution, RunExecution
 from kb_lens.runs.random_controls import conditions
 from kb_lens.runs.record import RunLog, later_stage, load_record
 from kb_lens.runs.same_damage import damage_texts
-from kb_lens.runs.settings import Execution, IdentifySettings, RunExecution, RunSettings
+from kb_lens.runs.settings import IdentifySettings, RunSettings
 
 QUICK = {"rule": "gauss-legendre", "n_steps": 3, "benchmarks": "stereoset", "lam": 2}
 
@@ -40,7 +41,7 @@ def test_the_folder_is_read_back(run_of):
     assert run.knowledge.verdict() in lines[0]
     assert lines[1].startswith("Neurons: gender ")
     assert lines[2].startswith("LEFT OUT: random neurons of the same damage. The passages")
-    assert [line.strip() for line in lines[3:]] == [f"Evaluating: {name}" for name in run.results]
+    assert [line.strip() for line in lines[3:]] == [f"Evaluating: {', '.join(run.results)}"]
 
 
 def test_conditions_say_their_part(run_of):

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import signal
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pandas as pd
@@ -20,6 +21,7 @@ from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.runs.measure import measure
 from kb_lens.runs.units import Unit
+from kb_lens.shared_work import work_off
 from kb_lens.store import Store
 
 SLICE_ITEMS = 4
@@ -135,3 +137,41 @@ def test_measured_folders_are_written_from_the_store(llama, monkeypatch, tmp_pat
     assert (tmp_path / "a/results.json").read_bytes() == before
     with pytest.raises(ValueError, match="is of another intervention"):
         measure(llama, Condition("base"), benchmarks[:1], tmp_path / "a", progress=False)
+
+
+def test_who_has_nothing_else_to_do_helps_with_slices(llama, monkeypatch, tmp_path):
+    log, unit = [], scaled_unit(llama)
+    log_slices(monkeypatch, log)
+    alone = unit.measured(llama, Store(tmp_path / "alone", SUFFIX))
+    assert log == [0, 8, 16, 24]
+    store = Store(tmp_path / "shared", SUFFIX)
+    assert unit.assist(llama, store)  # as if another process had claimed it and begun nothing
+    assert log[4:] == [0, 8, 16]
+    assert not unit.assist(llama, store)
+    shared = unit.measured(llama, store)
+    assert log[7:] == [24]
+    pd.testing.assert_frame_equal(shared.items, alone.items)
+    assert shared.metrics == alone.metrics
+    assert not unit.assist(llama, store)
+    assert not store.pieces(unit.key(llama)).folder.exists()
+    small = replace(unit, benchmark=kb.load_benchmark("over_correction", limit=4))
+    assert not small.assist(llama, store)
+    assert log[8:] == []
+
+
+def test_a_process_helps_where_another_is_at_the_last_unit(llama, monkeypatch, tmp_path):
+    log, unit = [], scaled_unit(llama)
+    store = Store(tmp_path, SUFFIX)
+    log_slices(monkeypatch, log)
+    key = unit.key(llama)
+    ended = ExitStack()
+    assert ended.enter_context(store.claimed(key))
+
+    def assist(unit):
+        helped = unit.assist(llama, store)
+        ended.close()  # the other has died: the whole is this process's
+        return helped
+
+    work_off({key: unit}, store, lambda unit: unit.entry(llama, store), assist=assist)
+    assert log == [0, 8, 16, 24]
+    assert key in store

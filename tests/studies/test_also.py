@@ -11,11 +11,12 @@ import kb_lens as kb
 from kb_lens.cli.main import app
 from kb_lens.evaluation.results import load_results
 from kb_lens.models.hooked import fingerprint, weights_digest
+from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.record import RunLog
 from kb_lens.studies.also import check_checkpoints, load_also, read_also, weights_of
-from kb_lens.studies.run_study import ExperimentSettings, StudyExecution, run_study
+from kb_lens.studies.run_study import ExperimentSettings, run_study
 
-QUIET = StudyExecution(device="cpu", progress=False)
+QUIET = RunExecution(device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")

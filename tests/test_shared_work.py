@@ -1,17 +1,14 @@
-"""Studies that are killed, shared and spread over workers end with the same results.
+"""Work that is killed and shared ends with the same results.
 
-The units here are numbers, and the work makes an entry from a number. Killed processes are forked
+The pieces here are numbers, and the work makes an entry from a number. Killed processes are forked
 from a server that has imported kb_lens once.
 """
 
 import multiprocessing
-import os
 import random
-import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,9 +16,7 @@ import pytest
 
 from kb_lens.evaluation.entries import SUFFIX, result_from_bytes, result_to_bytes
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.runs import ray_engine
-from kb_lens.runs.engines import run_serial
-from kb_lens.runs.ray_engine import run_ray
+from kb_lens.shared_work import Progress, entries, naming, watcher, work_off
 from kb_lens.statistics import Metric
 from kb_lens.store import Store, entry_key
 
@@ -52,7 +47,7 @@ def study(folder, log, seconds=0.0, begun=None):
     """A whole study, as a process does it."""
     if begun is not None:
         begun.set()
-    run_serial(
+    work_off(
         some_units(), Store(folder, SUFFIX), partial(logged, log=log, seconds=seconds), **QUIET
     )
 
@@ -98,9 +93,7 @@ def undisturbed(tmp_path_factory):
 def processes():
     """Makes processes that start fast."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["kb_lens.evaluation.entries", "kb_lens.runs.ray_engine", "pytest"]
-    )
+    context.set_forkserver_preload(["kb_lens.evaluation.entries", "kb_lens.shared_work", "pytest"])
     return context
 
 
@@ -169,13 +162,14 @@ def test_only_what_is_missing_or_damaged_is_done(undisturbed, tmp_path):
 )
 def test_what_was_finished_before_an_exception_stays(undisturbed, tmp_path, raised, match):
     def work(number):
-        if number == 2:
-            raise raised
-        return some_entry(number)
+        with naming(str(number)):
+            if number == 2:
+                raise raised
+            return some_entry(number)
 
     store = Store(tmp_path / "units", SUFFIX)
     with pytest.raises(type(raised), match=match) as caught:
-        run_serial(some_units(), store, work, **QUIET)
+        work_off(some_units(), store, work, **QUIET)
     if isinstance(raised, KeyError):
         assert caught.value.__notes__ == ["This happened in 2."]
     assert [key in store for key in some_units()] == [True, True, *[False] * 28]
@@ -186,99 +180,39 @@ def test_what_was_finished_before_an_exception_stays(undisturbed, tmp_path, rais
 
 def test_the_progress_bar_counts_what_is_done_already(tmp_path, capsys):
     store = Store(tmp_path, SUFFIX)
-    run_serial(some_units(2), store, some_entry, progress=True)
+    work_off(some_units(2), store, some_entry, progress=True)
     capsys.readouterr()
-    run_serial(some_units(3), store, some_entry, progress=True)
+    work_off(some_units(3), store, some_entry, progress=True)
     lines = [line for line in capsys.readouterr().err.split("\r") if line.strip()]
     assert "2/3" in lines[0]
     assert "3/3" in lines[-1]
     assert lines[-1].rstrip().endswith(", 2]")  # the unit's name
 
 
-def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"kb-lens\[ray\]"):
-        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, address="auto")
-
-
-@pytest.fixture(scope="module")
-def need_ray():
-    pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
-
-
-def test_a_cluster_that_is_not_there_is_an_error(need_ray, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot join the cluster at '127\.0\.0\.1:1'"):
-        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, address="127.0.0.1:1")
-    with pytest.raises(ValueError, match="workers is 0"):
-        run_ray(some_units(), Store(tmp_path, SUFFIX), lambda: some_entry, workers=0)
-
-
-@pytest.fixture(scope="module")
-def local_ray(need_ray, tmp_path_factory):
-    """Ray on this machine, whose workers get the functions of this file by value."""
-    from ray import cloudpickle, is_initialized
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
-            patch.setenv(name, "")  # so that it is restored
-            patch.delenv(name)
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        with ray_engine._ray(None):
-            yield
-            assert is_initialized()  # only who started it stops it
-            assert not Path("~/.ray").expanduser().exists()
-        assert not is_initialized()
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
-def some_work(folder):
-    """A worker's work; some units above 30 go wrong."""
+@pytest.mark.parametrize("stored", [True, False])
+def test_entries_come_in_order_and_equal_pieces_are_done_once(tmp_path, stored):
+    store, done = (Store(tmp_path, ".txt") if stored else None), []
 
     def work(number):
-        if number == 31 and not (folder / "died").exists():
-            (folder / "died").touch()
-            os._exit(1)
-        if number == 33:
-            raise ValueError("too much")
-        if number == 35:
-            os._exit(1)
-        return logged(number, folder / "log", 0.02)
+        done.append(number)
+        return str(number).encode()
 
-    (folder / f"worker-{os.getpid()}").touch()
-    return work
+    def key(number):
+        return entry_key({"unit": number})
 
-
-@pytest.mark.slow
-def test_two_workers_of_ray_give_the_same_results(local_ray, undisturbed, tmp_path):
-    make = partial(some_work, tmp_path)
-    run_ray(some_units(), Store(tmp_path / "units", SUFFIX), make, workers=2, **QUIET)
-    assert table(tmp_path / "units") == undisturbed
-    assert sorted(executed(tmp_path / "log")) == list(range(30))
-    assert 1 <= len(list(tmp_path.glob("worker-*"))) <= 2  # each made its work once
+    pieces = [3, 1, 3, 2]
+    assert list(entries(pieces, store, key, work, **QUIET)) == [b"3", b"1", b"3", b"2"]
+    assert done == ([3, 1, 2] if stored else pieces)
+    assert list(entries(pieces[:2], store, key, work, **QUIET)) == [b"3", b"1"]
+    assert len(done) == (3 if stored else 6)
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_errors_name_their_unit(
-    local_ray, tmp_path, monkeypatch
-):
-    store, units = Store(tmp_path / "units", SUFFIX), some_units(36)
-    keys = list(units)
-
-    def run(*numbers, **options):
-        some = {keys[k]: k for k in numbers}
-        run_ray(some, store, partial(some_work, tmp_path), workers=1, **options, **QUIET)
-
-    with pytest.raises(ValueError, match=r"^33: too much$"):
-        run(30, 31, 32, 33, 34)
-    assert (tmp_path / "died").exists()
-    assert len(list(tmp_path.glob("worker-*"))) == 2
-    assert executed(tmp_path / "log") == [30, 31, 32]
-    assert [key in store for key in keys[30:]] == [True, True, True, False, False, False]
-    monkeypatch.setattr(ray_engine, "_DEATHS", 1)
-    with pytest.raises(ValueError, match=r"^35: 1 workers died of it.*ask for fewer workers"):
-        run(35)
-    with store.claimed(keys[35]) as free:
-        assert free
-    with pytest.raises(ValueError, match="room for 0 workers of 1000 GPU each"):
-        run(35, num_gpus=1000)
+def test_who_watches_is_told_of_every_piece(tmp_path):
+    seen = []
+    token = watcher.set(seen.append)
+    try:
+        work_off(some_units(2), Store(tmp_path, SUFFIX), some_entry, **QUIET)
+    finally:
+        watcher.reset(token)
+    steps = [(0, "0"), (1, ""), (1, "1"), (2, "")]
+    assert seen == [Progress("unit", done, 2, current) for done, current in steps]
