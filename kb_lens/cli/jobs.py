@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 from kb_lens.cli import terminal
-from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
+from kb_lens.cli.options import FLAT, DryRun, Out, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.figures import make_all
 from kb_lens.neurons import overlap
 from kb_lens.records.tables import read_table
 from kb_lens.report.write import write_report
-from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model
+from kb_lens.runs.cost import say_cost
+from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model, evaluate_work
 from kb_lens.runs.execution import EvaluateExecution, IdentifyExecution, RunExecution
 from kb_lens.runs.export import ExportExecution, ExportSettings, export_model
-from kb_lens.runs.identify import find_neurons
+from kb_lens.runs.identify import find_neurons, identify_work
 from kb_lens.runs.record import later_stage
 from kb_lens.runs.run import run as run_job
+from kb_lens.runs.run import run_work
 from kb_lens.runs.settings import IdentifySettings, RunSettings
 
 
@@ -25,9 +27,14 @@ def run(
     settings: Annotated[RunSettings, FLAT] = RunSettings(),
     execution: Annotated[RunExecution, FLAT] = RunExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/run"),
 ) -> None:
     """The whole job: find neurons, enhance them, measure before and after, draw."""
+    if dry_run:
+        work, batch = run_work(settings, execution, left_out), execution.batch_tokens
+        say_cost(settings, execution, work, tell, batch_tokens=batch)
+        return
     folder = run_job(settings.model, out, settings, execution, tell=tell, left_out=left_out)
     if len(folder.sets) > 1:
         terminal.show_table(overlap(folder.sets), "Overlap of the dimensions' neurons")
@@ -48,9 +55,13 @@ def identify(
     settings: Annotated[IdentifySettings, FLAT] = IdentifySettings(),
     execution: Annotated[IdentifyExecution, FLAT] = IdentifyExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/identify"),
 ) -> None:
     """Find the know-bias neurons of a model."""
+    if dry_run:
+        say_cost(settings, execution, identify_work(settings, execution), tell)
+        return
     identified = find_neurons(out, settings, execution, tell)
     if len(identified.sets) > 1:
         terminal.show_table(overlap(identified.sets), "Overlap of the dimensions' neurons")
@@ -61,9 +72,14 @@ def evaluate(
     settings: Annotated[EvaluateSettings, FLAT] = EvaluateSettings(),
     execution: Annotated[EvaluateExecution, FLAT] = EvaluateExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/evaluate"),
 ) -> None:
     """Measure a model, with or without scaled neurons."""
+    if dry_run:
+        work, batch = evaluate_work(settings), execution.batch_tokens
+        say_cost(settings, execution, work, tell, batch_tokens=batch)
+        return
     results = evaluate_model(out, settings, execution)
     terminal.show_summary(summarize({settings.condition().name: results}), results)
     tell(f"Written to {out}")

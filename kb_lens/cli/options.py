@@ -16,6 +16,10 @@ from kb_lens.figures.themes import Theme
 FLAT = Parameter(name="*")
 """Of a dataclass: its fields are the options."""
 Out = Annotated[Path, Parameter(help="Folder for everything that is written.")]
+DryRun = Annotated[
+    bool,
+    Parameter("--dry-run", help="Say what would be done and about what it takes; write nothing."),
+]
 ThemeOption = Annotated[Theme, Parameter("--theme", help="Of the figures.")]
 WidthOption = Annotated[
     Width, Parameter("--width", help="Of the figures: a page's, or a paper's column.")

@@ -8,7 +8,7 @@ from typing import Annotated
 from kb_lens.checks.control_tests import NO_P
 from kb_lens.checks.doctor import as_table
 from kb_lens.cli import terminal
-from kb_lens.cli.options import FLAT, Out, left_out, save_figures, tell
+from kb_lens.cli.options import FLAT, DryRun, Out, left_out, save_figures, tell
 from kb_lens.figures import (
     dose_response,
     draw_folder,
@@ -18,24 +18,30 @@ from kb_lens.figures import (
     tuning_figure,
 )
 from kb_lens.report.write import write_report
+from kb_lens.runs.cost import say_cost
 from kb_lens.runs.diagnose import DoctorSettings, diagnose_model
 from kb_lens.runs.execution import AttributeExecution, EvaluateExecution, RunExecution
-from kb_lens.runs.neurons import NeuronsExecution, NeuronsSettings, read_neurons
+from kb_lens.runs.neurons import NeuronsExecution, NeuronsSettings, neurons_work, read_neurons
 from kb_lens.runs.record import later_stage
-from kb_lens.studies.choose_lambda import TuneSettings, choose_lambda
+from kb_lens.studies.choose_lambda import TuneSettings, choose_lambda, tune_work
 from kb_lens.studies.paper import PaperExecution, PaperSettings
 from kb_lens.studies.paper import paper as make_paper
 from kb_lens.studies.paper_table import brief_table
-from kb_lens.studies.run_study import ExperimentSettings, run_study
+from kb_lens.studies.run_study import ExperimentSettings, run_study, study_work
 
 
 def experiment(
     settings: Annotated[ExperimentSettings, FLAT],
     execution: Annotated[RunExecution, FLAT] = RunExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/studies"),
 ) -> None:
     """One of the paper's studies, or all methods side by side; interrupted, it goes on."""
+    if dry_run:
+        work, batch = study_work(settings, execution, left_out), execution.batch_tokens
+        say_cost(settings, execution, work, tell, batch_tokens=batch)
+        return
     study = run_study(out, settings, execution, left_out, tell)
     tests = study.tables.get("control_tests")
     for name, table in study.tables.items():
@@ -74,9 +80,14 @@ def tune(
     settings: Annotated[TuneSettings, FLAT],
     execution: Annotated[EvaluateExecution, FLAT] = EvaluateExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/tune"),
 ) -> None:
     """Choose lambda on one half of the items and report on the other."""
+    if dry_run:
+        work, batch = tune_work(settings), execution.batch_tokens
+        say_cost(settings, execution, work, tell, batch_tokens=batch)
+        return
     tuning = choose_lambda(out, settings, execution)
     terminal.show_table(tuning.development, "Development items")
     terminal.show_table(tuning.test, "Test items")
@@ -89,9 +100,13 @@ def neurons(
     settings: Annotated[NeuronsSettings, FLAT],
     execution: Annotated[NeuronsExecution, FLAT] = NeuronsExecution(),
     *,
+    dry_run: DryRun = False,
     out: Out = Path("out/neurons"),
 ) -> None:
     """What each neuron does by itself: its effect, its dose-response, its tokens, its texts."""
+    if dry_run:
+        say_cost(settings, execution, neurons_work(settings), tell)
+        return
     reading = read_neurons(out, settings, execution)
     figures = {"dose_response": dose_response(reading.effects)}
     if reading.scores is not None:

@@ -94,3 +94,26 @@ def check_reachable(source: str, revision: str | None = None) -> None:
             f"{source!r} is no folder here and not in the cache, and the hub does not give it: "
             f"{first_line(error)}"
         ) from error
+
+
+def is_downloaded(name: str, revision: str | None = None) -> bool:
+    """Whether a model can be loaded without a download.
+
+    Args:
+        name: As for `checkpoint_source`.
+        revision: Of a hub model.
+
+    Raises:
+        ValueError: As `checkpoint_source`.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    source = checkpoint_source(name)
+    if Path(source).is_dir():
+        return True
+    try:
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return False
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))

@@ -13,6 +13,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
 from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.ray_workers import by_workers, hands_out
@@ -42,6 +43,13 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
         if self.neurons is None or self.lam is None:
             return Condition("base")
         return Condition(f"lambda {self.lam:g}", Scaling(NeuronSet.load(self.neurons), self.lam))
+
+
+def evaluate_work(settings: EvaluateSettings) -> Workload:
+    """What `evaluate_model` does."""
+    benchmarks = load_named(settings.benchmarks, settings, settings.seed)
+    settings.condition()  # what is wrong with the neurons is said now
+    return Workload(measured=[(benchmark, 1) for benchmark in benchmarks])
 
 
 def evaluate_model(

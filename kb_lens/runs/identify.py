@@ -16,7 +16,8 @@ from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons import NeuronSet, select_neurons
 from kb_lens.questions import Question
-from kb_lens.runs.execution import IdentifyExecution
+from kb_lens.runs.cost import Workload
+from kb_lens.runs.execution import AttributeExecution, IdentifyExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import Attributing, Finding, IdentifySettings, Thresholds, values_of
@@ -74,6 +75,12 @@ def find_neurons(
             )
         log.write()
         return identified
+
+
+def identify_work(settings: IdentifySettings, execution: AttributeExecution) -> Workload:
+    """What `find_neurons` does."""
+    attributing = values_of(Attributing, settings) | {"batch_size": execution.batch_size}
+    return Workload(settings.load_questions(), settings.template(), attributing)
 
 
 def identify(

@@ -20,6 +20,7 @@ from kb_lens.models.digests import same_weights
 from kb_lens.neurons import NeuronSet
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.asking import Asking
+from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import SharedExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
@@ -101,13 +102,8 @@ def read_neurons(
     """
     log = RunLog(Path(out), "neurons", settings, execution)
     log.check()
-    neurons = NeuronSet.load(settings.neurons)
-    scores = None
-    if settings.attributions is not None:
-        scores = Attributions.load(settings.attributions)
-        _check_comparable(neurons, scores, settings)
-    questions = settings.load_questions() if scores is None else scores.yes_no_questions
-    template = settings.template() if scores is None else scores.settings.template
+    neurons, scores = _read(settings)
+    work = neurons_work(settings)
     if hands_out(execution):
         return by_workers(partial(read_neurons, out, settings, execution), execution)
     with log.claimed():
@@ -116,13 +112,13 @@ def read_neurons(
             effects = neuron_effects(
                 model,
                 neurons,
-                questions,
+                work.questions,
                 lams=settings.lam,
                 positions=settings.positions,
                 batch_size=execution.batch_size,
                 cache_dir=log.folder / "store",
                 progress=execution.progress,
-                template=template,
+                template=work.template,
                 # in the spelling that the scores are of: else they are not comparable
                 spelling=None if scores is None else scores.settings.spelling,
             )
@@ -137,6 +133,26 @@ def read_neurons(
             write_csv(log.folder / f"{name}.csv", table, belongs_to(model))
         log.write()
         return NeuronReading(effects, scores, tables)
+
+
+def _read(settings: NeuronsSettings) -> tuple[NeuronSet, Attributions | None]:
+    """The neurons, and the attributions that they are compared with."""
+    neurons = NeuronSet.load(settings.neurons)
+    if settings.attributions is None:
+        return neurons, None
+    scores = Attributions.load(settings.attributions)
+    _check_comparable(neurons, scores, settings)
+    return neurons, scores
+
+
+def neurons_work(settings: NeuronsSettings) -> Workload:
+    """What `read_neurons` does: on the questions of the attributions, if there are any."""
+    neurons, scores = _read(settings)
+    if scores is None:
+        questions, template = settings.load_questions(), settings.template()
+    else:
+        questions, template = scores.yes_no_questions, scores.settings.template
+    return Workload(questions, template, trials=neurons, lams=settings.lam)
 
 
 def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from kb_lens.models.hooked import HookedModel
 from kb_lens.models.loading import EMBEDDED_MODEL
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.cost import Workload
 from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.folder import RunFolder
-from kb_lens.runs.identify import Identified, identify
+from kb_lens.runs.identify import Identified, identify, identify_work
 from kb_lens.runs.measure import check_asked, measure_all
 from kb_lens.runs.random_controls import run_conditions
 from kb_lens.runs.ray_workers import by_workers, hands_out
@@ -111,6 +113,22 @@ def run(
             write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
         log.write()
         return RunFolder.load(out)
+
+
+def run_work(
+    settings: RunSettings, execution: RunExecution, left_out: Callable[[str], object]
+) -> Workload:
+    """What `run` does."""
+    benchmarks = load_available(
+        settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
+    )
+    # the base; each factor; random neurons by the same, and by one that does the same damage
+    n = 1 + sum(1 + (lam != 1) + (lam > 1) for lam in settings.lam)
+    further = (
+        "Beside that 24 passages, up to 12 times for each factor above 1, to match its damage."
+    )
+    measured = [(benchmark, n) for benchmark in benchmarks]
+    return replace(identify_work(settings, execution), measured=measured, further=further)
 
 
 def write_reading(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.neurons import NeuronSet
 from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
@@ -57,10 +59,7 @@ def choose_lambda(
     if hands_out(execution):
         return by_workers(partial(choose_lambda, out, settings, execution), execution)
     neurons = NeuronSet.load(settings.neurons)
-    # One benchmark may be both; it is loaded once.
-    options = {settings.capability: "--capability", settings.bias: "--bias"}
-    names = dict.fromkeys((settings.bias, settings.capability))
-    benchmarks = [load_named([name], settings, settings.seed, options[name])[0] for name in names]
+    benchmarks = _benchmarks(settings)
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
     with log.claimed():
@@ -81,3 +80,21 @@ def choose_lambda(
         tuning.save(out)
         log.write()
         return tuning
+
+
+def tune_work(settings: TuneSettings) -> Workload:
+    """What `choose_lambda` does: every factor and the base on one half, the choice on the other."""
+    NeuronSet.load(settings.neurons)  # what is wrong with them is said now
+    halves = [benchmark.split(seed=settings.seed) for benchmark in _benchmarks(settings)]
+    n = len(settings.lam) + 1
+    measured = [
+        (half, n_times) for pair in halves for half, n_times in zip(pair, (n, 2), strict=True)
+    ]
+    return Workload(measured=measured)
+
+
+def _benchmarks(settings: TuneSettings) -> list[Benchmark]:
+    """For bias and for capability; one benchmark may be both, and is loaded once."""
+    options = {settings.capability: "--capability", settings.bias: "--bias"}
+    names = dict.fromkeys((settings.bias, settings.capability))
+    return [load_named([name], settings, settings.seed, options[name])[0] for name in names]

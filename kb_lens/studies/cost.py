@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from kb_lens.runs.cost import duration
 from kb_lens.runs.units import Unit
-
-_MINUTE, _HOUR = 60, 3600
 
 
 def work_words(study: str, units: Mapping[str, Unit], left: Sequence[str]) -> str:
@@ -45,15 +44,6 @@ def time_words(left: Sequence[Unit], seconds: Mapping[str, float]) -> str:
         f"{len(left)} units are left, about {duration(total)} by what the model as it is took: "
         f"{', '.join(parts)}. Stop whenever you like: the same command goes on."
     )
-
-
-def duration(seconds: float) -> str:
-    """A time as a user would say it: ``40 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / _MINUTE)
-    hours, rest = divmod(minutes, _HOUR // _MINUTE)
-    return f"{hours} h {rest} min" if hours else f"{minutes} min"
 
 
 def _by_benchmark(units: Iterable[Unit]) -> Counter[str]:

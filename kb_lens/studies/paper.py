@@ -10,7 +10,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, write_csv
 from kb_lens.rows import shown
 from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.cost import Workload, say_cost
 from kb_lens.runs.execution import RunExecution
-from kb_lens.runs.identify import identify
+from kb_lens.runs.identify import identify, identify_work
 from kb_lens.runs.measure import check_asked, measure_all
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
@@ -99,7 +100,7 @@ class PaperExecution(RunExecution):
     """How the paper's table is made."""
 
     dry_run: bool = False
-    """Say what would be measured, and do nothing."""
+    """Say what would be done and about what it takes; write nothing."""
 
 
 def paper(
@@ -134,6 +135,11 @@ def paper(
     check_cells(benchmarks)
     tell(plan_words(settings, 0 if settings.neurons else len(questions), benchmarks))
     if execution.dry_run:
+        work = identify_work(settings, execution)
+        if settings.neurons is not None:
+            work = Workload()
+        work = replace(work, measured=[(benchmark, 2) for benchmark in benchmarks])
+        say_cost(settings, execution, work, tell, batch_tokens=execution.batch_tokens)
         return None
     if hands_out(execution):
         job = partial(paper, out, settings, execution)

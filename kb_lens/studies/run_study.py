@@ -20,6 +20,7 @@ from kb_lens.models.hooked import HookedModel
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking, ControlBank
 from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
@@ -137,6 +138,23 @@ def run_study(
             save_results(folder / "evaluations" / condition, results)
         log.write()
         return study
+
+
+def study_work(
+    settings: ExperimentSettings, execution: RunExecution, left_out: Callable[[str], object]
+) -> Workload:
+    """What `run_study` does for its base model; how many conditions there are depends on it."""
+    further = (
+        "Each further condition takes about as long as the base on each benchmark. How many there "
+        "are is said when the neurons are found."
+    )
+    return Workload(
+        settings.load_questions(),
+        settings.template(),
+        {"batch_size": execution.batch_size},
+        [(benchmark, 1) for benchmark in settings.load_benchmarks(left_out)],
+        further=further,
+    )
 
 
 def _lab(

@@ -18,11 +18,11 @@ from kb_lens.interventions.self_debiasing import SelfDebiasing
 from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.runs.asking import Asking
 from kb_lens.runs.benchmark_names import parse_name
+from kb_lens.runs.cost import duration
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies import methods as methods_module
 from kb_lens.studies import plans as studies
-from kb_lens.studies.cost import duration
 from kb_lens.studies.experiments import BASE, EXPERIMENTS, experiment, n_controls
 from kb_lens.studies.lab import Lab
 from kb_lens.studies.run_study import ExperimentSettings

@@ -1,0 +1,157 @@
+"""What a job will cost on the machine at hand, from a short measurement of its own work.
+
+Nothing is assumed of a processor or a card: the model is loaded as the job would load it,
+attributes a question, tries neurons on one, and scores a few items of each benchmark. What that
+took, times how much there is to do, is about what the job takes. Nothing is downloaded for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from kb_lens.attribution.attribute import attribute
+from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.checks.neuron_effects import neuron_effects
+from kb_lens.evaluation.encoding import encode
+from kb_lens.evaluation.scoring import different_texts
+from kb_lens.evaluation.slices import benchmark_scores
+from kb_lens.models.hooked import HookedModel
+from kb_lens.models.prompts import PromptTemplate
+from kb_lens.models.sources import is_downloaded
+from kb_lens.neurons import NeuronSet
+from kb_lens.questions import Question
+from kb_lens.runs.execution import Execution
+from kb_lens.runs.settings import ModelChoice
+
+_MINUTE, _HOUR = 60, 3600
+# Enough that one long item does not count for all, and few enough to be done in seconds.
+_SAMPLE_ITEMS = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a job does."""
+
+    questions: Sequence[Question] = ()
+    """What is attributed."""
+    template: PromptTemplate | None = None
+    """The words around them."""
+    attributing: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further arguments of `attribute`."""
+    measured: Sequence[tuple[Benchmark, int]] = ()
+    """Benchmarks, and under how many conditions."""
+    trials: NeuronSet | None = None
+    """Neurons that are tried one by one on each question, which is not attributed then."""
+    lams: Sequence[float] = ()
+    """The factors that they are tried with."""
+    further: str = ""
+    """What cannot be counted before it is begun."""
+
+
+def say_cost(
+    settings: ModelChoice,
+    execution: Execution,
+    work: Workload,
+    tell: Callable[[str], object],
+    *,
+    batch_tokens: int | None = None,
+) -> None:
+    """Tell what a job would do and take; nothing is written, nothing downloaded.
+
+    Args:
+        settings: Which model.
+        execution: Its devices.
+        work: What would be done.
+        tell: Called with each line.
+        batch_tokens: Most tokens a pass when scoring.
+    """
+    if not is_downloaded(settings.model, settings.revision):
+        tell(
+            f"{settings.model} is not on this machine, and nothing is downloaded for a dry run: "
+            "minutes and memory cannot be measured."
+        )
+        return
+    start = time.perf_counter()
+    model = settings.load(execution)
+    tell(f"Loading the model: {duration(time.perf_counter() - start)}")
+    total = 0.0
+    for words, seconds in _parts(model, work, batch_tokens):
+        total += seconds
+        tell(f"{words}: about {duration(seconds)}")
+    if work.further:
+        tell(work.further)
+    tell(f"In all about {duration(total)} by one process. {_memory(model)}")
+
+
+def _parts(
+    model: HookedModel, work: Workload, batch_tokens: int | None
+) -> Iterator[tuple[str, float]]:
+    """What is done, in words, and the seconds that it takes."""
+    if work.questions:
+        yield _trials(model, work) if work.trials is not None else _attribution(model, work)
+    for benchmark, n_conditions in work.measured:
+        yield _scoring(model, benchmark, n_conditions, batch_tokens)
+
+
+def _attribution(model: HookedModel, work: Workload) -> tuple[str, float]:
+    options: dict[str, Any] = {"template": work.template, "progress": False, **work.attributing}
+    attribute(model, work.questions[:1], **options)  # the first pass of a process takes longer
+    start = time.perf_counter()
+    scores = attribute(model, work.questions[:1], **options)
+    each = time.perf_counter() - start
+    n = len(work.questions)
+    words = f"{n} questions to attribute, {int(scores.nodes.sum())} nodes and {each:.2g} s each"
+    return words, each * n
+
+
+def _trials(model: HookedModel, work: Workload) -> tuple[str, float]:
+    assert work.trials is not None
+    options: dict[str, Any] = {"lams": work.lams, "template": work.template, "progress": False}
+    start = time.perf_counter()
+    neuron_effects(model, work.trials, work.questions[:1], **options)
+    each = time.perf_counter() - start
+    n, rows = len(work.questions), len(work.trials) * len(work.lams)
+    return f"{n} questions with {rows} scaled neurons each, {each:.2g} s a question", each * n
+
+
+def _scoring(
+    model: HookedModel, benchmark: Benchmark, n_conditions: int, batch_tokens: int | None
+) -> tuple[str, float]:
+    n = len(benchmark.items)
+    sample = benchmark.slices(_SAMPLE_ITEMS)[0]
+    _, seconds = benchmark_scores(model, sample, batch_tokens=batch_tokens, progress=False)
+    each = seconds / len(sample.items)
+    texts = different_texts(encode(model, [request.last_turn() for request in benchmark.requests]))
+    n_tokens = sum(len(text.ids) for text in texts)
+    words = f"{benchmark.key}, {n:,} items"
+    if texts:
+        words += f", {len(texts):,} texts of {n_tokens:,} tokens in all"
+    if written := sum(bool(request.write) for request in benchmark.requests):
+        words += f", {written:,} answers to write"
+    return f"{words}, {n_conditions} x {each * n:.3g} s", each * n * n_conditions
+
+
+def _memory(model: HookedModel) -> str:
+    """What a card had to hold at most, and what the process holds."""
+    most = {
+        f"cuda:{number}": torch.cuda.max_memory_allocated(number)
+        for number in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    }
+    most["this process"] = psutil.Process().memory_info().rss
+    used = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in most.items() if size)
+    return f"Memory: {used}; the model is on {model.cfg.device}."
+
+
+def duration(seconds: float) -> str:
+    """A time as a user would say it: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / _MINUTE)
+    hours, rest = divmod(minutes, _HOUR // _MINUTE)
+    return f"{hours} h {rest} min" if hours else f"{minutes} min"
