@@ -32,7 +32,7 @@ class Progress(NamedTuple):
     total: int
     """Of how many."""
     current: str
-    """The one that this process begins; empty if it has ended one, or it has no name."""
+    """The one that this process begins; empty if it has ended one."""
 
 
 watcher: ContextVar[Callable[[Progress], object] | None] = ContextVar("watcher", default=None)
@@ -82,6 +82,7 @@ def entries(
     work: Callable[[Piece], bytes],
     *,
     kind: str = "unit",
+    name: Callable[[Piece], str] = lambda piece: "",
     progress: bool = True,
 ) -> Iterator[bytes]:
     """Every piece's entry, in order: kept, done here, or by others who share the store.
@@ -92,13 +93,14 @@ def entries(
         key: Names the entry of a piece, see `entry_key`; not called without a store.
         work: As for `work_off`.
         kind: As for `work_off`.
+        name: As for `work_off`.
         progress: As for `work_off`.
     """
     if store is None:
         yield from map(work, tqdm(pieces, desc=f"{kind}s", unit=kind, disable=not progress))
         return
     keys = [key(piece) for piece in pieces]
-    options: dict[str, Any] = {"kind": kind, "name": lambda piece: "", "progress": progress}
+    options: dict[str, Any] = {"kind": kind, "name": name, "progress": progress}
     work_off(dict(zip(keys, pieces, strict=True)), store, work, **options)
     for entry, piece in zip(keys, pieces, strict=True):
         yield store.obtain(entry, partial(work, piece))  # done again if it was damaged since
@@ -182,7 +184,9 @@ class _Queue(Generic[Piece]):
                     continue
                 self.left.remove(key)
                 if key not in self._store:
-                    self._tell(self._name(self._pieces[key]))
+                    name = self._name(self._pieces[key])
+                    self._bar.set_postfix_str(name)
+                    self._tell(name or f"a {self._kind}")
                     return key, claim.pop_all()
                 self._count()  # another process has done it
         if self.left:
@@ -211,8 +215,6 @@ class _Queue(Generic[Piece]):
         self._tell("")
 
     def _tell(self, current: str) -> None:
-        if current:
-            self._bar.set_postfix_str(current)
         watch = watcher.get()
         if watch is not None:
             watch(Progress(self._kind, self._done, len(self._pieces), current))

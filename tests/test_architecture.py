@@ -16,7 +16,8 @@ ROOMS = {
     "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
         baselines asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
-        cost benchmark_names settings ray_workers execution devices asking measure same_damage units
+        cost benchmark_names settings ray_workers ray_cluster
+        execution devices asking measure same_damage units
         holders""",
     "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
         neuron_effects effects neuron_meaning scaled_rows specificity

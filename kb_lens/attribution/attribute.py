@@ -186,7 +186,10 @@ def _attribute_all(
     def work(each: _Asked) -> bytes:
         return save(attribute_question(model, each.question, each.tokens, settings, max_rows))
 
-    kept = entries(asked, store, key, work, kind="question", progress=progress)
+    def name(each: _Asked) -> str:
+        return each.question.text[-40:]  # the bar has room for no more
+
+    kept = entries(asked, store, key, work, kind="question", name=name, progress=progress)
     results = [load(content) for content in kept]
     stacked = {name: torch.stack([result[name] for result in results]) for name in TENSORS}
     attributions = Attributions(questions=tuple(questions), settings=settings, **cast(Any, stacked))

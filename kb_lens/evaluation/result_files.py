@@ -100,7 +100,9 @@ def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.Da
         if path.is_file():
             before = json_data(read_json(path, ResultsFile))
             for name in ("benchmarks", "details"):
-                merged[name] = before[name] | merged[name]
+                # Who writes all that is there says its order: others may have been faster before.
+                kept = {} if before[name].keys() <= merged[name].keys() else before[name]
+                merged[name] = kept | merged[name]
         write_json(path, merged, indent=2)
     return path
 

@@ -67,11 +67,11 @@ def evaluate_model(
     """
     log = RunLog(Path(out), "evaluate", settings, execution)
     log.check()
-    if hands_out(execution):
-        return by_workers(partial(evaluate_model, out, settings, execution), execution)
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
     condition = settings.condition()
+    if hands_out(execution):
+        return by_workers(partial(evaluate_model, out, settings, execution), execution)
     with log.claimed():
         model = log.load_model()
         check_asked(model, condition, benchmarks)

@@ -38,6 +38,9 @@ class Workers(Devices):
             raise ValueError(f"--engine is {self.engine!r}: allowed are {allowed}.")
         if self.workers is not None:
             check_count("--workers", self.workers)
+        for name in ("workers", "gpus", "address"):
+            if self.engine == "serial" and getattr(self, name) != getattr(Workers, name):
+                raise ValueError(f"--{name} is of Ray's workers: give --engine ray too.")
         if self.address is not None and not _ADDRESS.fullmatch(self.address):
             raise ValueError(f"--address is {shown(self.address)}: allowed is HOST:PORT, or auto.")
         if self.gpus == "auto":

@@ -56,12 +56,12 @@ def choose_lambda(
     """
     log = RunLog(Path(out), "tune", settings, execution)
     log.check()
-    if hands_out(execution):
-        return by_workers(partial(choose_lambda, out, settings, execution), execution)
     neurons = NeuronSet.load(settings.neurons)
     benchmarks = _benchmarks(settings)
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
+    if hands_out(execution):
+        return by_workers(partial(choose_lambda, out, settings, execution), execution)
     with log.claimed():
         model = log.load_model(neurons=neurons)
         with log.stage("tune"):

@@ -131,6 +131,9 @@ def paper(
     template = settings.template()
     if settings.neurons is not None:
         read_pairs(settings.neurons)  # what is wrong with it is said before anything is loaded
+    if hands_out(execution) and not execution.dry_run:
+        job = partial(paper, out, settings, execution)
+        return by_workers(job, execution, left_out=left_out, tell=tell)
     benchmarks = load_available(settings.benchmarks, settings, settings.seed, BENCHMARKS, left_out)
     check_cells(benchmarks)
     tell(plan_words(settings, 0 if settings.neurons else len(questions), benchmarks))
@@ -141,9 +144,6 @@ def paper(
         work = replace(work, measured=[(benchmark, 2) for benchmark in benchmarks])
         say_cost(settings, execution, work, tell, batch_tokens=execution.batch_tokens)
         return None
-    if hands_out(execution):
-        job = partial(paper, out, settings, execution)
-        return by_workers(job, execution, left_out=left_out, tell=tell)
     with log.claimed():
         model = log.load_model()
         check_asked(model, Condition("base"), benchmarks)

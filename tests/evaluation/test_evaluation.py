@@ -61,6 +61,18 @@ def test_save_and_load_round_trip(results, tmp_path):
             assert getattr(back, field) == getattr(result, field)
 
 
+def test_who_saves_all_results_says_their_order(results, tmp_path):
+    """Of processes that share the work any may be the first to save one."""
+    keys = [result.key for result in results]
+    save_results(tmp_path, results[1:2])
+    save_results(tmp_path, results[:1])
+    assert list(load_results(tmp_path)) == [keys[1], keys[0]]
+    save_results(tmp_path, results)
+    assert list(load_results(tmp_path)) == keys
+    save_results(tmp_path, results[1:])
+    assert list(load_results(tmp_path)) == keys
+
+
 def test_results_json_has_the_promised_layout(results, tmp_path):
     intervention = {"lam": 2.0, "neurons": 3}
     path = save_results(tmp_path, results, intervention=intervention)

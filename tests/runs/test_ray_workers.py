@@ -1,6 +1,7 @@
 """Jobs on Ray's workers: they share the work, one that dies is started again, errors arrive."""
 
 import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kb_lens.runs import ray_workers
+from kb_lens.runs import ray_cluster, ray_workers
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.shared_work import naming, work_off
@@ -70,7 +71,9 @@ def local_ray(tmp_path_factory):
             patch.setenv(name, "")  # so that it is restored
             patch.delenv(name)
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        with ray_workers._ray(None):
+        before = signal.getsignal(signal.SIGTERM)
+        with ray_cluster.connected(None):
+            assert signal.getsignal(signal.SIGTERM) is before
             yield
             assert is_initialized()  # only who started it stops it
             assert not Path("~/.ray").expanduser().exists()
@@ -108,12 +111,14 @@ def test_a_worker_that_dies_is_started_again_and_errors_name_their_piece(
         by_workers(partial(counted, tmp_path, 18), one)
     with Store(tmp_path, ".txt").claimed(entry_key({"number": 17})) as free:
         assert free
-    with pytest.raises(ValueError, match="room for 0 workers of 999 GPU each"):
-        by_workers(partial(counted, tmp_path), RunExecution(engine="ray", workers=1, gpus=999))
+    for workers in (1, None):
+        many = RunExecution(engine="ray", workers=workers, gpus=999)
+        with pytest.raises(ValueError, match="room for 0 workers of 999 GPU each"):
+            by_workers(partial(counted, tmp_path), many)
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(ray_workers, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"kb-lens\[ray\]"):
         by_workers(lambda: None, TWO)
 
@@ -132,3 +137,35 @@ def test_the_devices_of_workers_are_looked_at_by_them():
     with pytest.raises(ValueError, match="cuda:7"):
         RunExecution(device="cuda:7")
     assert RunExecution(device="cuda:7", engine="ray").device == "cuda:7"
+
+
+def note_gpus(folder):
+    """A job: which GPUs this worker was given."""
+    (folder / f"{os.getpid()}.gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+
+
+@pytest.mark.slow
+def test_every_worker_gets_a_gpu_of_its_own(local_ray, tmp_path):
+    """Logical ones: Ray gives them out wherever it was told that they are."""
+    import ray
+
+    ray.shutdown()
+    ray.init(**{**ray_cluster._OF_THIS_MACHINE, "num_gpus": 4, "log_to_driver": False})
+    for gpus, expected in [("auto", {"0", "1", "2", "3"}), (2, {"0,1", "2,3"})]:
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        by_workers(partial(note_gpus, folder), RunExecution(engine="ray", gpus=gpus))
+        assert {path.read_text() for path in folder.glob("*.gpus")} == expected
+    folder = tmp_path / "two models over two each"
+    folder.mkdir()
+    split = RunExecution(engine="ray", workers=2, device_map="auto")
+    by_workers(partial(note_gpus, folder), split)
+    assert {path.read_text() for path in folder.glob("*.gpus")} == {"0,1", "2,3"}
+
+
+@pytest.mark.parametrize("option", [{"workers": 3}, {"gpus": 1}, {"address": "HOST:6379"}])
+def test_what_is_of_ray_alone_is_refused_without_it(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"--{name} is of Ray's workers: give --engine ray"):
+        RunExecution(**option)
+    assert getattr(RunExecution(engine="ray", **option), name) == option[name]
