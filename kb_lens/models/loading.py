@@ -24,6 +24,7 @@ from kb_lens.models.placement import (
     check_mergeable,
     check_quantization,
     checked_dtype,
+    keep_packing,
     on_gpu,
     remember,
     stored_dtype,
@@ -123,8 +124,10 @@ def _load(
         hf_model = merged(hf_model, source, options["revision"]).eval()
     tokenizer = _tokenizer(source, base, options)
     tokens = probe_tokens(tokenizer, hf_model)
+    text = text_model(hf_model)
+    keep_packing(text)
     expected = causal_logits(hf_model, tokens)
-    bridge = _bridge(name, text_model(hf_model), tokenizer, placement)
+    bridge = _bridge(name, text, tokenizer, placement)
     check_logits(bridge, expected, tokens)
     return bridge
 

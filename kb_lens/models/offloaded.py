@@ -52,6 +52,11 @@ def _unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "bitsandbytes has packed the weights for this processor, in an order of its own: "
+                "load the model with kb_lens.load_model."
+            )
         return dequantize_4bit(weight.data, state).to(dtype)
     rows = row_scales(linear, weight)
     if rows is None:

@@ -95,6 +95,30 @@ def _packing(quantization: Quantization, dtype: torch.dtype) -> Any:
     )
 
 
+def keep_packing(hf_model: Any) -> None:
+    """Let weights in 4 bits stay as they were packed.
+
+    On a CPU with units for bfloat16 bitsandbytes packs them again at the first pass, with scales
+    that are rounded to bfloat16: other numbers than on another processor, in another order than
+    their readers know.
+
+    Raises:
+        ValueError: For rows that are no multiple of the blocks which share a scale. Those
+            bitsandbytes 0.50 unpacks wrongly on a CPU with AVX-512, by a third of their size.
+    """
+    for name, module in hf_model.named_modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is None or module.weight.device.type != "cpu":
+            continue
+        if state.shape[-1] % state.blocksize:
+            raise ValueError(
+                f"{name} has rows of {state.shape[-1]} weights, and bitsandbytes unpacks on a CPU "
+                f"only multiples of {state.blocksize}: use quantization='8bit', none, or a GPU."
+            )
+
+
 def check_mergeable(placement: Placement) -> None:
     """Refuse to merge an adapter into weights that are packed, or on disk.
 
