@@ -293,6 +293,7 @@ def other_dimension(folder):
     replace(kb.NeuronSet.load(path), fingerprint="other").save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("swap", "name"),
     [

@@ -117,6 +117,7 @@ def test_a_study_that_is_killed_again_and_again_ends_the_same(processes, undistu
     assert len(list((tmp_path / "units").glob("*-*"))) == 30  # and nothing half-written is left
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(processes, undisturbed, tmp_path):
     arguments = (tmp_path / "units", tmp_path / "log", 0.02)
     both = [processes.Process(target=study, args=arguments) for _ in range(2)]

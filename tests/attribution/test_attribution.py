@@ -43,6 +43,7 @@ def test_scores_sum_to_the_change_of_the_objective(model, questions, site, objec
     assert torch.allclose(scores.scores.sum(-1) - scores.output_change, scores.completeness_gap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["riemann", "gauss-legendre"])
 @pytest.mark.parametrize("site", ["post", "pre"])
 def test_the_two_engines_agree(model, questions, site, rule):

@@ -67,6 +67,7 @@ def test_a_head_that_is_not_the_model_s_is_not_used():
         assert joined.value == pytest.approx(plain.value, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*layer integrals end at the rounding")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])

@@ -123,6 +123,7 @@ def test_they_raise_the_right_answer_and_ablation_agrees(garden):
         assert low < knowledge.summary()["p_right"].iloc[0] < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "gated"])
 def test_saturation_hides_the_local_gradient_and_not_the_integral(kind):
     """At the end of the path P(right) is flat: activation x gradient misses what the layer did."""
@@ -203,6 +204,7 @@ def test_the_same_seed_gives_the_same_table(table):
     assert first.neurons != second.neurons
 
 
+@pytest.mark.slow
 def test_the_table_adds_up(table):
     assert (table["hits"] <= table[["selected", "n_true"]].min(axis=1)).all()
     assert table["average_precision"].between(0, 1).all()

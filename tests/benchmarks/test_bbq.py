@@ -196,6 +196,7 @@ def test_the_slips_of_the_authors_generator_are_read_from_the_option():
     assert answers("Race_ethnicity", [american])[0].biased == 2
 
 
+@pytest.mark.slow
 def test_every_real_row_has_one_unknown_and_at_most_one_biased_option(real):
     rows, items = real
     assert len(rows) == len(items) > 0
@@ -410,6 +411,7 @@ def test_a_slip_in_spelling_is_counted_and_another_spelling_refused():
         answers("Age", rows)
 
 
+@pytest.mark.slow
 def test_the_published_slip_does_not_refuse_a_category(data_dir, tmp_path):
     """Sixteen rows of SES, whose group was filled in in the copy that is read here."""
     path = data_dir / "bbq/SES.jsonl"

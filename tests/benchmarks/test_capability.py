@@ -108,6 +108,7 @@ def test_prompts_and_verdicts_are_those_of_the_own_task(name, hub, folder):
     check_against_the_own_task(name, ROWS[name], hub, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_DATA_FOLDER)
 def test_so_they_are_on_the_authors_items(name, hub, folder, data_dir):
     check_against_the_own_task(name, rows_in(data_dir, name, 30), hub, folder)
@@ -131,12 +132,14 @@ def check_accuracy(model, name):
             assert result.metrics[metric].value == pytest.approx(100 * theirs[f"{metric},none"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARNESS)
 def test_accuracies_are_those_of_the_harness(name, hub, llama):
     hub(ROWS[name])
     check_accuracy(llama, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_DATA_FOLDER)
 def test_so_they_are_on_twenty_of_the_authors_items(name, hub, data_dir):
     hub(rows_in(data_dir, name, 20))

@@ -142,6 +142,7 @@ def beginnings(more, less):
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_shared_tokens_are_those_between_the_beginnings(data_dir, embedded):
     """With a tokenizer whose tokens are of one word each nothing has changed."""

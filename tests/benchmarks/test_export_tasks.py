@@ -112,6 +112,7 @@ def hflm(model):
 # --- the same numbers --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [True, False])
 def test_the_harness_finds_what_kb_lens_finds(data, tmp_path, model, template):
     """With a chat template, and without: then chats are plain text in both."""

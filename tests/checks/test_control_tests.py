@@ -174,6 +174,7 @@ def test_the_table_agrees_with_the_test():
     assert (row["rank"], row["n_controls"]) == (found.rank, 3)
 
 
+@pytest.mark.slow
 def test_a_table_of_enough_draws_has_a_p_and_a_rate():
     drawn = {str(k): [crows(7 + k % 4)] for k in range(ENOUGH_DRAWS)}
     table = control_table([crows(8)], {"m": [crows(5)], "worse": [crows(10)]}, drawn)

@@ -45,6 +45,7 @@ def agrees(model, questions, site, positions, lam=0.0):
     assert torch.allclose(found.logit_diff[..., 1], expected[1], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["last", "all"])
 @pytest.mark.parametrize("site", ["post", "pre"])
 def test_each_neuron_alone_is_scaled_as_a_set_of_one(model, questions, site, positions):

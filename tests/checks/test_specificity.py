@@ -40,6 +40,7 @@ def with_salient(attributions, *neurons):
     return replace(attributions, scores=scores)
 
 
+@pytest.mark.slow
 def test_everything_is_attributed_in_one_spelling(evidence):
     assert [q.answer for q in evidence.wrong.questions] == [
         {"yes": "no", "no": "yes"}[q.answer] for q in evidence.bias.questions

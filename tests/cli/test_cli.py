@@ -15,6 +15,8 @@ import kb_lens as kb
 from kb_lens.cli import main as cli
 from kb_lens.evaluation.results import load_results
 
+pytestmark = pytest.mark.slow  # whole commands, on a tiny model
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

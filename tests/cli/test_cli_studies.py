@@ -16,6 +16,8 @@ from kb_lens.models.hooked import fingerprint, model_name
 from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuning import Tuning
 
+pytestmark = pytest.mark.slow  # whole commands, on a tiny model
+
 OWN = "over_correction@6,plain_text@3"
 """Benchmarks that come with the package."""
 

@@ -196,6 +196,7 @@ def test_a_bridge_that_was_trusted_may_be_folded(foreign, neurons, tmp_path):
     assert all((by_name[name] == tensor).all() for name, tensor in folded.items())
 
 
+@pytest.mark.slow
 def test_a_command_of_its_own_process_does_not_ask(foreign, neurons, tmp_path):
     folder = foreign(**NEEDED["Auto class as the tokenizer's"])
     arguments = commands(folder, neurons, tmp_path)["export"]

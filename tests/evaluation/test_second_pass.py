@@ -215,6 +215,7 @@ def written_slowly(model, request):
     return model.tokenizer.decode(written, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
 def test_what_is_written_is_the_likeliest_after_the_second_pass(family, batch_tokens):

@@ -91,6 +91,7 @@ def test_only_answers_are_taught_and_only_own_texts_held(lessons, asked):
     assert kinds[""] == len(OWN)
 
 
+@pytest.mark.slow
 def test_each_pass_has_its_own_words_and_each_seed_its_own_order(lessons, asked):
     half = len(lessons) // 2
     assert {text for (text, _), _ in lessons.turns[:half]} != {

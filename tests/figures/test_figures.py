@@ -604,6 +604,7 @@ def browser() -> bool:
     return Chromium.find_browser(skip_local=False) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not browser(), reason="static figures need kaleido and a Chromium or Chrome")
 def test_static_files_are_what_they_say(tmp_path):
     figures = {"upset": upset(SETS), "overlap": overlap_heatmap(SETS)}

@@ -31,6 +31,7 @@ ALIKE = {name for name in BENCHMARKS if name.startswith("bbq")} - {"bbq_age"} | 
 ASKED = [(name, p) for name in BENCHMARKS if name not in ALIKE for p in protocols(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "protocol"), ASKED)
 def test_every_benchmark_can_be_asked_behind_a_prompt(name, protocol, data_dir):
     benchmark = kb.load_benchmark(name, protocol=protocol, limit=3, data_dir=data_dir)

@@ -46,6 +46,7 @@ def ask(template: str) -> str:
     return kb.PromptTemplate().text(tokenizer, "Is it so?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "template"), [(limit, text) for limit, texts in LIMITS.items() for text in texts]
 )

@@ -135,6 +135,7 @@ def test_plain_text_gets_the_tokenizer_s_bos():
     assert template.tokens(bridge, "Q?")[0, 0] == bos
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_the_embedded_model_answers(embedded):
     tokens = kb.PromptTemplate().tokens(embedded, kb.load_questions(9)[0].text)

@@ -61,6 +61,7 @@ def blocks_on(family, place):
     return names | {f"{BLOCKS[family]}.{layer}": place for layer in (1, 2)}
 
 
+@pytest.mark.slow
 @FAMILIES
 @pytest.mark.parametrize("everything", [True, False])
 def test_weights_on_disk_give_what_the_whole_model_gives(tmp_path, family, everything):
@@ -182,6 +183,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 @FAMILIES
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 def test_layers_on_two_gpus_give_what_one_device_gives(family, work, monkeypatch):

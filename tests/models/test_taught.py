@@ -56,6 +56,7 @@ def test_a_damaged_package_is_one_line(embedded, monkeypatch, tmp_path, there):
     assert str(file) in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_a_revision_is_refused_as_for_the_embedded_model(taught_model):
     message = "it has no revision 'main': only what is loaded from the hub has any"

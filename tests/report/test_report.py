@@ -332,6 +332,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert "<h1>How should the neurons" in out.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -58,6 +58,7 @@ def report(open_page, tmp_path_factory):
     return *open_page(path), path, list(drawn)
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_and_nothing_is_fetched(report):
     page, complaints, _, names = report
     sizes = page.evaluate(
@@ -145,6 +146,7 @@ def test_words_sort_with_their_numbers(table):
     assert (order(table, 1), order(table, 2)) == ("ascending", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_the_keyboard_sorts(table, key):
     head = table.get_by_role("button", name="change")

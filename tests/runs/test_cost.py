@@ -42,6 +42,7 @@ def inputs(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_a_dry_run_counts_and_measures_and_writes_nothing(inputs, tmp_path, capsys, name):
     before = sorted(inputs.rglob("*"))

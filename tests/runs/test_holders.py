@@ -38,11 +38,13 @@ def living(tmp_path):
     process.join()
 
 
+@pytest.mark.slow
 def test_the_same_settings_share_a_folder(tmp_path, living):
     with holding(tmp_path, HOLDER), holding(tmp_path, HOLDER):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
@@ -106,6 +108,7 @@ def count(path, n):
             file.write_text(json.dumps(number + 1))
 
 
+@pytest.mark.slow
 def test_a_step_is_of_one_at_a_time(tmp_path):
     (tmp_path / "count.json").write_text("0")
     processes = [SPAWN.Process(target=count, args=(tmp_path, 100)) for _ in range(3)]

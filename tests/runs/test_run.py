@@ -88,6 +88,7 @@ def test_unknown_keywords_are_named():
         kb.run(batch_size=0)
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out_leaves_a_run(monkeypatch, tmp_path, folder, bank, data, capsys):  # noqa: F811
     """What is advised is taken: the same command with smaller passes, without --overwrite."""
     arguments = ("run", folder, "--bank", bank, "--data-dir", data, "--benchmarks", "stereoset")
@@ -191,6 +192,7 @@ def with_room(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_control_does_the_same_damage_or_is_left_out(with_room, bank, data, tmp_path):  # noqa: F811
     reasons = []
     options = {**QUICK, "lam": (3.0, 9.0), "bank": bank, "data_dir": data, "progress": False}

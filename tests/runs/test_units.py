@@ -139,6 +139,7 @@ def test_measured_folders_are_written_from_the_store(llama, monkeypatch, tmp_pat
         measure(llama, Condition("base"), benchmarks[:1], tmp_path / "a", progress=False)
 
 
+@pytest.mark.slow
 def test_who_has_nothing_else_to_do_helps_with_slices(llama, monkeypatch, tmp_path):
     log, unit = [], scaled_unit(llama)
     log_slices(monkeypatch, log)
@@ -159,6 +160,7 @@ def test_who_has_nothing_else_to_do_helps_with_slices(llama, monkeypatch, tmp_pa
     assert log[8:] == []
 
 
+@pytest.mark.slow
 def test_a_process_helps_where_another_is_at_the_last_unit(llama, monkeypatch, tmp_path):
     log, unit = [], scaled_unit(llama)
     store = Store(tmp_path, SUFFIX)

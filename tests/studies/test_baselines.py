@@ -54,6 +54,7 @@ def cases(lab):
     return baselines(lab)
 
 
+@pytest.mark.slow
 def test_every_rival_has_its_name_and_changes_the_model(lab, cases):
     assert [case.condition.name for case in cases] == NAMES
     assert [case.labels for case in cases] == [{"method": name} for name in NAMES]

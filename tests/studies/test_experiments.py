@@ -130,6 +130,7 @@ def test_lambda_one_changes_nothing(lab, benchmarks):
     assert (table[table["lam"] == 3]["difference"] != 0).any()
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice(lab, benchmarks, monkeypatch):
     experiment("aggregation", lab, benchmarks)
 
@@ -197,6 +198,7 @@ def test_another_chat_template_is_another_key(benchmarks):
     assert Unit(Condition("base"), chat).key(model) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stereoset", "crows_pairs", "bbq_age", "openbookqa", "arc_easy"])
 def test_every_benchmark_has_a_key(llama, data_dir, name):
     keys = [
@@ -295,6 +297,7 @@ def test_few_draws_give_no_p(name, lab, benchmarks):
         assert table[list(columns & set(table))].isna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_a_study_says_what_it_will_do_and_how_long_it_takes(lab, benchmarks):
     told = []
     experiment("transfer", lab, benchmarks, tell=told.append)

@@ -104,6 +104,7 @@ def test_published_values_are_of_cells_and_models_of_the_paper():
     assert (table["sure"] != "").all()
 
 
+@pytest.mark.slow
 def test_the_table_has_both_protocols_and_their_changes(folder, checkpoint):
     results = RunFolder.load(folder).results
     table = paper_table(results, str(checkpoint))
@@ -151,6 +152,7 @@ def test_the_model_is_changed_as_the_release_changes_it(folder, checkpoint, pair
     assert neurons.model == model_name(model)
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_its_page_and_figure_are_of_the_table(
     folder, checkpoint, pairs, monkeypatch, tmp_path
 ):
