@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -174,8 +173,8 @@ def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
         before = path.stat()
         # FileLock would take the right to lock from a group that the umask gives it to. In place of
         # a lock that a file system does not have it would watch for a file that nobody deletes.
-        options: dict[str, Any] = {"mode": before.st_mode & 0o777, "fallback_to_soft": False}
-        lock = FileLock(path, timeout=timeout, **options)
+        mode = before.st_mode & 0o777
+        lock = FileLock(path, timeout=timeout, mode=mode, fallback_to_soft=False)
         try:
             lock.acquire()
         except Timeout:

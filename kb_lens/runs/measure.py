@@ -55,6 +55,21 @@ def measure(
     return measured[condition.name]
 
 
+def measure_below(
+    folder: Path,
+    model: HookedModel,
+    conditions: Sequence[Condition],
+    benchmarks: Sequence[Benchmark],
+    **options: Any,
+) -> dict[str, list[EvaluationResult]]:
+    """Evaluate conditions into ``evaluations/NAME`` of a job's folder; `options` of `measure_all`.
+
+    One store serves all conditions: what is measured is known by its content.
+    """
+    folders = {folder / "evaluations" / condition.name: condition for condition in conditions}
+    return measure_all(model, folders, benchmarks, Store(folder / "store", SUFFIX), **options)
+
+
 def measure_all(
     model: HookedModel,
     conditions: Mapping[Path, Condition],

@@ -103,7 +103,7 @@ def read_neurons(
     log = RunLog(Path(out), "neurons", settings, execution)
     log.check()
     neurons, scores = _read(settings)
-    work = neurons_work(settings)
+    work = _work(settings, neurons, scores)
     if hands_out(execution):
         return by_workers(partial(read_neurons, out, settings, execution), execution)
     with log.claimed():
@@ -147,7 +147,10 @@ def _read(settings: NeuronsSettings) -> tuple[NeuronSet, Attributions | None]:
 
 def neurons_work(settings: NeuronsSettings) -> Workload:
     """What `read_neurons` does: on the questions of the attributions, if there are any."""
-    neurons, scores = _read(settings)
+    return _work(settings, *_read(settings))
+
+
+def _work(settings: NeuronsSettings, neurons: NeuronSet, scores: Attributions | None) -> Workload:
     if scores is None:
         questions, template = settings.load_questions(), settings.template()
     else:

@@ -20,7 +20,6 @@ from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
 from kb_lens.checks.doctor import examine
 from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.evaluation.comparison import summarize
-from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel
@@ -32,12 +31,11 @@ from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify, identify_work
-from kb_lens.runs.measure import check_asked, measure_all
+from kb_lens.runs.measure import check_asked, measure_below
 from kb_lens.runs.random_controls import run_conditions
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import RunSettings, values_of, with_keywords
-from kb_lens.store import Store
 
 
 def run(
@@ -97,12 +95,11 @@ def run(
             )
         tell(f"\nEvaluating: {', '.join(condition.name for condition in chosen)}")
         with log.stage("evaluate"):
-            results = measure_all(
+            results = measure_below(
+                log.folder,
                 loaded,
-                {log.folder / "evaluations" / condition.name: condition for condition in chosen},
+                chosen,
                 benchmarks,
-                # One store for all conditions: what is measured is known by its content.
-                Store(log.folder / "store", SUFFIX),
                 seed=settings.seed,
                 batch_tokens=execution.batch_tokens,
                 progress=execution.progress,

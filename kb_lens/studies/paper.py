@@ -18,7 +18,6 @@ from typing import Any
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, mlp_width, model_name
@@ -30,11 +29,10 @@ from kb_lens.runs.benchmark_names import load_available
 from kb_lens.runs.cost import Workload, say_cost
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.identify import identify, identify_work
-from kb_lens.runs.measure import check_asked, measure_all
+from kb_lens.runs.measure import check_asked, measure_below
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import Asking, Finding, IdentifySettings, Items
-from kb_lens.store import Store
 from kb_lens.studies.paper_table import (
     BASE,
     BENCHMARKS,
@@ -158,11 +156,11 @@ def paper(
         chosen = conditions(neurons, settings.factor)
         tell(f"\nEvaluating: {', '.join(condition.name for condition in chosen)}")
         with log.stage("evaluate"):
-            results = measure_all(
+            results = measure_below(
+                log.folder,
                 model,
-                {log.folder / "evaluations" / condition.name: condition for condition in chosen},
+                chosen,
                 benchmarks,
-                Store(log.folder / "store", SUFFIX),
                 seed=settings.seed,
                 batch_tokens=execution.batch_tokens,
                 progress=execution.progress,
