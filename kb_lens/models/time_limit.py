@@ -13,9 +13,9 @@ import ctypes
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Thread
+from threading import RLock, Thread
 from time import monotonic
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import psutil
 
@@ -39,6 +39,44 @@ class _Ended(BaseException):
     """Raised inside the thread. What catches every `Exception` does not catch it."""
 
 
+class _Call(Thread, Generic[Result]):
+    """A thread that calls a function and can be ended.
+
+    Attributes:
+        outcome: What the function returned or raised.
+    """
+
+    def __init__(self, function: Callable[[], Result]):
+        super().__init__(daemon=True)
+        self.outcome: Future[Result] = Future()
+        self._function = function
+        # kept by the thread at its end: an exception that came later would be raised in Python's
+        # own code for the end of a thread
+        self._leaving = RLock()
+
+    def run(self) -> None:
+        try:
+            try:
+                self.outcome.set_result(self._function())
+            except Exception as error:
+                self.outcome.set_exception(error)
+            finally:
+                self._leaving.acquire()  # one that came before is raised at this line
+        except _Ended:
+            self._leaving.acquire()  # once more, if it was raised before the lock was had
+
+    def end(self) -> None:
+        """Raise `_Ended` in the thread until it leaves; Python has no other means to end one."""
+        for _ in range(_ATTEMPTS):  # one that comes while an object is deleted is ignored
+            if self.ident is None or not self._leaving.acquire(blocking=False):
+                return
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self.ident), ctypes.py_object(_Ended)
+            )
+            self._leaving.release()
+            self.join(_TICK)
+
+
 def limited(function: Callable[[], Result], seconds: float, n_bytes: int) -> Result:
     """Call a function, and end it past a limit.
 
@@ -52,32 +90,20 @@ def limited(function: Callable[[], Result], seconds: float, n_bytes: int) -> Res
     Raises:
         LimitError: If the function was ended.
     """
-    outcome: Future[Result] = Future()
-    thread = Thread(target=_settle, args=(outcome, function), daemon=True)
+    thread = _Call(function)
     deadline = monotonic() + seconds
     before = _memory()
     thread.start()
     thread.join(min(_PATIENCE, seconds))
     while thread.is_alive():
         if monotonic() >= deadline:
-            _end(thread)
+            thread.end()
             raise LimitError(f"takes more than {seconds:g} s")
         if _memory() - before > n_bytes:
-            _end(thread)
+            thread.end()
             raise LimitError(f"takes more than {n_bytes >> 20} MiB of memory")
         thread.join(_TICK)
-    return outcome.result()
-
-
-def _settle(outcome: Future[Result], function: Callable[[], Result]) -> None:
-    """Put what a function returns or raises into `outcome`."""
-    try:
-        try:
-            outcome.set_result(function())
-        except Exception as error:
-            outcome.set_exception(error)
-    except _Ended:
-        return  # the caller has gone on
+    return thread.outcome.result()
 
 
 def _memory() -> int:
@@ -92,14 +118,3 @@ def _memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10
-
-
-def _end(thread: Thread) -> None:
-    """Raise `_Ended` in a thread; Python has no other means to end one."""
-    for _ in range(_ATTEMPTS):  # one that comes while an object is deleted is ignored
-        if thread.ident is None or not thread.is_alive():
-            return
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(_Ended)
-        )
-        thread.join(_TICK)

@@ -1,5 +1,7 @@
 """A chat template is a program: it ends, whatever it does, and so does what it writes."""
 
+import contextlib
+import sys
 import threading
 import time
 
@@ -107,3 +109,26 @@ def test_what_catches_every_error_is_ended_too():
     with pytest.raises(LimitError, match=r"0\.1 s"):
         limited(stubborn, 0.1, 1 << 30)
     assert not caught
+
+
+@pytest.mark.slow
+def test_what_ends_by_itself_at_the_limit_leaves_no_error_in_its_thread(monkeypatch):
+    monkeypatch.setattr(time_limit, "_PATIENCE", 0.0001)
+    monkeypatch.setattr(time_limit, "_TICK", 0.0001)
+    unhandled = []
+    monkeypatch.setattr(threading, "excepthook", unhandled.append)
+    switched_every = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for step in range(5000):
+            end = time.perf_counter() + 0.001 * (0.95 + 0.3 * (step % 100) / 100)
+
+            def until_the_end(end=end):
+                while time.perf_counter() < end:
+                    pass
+
+            with contextlib.suppress(LimitError):
+                limited(until_the_end, 0.001, 1 << 40)
+    finally:
+        sys.setswitchinterval(switched_every)
+    assert not unhandled
