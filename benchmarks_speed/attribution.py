@@ -11,10 +11,13 @@ The errors are relative L2 distances over all layers from a converged reference.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import captum.attr
@@ -27,6 +30,7 @@ import kb_lens as kb
 from kb_lens.attribution import quadrature
 from kb_lens.attribution.path_gradients import JoinedPath, Objective, PerLayerPath
 from kb_lens.models.hooked import Site, site_hooks
+from kb_lens.passes.matrix_products import fast_products
 
 STEPS = 20
 
@@ -56,17 +60,12 @@ def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
-def joined(model: Any, tokens: Tensor, objective: Objective, rule: str, site: Site) -> Tensor:
-    """kb_lens: every layer and gamma in one pass."""
-    path = JoinedPath(model, tokens, objective, site=site)
-    return path.activations * integrate(path, rule).gradients
-
-
-def integrate(path: Any, rule: str) -> quadrature.Integral:
-    """The default rule, or the release's grid."""
-    if rule == "adaptive":
-        return quadrature.adaptive(path, 1e-3)
-    return quadrature.fixed(path, rule, STEPS)
+def joined(
+    model: Any, questions: Sequence[kb.Question], spelling: Any, rule: Any, site: Site
+) -> Tensor:
+    """kb_lens: every layer and gamma in one pass, the way a user calls it."""
+    options: dict[str, Any] = {"rule": rule, "site": site, "spelling": spelling}
+    return kb.attribute(model, questions, **options, progress=False).scores
 
 
 def per_layer(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
@@ -150,39 +149,58 @@ def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
     model: Any = kb.load_model()
     checkpoint = model.original_model.config.name_or_path
     hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)  # as the release loads it
-    work = prompts(model, n_questions)
-    references = [reference(model, *one, site) for one in work]
-    joined(model, *work[0], "riemann", site)  # warm
-    ways: dict[str, tuple[Callable[[Tensor, Objective], Tensor], int]] = {
-        "kb_lens, 20 points": (lambda t, o: joined(model, t, o, "riemann", site), n_questions),
-        "kb_lens, adaptive": (lambda t, o: joined(model, t, o, "adaptive", site), n_questions),
-    }
-    others: dict[str, tuple[Callable[[Tensor, Objective], Tensor], int]] = {
-        "TransformerLens hooks, a layer at a time": (lambda t, o: per_layer(model, t, o), 1),
-        "captum IntegratedGradients": (lambda t, o: with_captum(model, t, o), 1),
-        "the release's algorithm, batch 1": (lambda t, o: release(hf_model, t, o), 1),
-    }
-    if peers:
-        ways |= others
-    results = {}
-    for name, (way, n) in ways.items():
-        runs = [timed(lambda one=one, way=way: way(*one)) for one in work[:n]]
-        pairs = [(mine, truth) for (_, mine), truth in zip(runs, references, strict=False)]
-        error = max(float((a - b).norm() / b.norm()) for a, b in pairs)
-        agreement = min(jaccard(salient(a), salient(b)) for a, b in pairs)
-        results[name] = (sum(seconds for seconds, _ in runs) / n, error, agreement)
-        say(f"{name}: {results[name][0]:.2f} s/question over {n}")
-    ours = results["kb_lens, 20 points"][0]
-    head("way", "s/question", "times ours at 20 points", "worst error", "worst Jaccard at tau 10 %")
-    for name, (seconds, error, agreement) in results.items():
-        row(name, f"{seconds:.2f}", f"{seconds / ours:.1f}", f"{error:.1e}", f"{agreement:.2f}")
-    bound(model.original_model.config, work, ours)
-
-
-def prompts(model: Any, n: int) -> list[tuple[Tensor, Objective]]:
-    """Tokens and objective of n questions, spread over the default 45."""
-    questions = kb.load_questions(45)[:: 45 // n][:n]
+    questions = kb.load_questions(45)[:: 45 // n_questions][:n_questions]
     spelling = kb.check_knowledge(model, questions, forms=(), progress=False).spelling
+    work = prompts(model, questions, spelling)
+    references = [reference(model, *one, site) for one in work]
+    first, _ = timed(lambda: joined(model, questions[:1], spelling, "adaptive", site))
+    again, _ = timed(lambda: joined(model, questions[:1], spelling, "adaptive", site))
+    say(f"{processor()}, {torch.get_num_threads()} threads, site {site}")
+    say(f"calibration, once a model: {first - again:.2f} s")
+    results: dict[str, tuple[float, float, float]] = {}
+    for name, rule in (("kb_lens, 20 points", "riemann"), ("kb_lens, adaptive", "adaptive")):
+        seconds, scores = timed(lambda r=rule: joined(model, questions, spelling, r, site))
+        results[name] = judged(name, seconds / n_questions, scores, references)
+    ways: dict[str, Callable[[Tensor, Objective], Tensor]] = {
+        "TransformerLens hooks, a layer at a time": lambda t, o: per_layer(model, t, o),
+        "captum IntegratedGradients": lambda t, o: with_captum(model, t, o),
+        "the release's algorithm, batch 1": lambda t, o: release(hf_model, t, o),
+    }
+    for name, way in ways.items() if peers else ():
+        seconds, scores = timed(lambda way=way: way(*work[0]))
+        results[name] = judged(name, seconds, scores[None], references)
+    grid, ours = results["kb_lens, 20 points"][0], results["kb_lens, adaptive"][0]
+    columns = ("of ours at 20 points", "of ours, adaptive", "worst error of a layer")
+    head("way", "s/question", *columns, "worst Jaccard at tau 10 %")
+    for name, (seconds, error, agreement) in results.items():
+        ratios = f"{seconds / grid:.2f}", f"{seconds / ours:.2f}"
+        row(name, f"{seconds:.2f}", *ratios, f"{error:.1e}", f"{agreement:.3f}")
+    bound(model.original_model.config, work, grid)
+
+
+def judged(
+    name: str, seconds: float, scores: Tensor, references: Sequence[Tensor]
+) -> tuple[float, float, float]:
+    """Seconds a question, the worst relative error of a layer, and the worst agreement."""
+    pairs = list(zip(scores, references, strict=False))  # the peers run one question
+    errors = [(mine - truth).norm(dim=-1) / truth.norm(dim=-1) for mine, truth in pairs]
+    say(f"{name}: {seconds:.2f} s/question over {len(pairs)}")
+    agreement = min(jaccard(salient(mine), salient(truth)) for mine, truth in pairs)
+    return seconds, float(torch.stack(errors).max()), agreement
+
+
+def processor() -> str:
+    """Its name, where the system tells."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor()
+
+
+def prompts(
+    model: Any, questions: Sequence[kb.Question], spelling: Any
+) -> list[tuple[Tensor, Objective]]:
+    """Tokens and objective of each question."""
     return [
         (kb.PromptTemplate().tokens(model, q.text), Objective(*spelling.tokens(q.answer)))
         for q in questions
@@ -240,8 +258,14 @@ def growth() -> None:
 
 def warm_seconds(model: Any, tokens: Tensor) -> float:
     """Seconds of the adaptive default on one prompt, the second time."""
-    joined(model, tokens, Objective(5, 6), "adaptive", "post")
-    return timed(lambda: joined(model, tokens, Objective(5, 6), "adaptive", "post"))[0]
+
+    def work() -> Tensor:
+        with fast_products(model.cfg):
+            path = JoinedPath(model, tokens, Objective(5, 6))
+            return quadrature.adaptive(path, 1e-3).gradients
+
+    work()
+    return timed(work)[0]
 
 
 def random_llama(like: Any, n_layers: int, d_model: int) -> Any:

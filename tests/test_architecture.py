@@ -26,8 +26,8 @@ ROOMS = {
         inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals
         prompting self_debiasing second_pass scaling positions conditions""",
     "neurons": "",
-    "attribution": """attribute engines attributions settings quadrature path_gradients head
-        objective""",
+    "attribution": """attribute calibration engines attributions settings quadrature path_gradients
+        head objective""",
     "evaluation": """word_changes comparison evaluate slices entries results result_files
         first_turns generation sampling scoring second_pass encoding excerpts""",
     "knowledge": "check verdict answer_files measures",

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kb_lens.attribution.objective import Objective
@@ -57,7 +57,9 @@ class Head:
             weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
             bias = None if bias is None else bias.to(normed.dtype)
             normed = normed.to(weight.device)
-            logits = self.factor * F.linear(normed, weight.to(normed.dtype), bias).float()
+            logits = F.linear(normed, weight.to(normed.dtype), bias).float()
+        if self.factor != 1:  # each step over the vocabulary takes time
+            logits = self.factor * logits
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
     def computes(self, rows: Float[Tensor, "1 d_model"], clean: Float[Tensor, "1 d_vocab"]) -> bool:
@@ -88,7 +90,8 @@ class Head:
         value, gradient = objective.value_and_gradient(logits)
         if self.cap:  # the derivative of cap * tanh(x / cap)
             gradient *= 1 - (logits / self.cap).square()
-        gradient *= self.factor
+        if self.factor != 1:
+            gradient *= self.factor
         with at_hand(self.unembedding):
             gradient = gradient.to(normed.dtype) @ self.unembedding.weight.to(normed.dtype)
         return value, gradient.to(normed.device), logits[:1].clone()
@@ -138,19 +141,19 @@ def check_logits(
 def backward(
     rows: Float[Tensor, "row d_model"],
     gradient: Float[Tensor, "row d_model"],
-    leaves: Sequence[Float[Tensor, "_ d_mlp"]],
+    layers: Sequence[Float[Tensor, "_ d_mlp"]],
+    chosen: Sequence[Int[Tensor, " _"]],
 ) -> list[Float[Tensor, "_ d_mlp"]]:
-    """The gradients at the leaves, whose rows are the last ones of `rows` in their order.
+    """The gradients at the chosen rows of each layer's site, where its row r ends as row r.
 
     Each row's gradient goes through the model scaled to about 1 by a power of two, which changes
     no digit: float16 has few of them left for what is as small as a probability's gradient.
     """
     exponent = gradient.abs().amax(-1, keepdim=True).frexp().exponent.clamp_min(_LEAST_EXPONENT)
-    scaled = torch.ldexp(gradient, -exponent).to(rows.dtype)
-    gradients = torch.autograd.grad(rows, list(leaves), scaled)
-    sizes = [len(leaf) for leaf in leaves]
-    exponents = exponent[len(rows) - sum(sizes) :].split(sizes)
-    return [
-        torch.ldexp(leaf.float(), power.to(leaf.device))
-        for leaf, power in zip(gradients, exponents, strict=True)
-    ]
+    seed = torch.ldexp(gradient, -exponent).to(rows.dtype)
+    gradients = torch.autograd.grad(rows, list(layers), seed)
+    results: list[Tensor] = []
+    for layer, index in zip(gradients, chosen, strict=True):
+        index = index.to(layer.device)
+        results.append(torch.ldexp(layer[index].float(), exponent.to(layer.device)[index]))
+    return results

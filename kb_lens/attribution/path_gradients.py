@@ -13,7 +13,8 @@ on every model with TransformerLens hooks and is what the other is tested agains
    but the last. Only the last position will change, so every row may read them.
 2. A pass of single tokens begins with one clean row. At the entrance of each block, copies of the
    clean row join the batch.
-3. At the block's MLP site the new rows become gamma * h. Older rows flow on beside them.
+3. At the block's MLP site the new rows become gamma * h. Older rows flow on beside them. The clean
+   row itself is every layer's row of gamma 1.
 4. Before the unembedding the rows are taken out: the objective's gradient there has a closed form
    (`head`; in half precision before the last norm, which runs in float32 from there on).
    The clean row must end in the logits of step 1, or the model is not covered.
@@ -102,7 +103,7 @@ class PerLayerPath:
     @torch.enable_grad()
     def _rows(self, layer: int, steps: Tensor) -> tuple[Tensor, Tensor]:
         h = self._h[layer]
-        leaf = (steps.to(h)[:, None] * h).requires_grad_()
+        leaf = _scaled(h, steps).requires_grad_()
 
         def replace(activation: Tensor, hook: Any) -> Tensor:
             rows = activation.reshape(len(leaf), -1, leaf.shape[-1])
@@ -116,7 +117,7 @@ class PerLayerPath:
         if self._head:
             rows = ends[0].view(len(leaf), -1, ends[0].shape[-1])[:, -1]
             values, gradient, _ = self._head.value_and_gradient(rows, self._objective)
-            (gradient,) = backward(rows, gradient, [leaf])
+            (gradient,) = backward(rows, gradient, [leaf], [torch.arange(len(leaf))])
         else:
             values = self._objective.value(logits[:, -1].float())
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
@@ -188,21 +189,22 @@ class JoinedPath:
     @torch.enable_grad()
     def _pass(self, nodes: dict[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         """One forward and one backward pass for the rows of `nodes`."""
-        leaves: dict[int, Tensor] = {}
-        residual = self._forward(nodes, leaves)
+        scaled: dict[int, Tensor] = {}
+        residual = self._forward(nodes, scaled)
         rows = _flat(residual)
         values, gradient, logits = self._head.value_and_gradient(rows, self._objective)
         check_logits(logits, self._clean_logits, half=is_half(self._model))
         # Step 5. The closed form's gradient takes the place of a loss.
-        gradients = backward(rows, gradient, list(leaves.values()))
-        split = values[1:].split([len(leaf) for leaf in leaves.values()])  # without the clean row
+        chosen = [_rows_of(nodes[layer], len(rows)) for layer, rows in scaled.items()]
+        gradients = backward(rows, gradient, list(scaled.values()), chosen)
         return {
-            layer: (value.cpu(), gradient.cpu())
-            for layer, value, gradient in zip(leaves, split, gradients, strict=True)
+            layer: (values[index.to(values.device)].cpu(), gradient.cpu())
+            for layer, index, gradient in zip(scaled, chosen, gradients, strict=True)
         }
 
-    def _forward(self, nodes: dict[int, Tensor], leaves: dict[int, Tensor]) -> Tensor:
-        """Steps 2 and 3; fills `leaves`, returns the head's input."""
+    def _forward(self, nodes: dict[int, Tensor], scaled: dict[int, Tensor]) -> Tensor:
+        """Steps 2 and 3; fills `scaled` with each layer's rows, returns the head's input."""
+        joining = {layer: steps[steps != 1] for layer, steps in nodes.items()}
         final: list[Tensor] = []
 
         def join(residual: Tensor, hook: Any, rows: int) -> Tensor:
@@ -211,17 +213,18 @@ class JoinedPath:
 
         def replace(activation: Tensor, hook: Any, layer: int) -> Tensor:
             h = self._h[layer] if is_half(self._model) else _flat(activation)[0].detach()
-            leaf = (nodes[layer].to(h)[:, None] * h).requires_grad_()
-            leaves[layer] = leaf
-            older = activation[: len(activation) - len(leaf)]
-            return torch.cat([older, leaf.view(len(leaf), *activation.shape[1:])])
+            new = _scaled(h, joining[layer])
+            older = _flat(activation)[: len(activation) - len(new)]
+            rows = torch.cat([older, new])
+            scaled[layer] = rows if rows.requires_grad else rows.requires_grad_()
+            return scaled[layer].view(activation.shape)
 
         def stop(residual: Tensor, hook: Any) -> Tensor:
             final.append(residual)
             return residual[:1]  # the model's own unembedding has one row to do
 
         hooks: list[Hook] = [(self._head.hook, stop)]
-        for layer, steps in nodes.items():
+        for layer, steps in joining.items():
             hooks.append((f"blocks.{layer}.hook_in", partial(join, rows=len(steps))))
             hooks.append((self._names[layer], partial(replace, layer=layer)))
         position = torch.tensor([[self._prefix.length]], device=self._tokens.device)
@@ -233,6 +236,19 @@ class JoinedPath:
 def _flat(activation: Tensor) -> Tensor:
     """[row, d] of [row, pos, d], or of rows that a family has flattened itself (OPT)."""
     return activation.reshape(-1, activation.shape[-1])
+
+
+def _scaled(h: Float[Tensor, " d_mlp"], steps: Float[Tensor, " step"]) -> Tensor:
+    """Gamma * h; in half precision the product is rounded, not gamma."""
+    return (steps.to(h.device)[:, None] * h).to(h.dtype)
+
+
+def _rows_of(steps: Float[Tensor, " step"], n_rows: int) -> Int[Tensor, " step"]:
+    """The clean row for a gamma of 1, the last rows for the others."""
+    others = steps != 1
+    rows = torch.zeros(len(steps), dtype=torch.long)
+    rows[others] = torch.arange(n_rows - int(others.sum()), n_rows)
+    return rows
 
 
 def _chunks(counts: Sequence[int], max_rows: int) -> Iterator[dict[int, slice]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kb_lens.attribution.quadrature import MAX_NODES, adaptive, fixed, gauss, kronrod
+from kb_lens.attribution.quadrature import MAX_NODES, STEEP, WHOLE, _Layer, adaptive, fixed, gauss
 
 
 class Line:
@@ -42,21 +42,16 @@ def steep_slope(g):
     return 200 / math.cosh(200 * g) ** 2 if g < 1 else 0.0
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 10])
-def test_kronrod_is_exact_to_its_degree(n):
-    nodes, weights, coarse = kronrod(n)
-    assert len(nodes) == 2 * n + 1
-    assert (weights > 0).all()
-    for power in range(3 * n + 2):
-        assert (weights * nodes**power).sum() == pytest.approx(1 / (power + 1), abs=1e-13)
-    for power in range(2 * n):
-        assert (coarse * nodes**power).sum() == pytest.approx(1 / (power + 1), abs=1e-13)
-
-
-def test_kronrod_against_the_published_7_15_pair():
-    nodes, weights, _ = kronrod(7)
-    assert 2 * nodes[-1] - 1 == pytest.approx(0.991455371120812639206854697526329, abs=1e-14)
-    assert 2 * weights[-1] == pytest.approx(0.022935322010529224963732008058970, abs=1e-14)
+@pytest.mark.parametrize("power", range(8))
+def test_an_interval_is_exact_to_degree_seven(power):
+    """And Simpson's rule, which the estimate compares it with, to degree three."""
+    layer = _Layer(torch.ones(1), (0.0, 0.3, 1.0))
+    for gamma in layer.missing():
+        layer.points[gamma] = (gamma ** (power + 1), torch.tensor([(power + 1) * gamma**power]))
+    estimate = layer.estimate()
+    assert float(estimate.integrals.sum()) == pytest.approx(1, abs=1e-6)
+    assert torch.allclose(estimate.gap, torch.zeros(2), atol=1e-6)
+    assert (float(estimate.distance.sum()) < 1e-6) == (power <= 3)
 
 
 def test_riemann_is_the_plain_mean_of_a_grid_with_both_ends():
@@ -75,13 +70,11 @@ def test_gauss_legendre_nodes_are_on_the_unit_interval():
 def test_adaptive_spends_nodes_where_the_integrand_is_steep():
     line = Line((steep, steep_slope), (smooth, smooth_slope), (steep, steep_slope))
     result = adaptive(line, 1e-4)
-    assert result.nodes[1] == 9
-    assert result.nodes[0] > 9
-    assert result.nodes[2] > 9
+    assert result.nodes[0] > 2 * result.nodes[1]
+    assert result.nodes[2] > 2 * result.nodes[1]
     assert torch.allclose(result.gradients.sum(1), torch.ones(3), rtol=1e-4)
     assert (result.error <= 1e-4).all()
     assert torch.equal(result.at_zero, torch.zeros(3))
-    assert sum(counts[1] for counts in line.calls) == 10, "the smooth layer once, and for 0"
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
@@ -92,7 +85,7 @@ def test_the_error_is_below_the_tolerance(tol):
 
 def test_a_layer_without_influence_costs_one_pass():
     result = adaptive(Line((lambda g: 0.0, lambda g: 0.0)), 1e-3)
-    assert result.nodes.tolist() == [81]
+    assert result.nodes.tolist() == [4 * (len(STEEP) - 1) + 1]
     assert result.error.tolist() == [0]
 
 
@@ -101,3 +94,22 @@ def test_what_cannot_be_reached_is_reported():
     result = adaptive(Line((smooth, lambda g: float(noise.normal()))), 1e-6)
     assert float(result.error[0]) > 1e-6
     assert result.nodes[0] < 3 * MAX_NODES, "it stops"
+
+
+def test_what_one_integral_ended_with_is_a_beginning_for_the_next():
+    functions = ((steep, steep_slope), (smooth, smooth_slope))
+    first = adaptive(Line(*functions), 1e-4)
+    line = Line(*functions)
+    second = adaptive(line, 1e-3, start=first.edges)
+    assert len(line.calls) == 1
+    assert second.edges == first.edges
+    assert torch.allclose(second.gradients, first.gradients)
+    assert torch.equal(second.error, first.error)
+
+
+def test_a_beginning_that_is_too_coarse_costs_passes_and_no_accuracy():
+    line = Line((steep, steep_slope))
+    result = adaptive(line, 1e-4, start=[WHOLE])
+    assert len(line.calls) > 3
+    assert float(result.error[0]) <= 1e-4
+    assert float(result.gradients.sum()) == pytest.approx(1, rel=1e-4)
