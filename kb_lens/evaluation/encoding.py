@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -31,6 +31,21 @@ from kb_lens.passes.plain_scores import Text
 SAMPLE_SIZE = 32
 """Requests that tell two tokenizers apart. All of a large benchmark take half a minute, and a study
 would take it for every condition."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What `encode` needs of a model: one that runs elsewhere has no more."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        ...
+
+    @property
+    def cfg(self) -> Any:
+        """Its ``n_ctx`` is the longest text; None for any."""
+        ...
 
 
 class Twice(NamedTuple):
@@ -74,7 +89,7 @@ Score = tuple[Term, ...]
 """What a score is the sum of."""
 
 
-def encode(model: HookedModel, requests: Sequence[Request], *, first: int = 0) -> list[list[Score]]:
+def encode(model: Reader, requests: Sequence[Request], *, first: int = 0) -> list[list[Score]]:
     """Every score of every request in tokens, in the order of `OptionScores`.
 
     Args:

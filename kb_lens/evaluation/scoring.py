@@ -105,7 +105,7 @@ def text_logprobs(
         for batch in second_pass_scores(model, twice, limit):
             scores |= batch
             advance(len(batch))
-    return _table(asked, scores, first)
+    return option_scores(asked, scores, first)
 
 
 def _families(asked: Sequence[Sequence[Score]]) -> list[list[Text]]:
@@ -145,10 +145,14 @@ def _batches(
         yield from trees.scores(families, batch_tokens)
 
 
-def _table(
-    asked: Sequence[Sequence[Score]], scores: Mapping[Text | Twice, list[float]], first: int
+def option_scores(
+    asked: Sequence[Sequence[Score]], scores: Mapping[Text | Twice, list[float]], first: int = 0
 ) -> OptionScores:
-    """Sum the tokens' scores up to what the requests ask for."""
+    """Sum the log-probabilities of each text's option, token by token, to what `encode` asks for.
+
+    Raises:
+        ValueError: If a sum is not finite.
+    """
     shape = len(asked), max(len(row) for row in asked)
     logprob = np.full(shape, np.nan)
     tokens = np.zeros(shape, dtype=np.int64)
