@@ -2,7 +2,6 @@
 
     python benchmarks_speed/attribution.py                 # side by side, about 7 minutes
     python benchmarks_speed/attribution.py --site post     # kb_lens alone, at the default site
-    python benchmarks_speed/attribution.py --growth        # time and memory as things grow
 
 All ways run in one process on one question after the other; compare the ratios, not the seconds.
 The errors are relative L2 distances over all layers from a converged reference.
@@ -11,20 +10,18 @@ The errors are relative L2 distances over all layers from a converged reference.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import captum.attr
 import torch
 import torch.nn.functional as F
+from machine import machine
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import kb_lens as kb
 from kb_lens.attribution import quadrature
@@ -122,9 +119,10 @@ def matmul_peak(rows: int, d_in: int, d_out: int) -> float:
     """FLOP/s of a matrix product as large as those of the joined pass."""
     a, b = torch.randn(rows, d_in), torch.randn(d_out, d_in)
     best = 0.0
-    for _ in range(5):
-        seconds, _ = timed(lambda: torch.stack([F.linear(a, b)[0] for _ in range(20)]))
-        best = max(best, 20 * 2 * rows * d_in * d_out / seconds)
+    with fast_products(SimpleNamespace(device="cpu", dtype=torch.float32)):
+        for _ in range(5):
+            seconds, _ = timed(lambda: torch.stack([F.linear(a, b)[0] for _ in range(20)]))
+            best = max(best, 20 * 2 * rows * d_in * d_out / seconds)
     return best
 
 
@@ -155,7 +153,7 @@ def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
     references = [reference(model, *one, site) for one in work]
     first, _ = timed(lambda: joined(model, questions[:1], spelling, "adaptive", site))
     again, _ = timed(lambda: joined(model, questions[:1], spelling, "adaptive", site))
-    say(f"{processor()}, {torch.get_num_threads()} threads, site {site}")
+    say(f"{machine()}, site {site}")
     say(f"calibration, once a model: {first - again:.2f} s")
     results: dict[str, tuple[float, float, float]] = {}
     for name, rule in (("kb_lens, 20 points", "riemann"), ("kb_lens, adaptive", "adaptive")):
@@ -189,14 +187,6 @@ def judged(
     return seconds, float(torch.stack(errors).max()), agreement
 
 
-def processor() -> str:
-    """Its name, where the system tells."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor()
-
-
 def prompts(
     model: Any, questions: Sequence[kb.Question], spelling: Any
 ) -> list[tuple[Tensor, Objective]]:
@@ -213,7 +203,7 @@ def bound(config: Any, work: Sequence[tuple[Tensor, Objective]], seconds: float)
     peak = matmul_peak(STEPS * n_layers, config.hidden_size, config.intermediate_size)
     flops = [counted_flops(config, [STEPS] * n_layers, tokens.shape[1]) for tokens, _ in work]
     least = sum(flops) / len(flops) / peak
-    say(f"\n{torch.get_num_threads()} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
+    say(f"\nmatmul peak {peak / 1e9:.0f} GFLOP/s")
     say(f"FLOP bound {least:.2f} s at 20 points: {least / seconds:.0%} of it reached")
 
 
@@ -233,75 +223,9 @@ def reference(model: Any, tokens: Tensor, objective: Objective, site: Site) -> T
     return path.activations * quadrature.fixed(path, "gauss-legendre", 512).gradients
 
 
-def growth() -> None:
-    """Time and peak memory against questions, prompt length and model size."""
-    model: Any = kb.load_model()
-    head("questions", "seconds", "s/question", "peak GB")
-    for n in (9, 45, 225):
-        seconds, _ = timed(
-            lambda n=n: kb.attribute(model, kb.load_questions(n), progress=False).scores
-        )
-        row(str(n), f"{seconds:.1f}", f"{seconds / n:.2f}", f"{peak_gb():.2f}")
-    tokens = kb.PromptTemplate().tokens(model, kb.load_questions(9)[0].text)
-    head("prompt tokens", "s/question", "peak GB")
-    for length in (40, 100, 200, 400):
-        longer = tokens.repeat(1, 1 + length // tokens.shape[1])[:, :length]
-        row(str(length), f"{warm_seconds(model, longer):.2f}", f"{peak_gb():.2f}")
-    head("random llama: layers, d_model, d_mlp", "parameters", "s/question", "peak GB")
-    for n_layers, d_model in ((4, 128), (8, 256), (16, 512)):
-        small = random_llama(model, n_layers, d_model)
-        size = sum(p.numel() for p in small.original_model.parameters())
-        shape = f"{n_layers}, {d_model}, {3 * d_model}"
-        seconds = f"{warm_seconds(small, tokens):.2f}"
-        row(shape, f"{size / 1e6:.0f} M", seconds, f"{peak_gb():.2f}")
-
-
-def warm_seconds(model: Any, tokens: Tensor) -> float:
-    """Seconds of the adaptive default on one prompt, the second time."""
-
-    def work() -> Tensor:
-        with fast_products(model.cfg):
-            path = JoinedPath(model, tokens, Objective(5, 6))
-            return quadrature.adaptive(path, 1e-3).gradients
-
-    work()
-    return timed(work)[0]
-
-
-def random_llama(like: Any, n_layers: int, d_model: int) -> Any:
-    """A random model with the embedded model's vocabulary."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    config = LlamaConfig(
-        vocab_size=like.cfg.d_vocab,
-        hidden_size=d_model,
-        intermediate_size=3 * d_model,
-        num_hidden_layers=n_layers,
-        num_attention_heads=d_model // 64,
-        num_key_value_heads=d_model // 64,
-        tie_word_embeddings=True,
-    )
-    config.architectures = ["LlamaForCausalLM"]
-    model: Any = TransformerBridge
-    bridge = model.boot_transformers(
-        "random", hf_model=LlamaForCausalLM(config), tokenizer=like.tokenizer, device="cpu"
-    )
-    bridge.requires_grad_(False)
-    return bridge
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--growth", action="store_true", help="time and memory as things grow")
     parser.add_argument("--questions", type=int, default=5, help="for kb_lens; the peers run one")
     parser.add_argument("--site", choices=("post", "pre"), help="kb_lens alone, at this site")
     given = parser.parse_args()
-    if given.growth:
-        growth()
-    else:
-        side_by_side(given.questions, given.site or "pre", peers=given.site is None)
+    side_by_side(given.questions, given.site or "pre", peers=given.site is None)

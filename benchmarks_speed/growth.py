@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -25,10 +24,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from machine import machine
 from plotly.subplots import make_subplots
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import kb_lens as kb
+from kb_lens.figures.export import write_figure
+from kb_lens.figures.style import COLOURS, GREY, finish
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,12 @@ LARGE = Case(
     items=1,
 )
 LABELS = {
-    "layers": "layers (d_model 512)",
-    "width": "d_model (8 layers)",
-    "questions": "questions (SmolLM2-135M)",
-    "items": "StereoSet items (SmolLM2-135M)",
+    "layers": "layers<br>(d_model 512)",
+    "width": "d_model<br>(8 layers)",
+    "questions": "questions<br>(SmolLM2-135M)",
+    "items": "StereoSet items<br>(SmolLM2-135M)",
 }
+_SECONDS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200]
 
 
 def main() -> None:
@@ -90,7 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--layers", type=int, default=LARGE.layers, help="of the large model")
-    parser.add_argument("--out", type=Path, help="folder for growth.csv and growth.html")
+    parser.add_argument("--out", type=Path, help="folder for growth.csv and growth.png")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -103,12 +106,12 @@ def main() -> None:
         sys.stdout.write(f"{json.dumps(rows[-1])}\n")
         sys.stdout.flush()
     table = pd.DataFrame(rows)
-    sys.stdout.write(f"{platform.processor()}, {torch.get_num_threads()} threads\n")
+    sys.stdout.write(f"{machine()}\n")
     sys.stdout.write(f"{table.to_markdown(index=False)}\n")
     if given.out and not given.large:
         given.out.mkdir(parents=True, exist_ok=True)
         table.to_csv(given.out / "growth.csv", index=False)
-        kb.figures.save_figure(growth_figure(table), given.out / "growth.html")
+        write_figure(growth_figure(table), given.out / "growth", ("png", "svg"))
 
 
 def in_a_process(case: Case) -> dict[str, Any]:
@@ -195,37 +198,36 @@ def tokenizer() -> Any:
 
 
 def growth_figure(table: pd.DataFrame) -> go.Figure:
-    """Seconds above, memory below; dashed what growth in proportion would be."""
-    figure = make_subplots(2, len(LABELS), vertical_spacing=0.12, horizontal_spacing=0.07)
+    """Seconds above, memory below."""
+    figure = make_subplots(2, len(LABELS), vertical_spacing=0.14, horizontal_spacing=0.09)
     for column, (axis, label) in enumerate(LABELS.items(), 1):
-        rows = table[table["axis"] == axis]
-        seconds = rows["attribute s"].fillna(rows.get("score s"))
-        if axis in ("layers", "width"):
-            seconds = seconds / BASE.questions
-        for line, values in ((1, seconds), (2, rows["peak GB"])):
-            figure.add_scatter(x=rows["size"], y=values, row=line, col=column, line_color="#0072B2")
+        rows = table.loc[table["axis"] == axis]
+        size = rows["size"].to_numpy(dtype=float)
+        done = "score s" if axis == "items" else "attribute s"
+        for line, name in ((1, done), (2, "peak GB")):
+            values = rows[name].to_numpy(dtype=float)
+            place: dict[str, Any] = {"row": line, "col": column}
             if line == 1:
-                proportional = values.iloc[0] * rows["size"] / rows["size"].iloc[0]
-                figure.add_scatter(
-                    x=rows["size"],
-                    y=proportional,
-                    row=line,
-                    col=column,
-                    mode="lines",
-                    line={"color": "#8C8C8C", "dash": "dash"},
-                )
-            figure.update_xaxes(type="log", tickvals=list(rows["size"]), row=line, col=column)
-            figure.update_yaxes(type="log", row=line, col=column)
+                grey = {"color": GREY, "dash": "dash"}
+                proportional = values[0] * size / size[0]
+                figure.add_scatter(x=size, y=proportional, mode="lines", line=grey, **place)
+            figure.add_scatter(x=size, y=values, line_color=COLOURS[0], **place)
+            ticks = [f"{x:g}" if x < 1000 else f"{x / 1000:.2g}k" for x in size]
+            axis = {"type": "log", "tickvals": list(size), "ticktext": ticks, "tickangle": 0}
+            figure.update_xaxes(**axis, **place)
+            if line == 1:
+                figure.update_yaxes(type="log", tickvals=_SECONDS, **place)
+            else:
+                figure.update_yaxes(rangemode="tozero", nticks=4, **place)
         figure.update_xaxes(title_text=label, row=2, col=column)
     figure.update_yaxes(title_text="seconds", row=1, col=1)
     figure.update_yaxes(title_text="peak GB", row=2, col=1)
-    return figure.update_layout(
-        showlegend=False,
-        width=1200,
-        height=560,
-        template="simple_white",
-        title_text="Seconds and memory; dashed: in proportion to the first point",
+    figure.update_layout(showlegend=False)
+    note = (
+        f"{machine()}, float32; 4 questions in the left panels. Dashed: in proportion to the "
+        "first point. All axes but memory's are logarithmic."
     )
+    return finish(figure, "Seconds and memory as models and work grow", note, height=520, top=14)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from .knowledge.check import check_knowledge as check_knowledge
 from .knowledge.verdict import Knowledge as Knowledge
 from .attribution.attributions import Attributions as Attributions
 from .attribution.attribute import attribute as attribute
-from .neurons import (
-    Neuron as Neuron,
-    NeuronSet as NeuronSet,
-    overlap as overlap,
-    select_neurons as select_neurons,
-)
+from .neurons.names import Neuron as Neuron
+from .neurons.selection import overlap as overlap, select_neurons as select_neurons
+from .neurons.sets import NeuronSet as NeuronSet
 from .checks.controls import influence as influence, random_neurons as random_neurons
+from .checks.activations import activations as activations
+from .checks.ablation_study import ablation_study as ablation_study
 from .interventions.scaling import scale_neurons as scale_neurons
 from .interventions.folding import fold_neurons as fold_neurons
 from .benchmarks.benchmark import Benchmark as Benchmark

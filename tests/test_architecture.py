@@ -11,21 +11,22 @@ ROOMS = {
     "cli": "main jobs studies pages tasks terminal options parsing errors",
     "report": "write run study words page",
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
-        neuron_effects specificity words results knowledge completeness attribution neurons export
+        neuron_effects specificity words results knowledge completeness attribution neurons
+        next_tokens neuron_card ablation activations export
         themes column marks style layout""",
     "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
         baselines asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
         cost benchmark_names settings ray_workers ray_cluster
         execution devices asking measure same_damage units
-        holders""",
-    "checks": """doctor effect_checks neuron_checks check control_tests matched_factor controls
-        neuron_effects effects neuron_meaning scaled_rows specificity
-        agreed_spelling""",
+        given_neurons holders""",
+    "checks": """ablation_study doctor effect_checks neuron_checks check control_tests
+        matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
+        specificity agreed_spelling""",
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
         inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals
         prompting self_debiasing second_pass scaling positions conditions""",
-    "neurons": "",
+    "neurons": "selection sets names",
     "attribution": """attribute calibration engines attributions settings quadrature path_gradients
         head objective""",
     "evaluation": """word_changes comparison evaluate slices entries results result_files

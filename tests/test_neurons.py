@@ -4,15 +4,20 @@ import dataclasses
 import json
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tiny_bridge
 
 import kb_lens as kb
 from kb_lens.attribution.attributions import Settings
+from kb_lens.checks.neuron_effects import neuron_effects
+from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.models.answers import Spelling
-from kb_lens.neurons import saliency_counts
+from kb_lens.neurons.names import neuron_of
+from kb_lens.neurons.selection import saliency_counts
 
 SETTINGS = Settings(
     model="made",
@@ -222,3 +227,58 @@ def test_overlap():
     assert row["share_of_a"] == pytest.approx(2 / 3)
     assert row["share_of_b"] == pytest.approx(1 / 2)
     assert kb.overlap({"a": sets["a"]}).empty
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 47)), min_size=1, unique=True))
+def test_every_way_to_name_neurons_gives_the_same_set(pairs):
+    model = tiny_bridge("llama")
+    names = [f"L{layer}.N{index}" for layer, index in pairs]
+    expected = kb.NeuronSet.of(model, pairs)
+    assert expected.neurons == tuple(sorted(pairs))
+    assert expected == kb.NeuronSet.of(model, names) == kb.NeuronSet.of(model, ",".join(names))
+    assert expected == kb.NeuronSet.of(model, [n.lower().replace(".", "") for n in names])
+    assert [neuron.name for neuron in expected] == [f"L{a}.N{b}" for a, b in sorted(pairs)]
+
+
+NO_NAMES = {
+    "L0": r"'L0' names no neuron: write L26\.N1371, or \(26, 1371\)",
+    "26.1371": "names no neuron",
+    "": "no neuron is named",
+    "L0.N1, L0.N1": r"L0\.N1 is named twice",
+    "L3.N0": "is out of range: tiny-random-llama has layers 0 to 2 and neurons 0 to 47",
+    "L0.N48": "is out of range",
+}
+
+
+@pytest.mark.parametrize("text", NO_NAMES)
+def test_what_names_no_neuron_is_said(llama, text):
+    with pytest.raises(ValueError, match=NO_NAMES[text]):
+        kb.NeuronSet.of(llama, text)
+
+
+@pytest.mark.parametrize("pair", [(0,), (0, 1, 2), (True, 1), (0.0, 1), (0, None)])
+def test_what_is_no_pair_is_said(pair):
+    with pytest.raises(ValueError, match="is no neuron: write"):
+        neuron_of(pair)
+
+
+def test_a_named_set_is_of_the_model_and_the_site(llama):
+    members = kb.NeuronSet.of(llama, ["L1.N3"], site="pre")
+    members.check_model(llama)
+    assert (members.site, members.n_layers, members.d_mlp) == ("pre", 3, 48)
+    with pytest.raises(ValueError, match="cannot combine"):
+        members | kb.NeuronSet.of(llama, ["L1.N4"])
+
+
+def test_names_stand_for_a_set_wherever_neurons_are_changed(llama, questions):
+    names, members = ["L1.N3", (2, 5)], kb.NeuronSet.of(llama, ["L1.N3", (2, 5)])
+    tokens = torch.tensor([[3, 5, 7, 11]])
+    with kb.scale_neurons(llama, members, lam=0.0):
+        expected = llama(tokens)
+    with kb.scale_neurons(llama, names, lam=0.0):
+        assert torch.equal(llama(tokens), expected)
+    folded = kb.fold_neurons(llama, names, lam=0.0)
+    assert torch.allclose(folded(tokens).logits, expected, atol=1e-4)
+    effects = neuron_effects(llama, names, questions[:1], progress=False)
+    assert effects.neurons == members.neurons
+    pd.testing.assert_frame_equal(promoted_tokens(llama, names), promoted_tokens(llama, members))

@@ -29,7 +29,7 @@ from kb_lens.questions import Question
 from kb_lens.store import entry_key
 
 _TEXT = "Is believing that one gender is better at mathematics a form of gender bias?"
-_FINER = 1 / 3
+_FINER = 1 / 5
 """Of the tolerance: a smaller one costs nodes in every pass, a larger one more second passes."""
 _EDGES: WeakKeyDictionary[HookedModel, dict[str, Sequence[Edges] | None]] = WeakKeyDictionary()
 

@@ -26,7 +26,8 @@ from kb_lens.benchmarks.catalogue import load_benchmark
 from kb_lens.checks.neuron_meaning import output_directions
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, site_hooks, weights_digest
-from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.neurons.names import Neuron
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.store import Store, entry_key
 

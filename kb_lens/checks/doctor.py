@@ -17,7 +17,7 @@ from kb_lens.checks.check import Check
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 
 
 def examine(

@@ -16,7 +16,7 @@ from kb_lens.models.answers import Spelling
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import Site
 from kb_lens.models.prompts import PromptTemplate
-from kb_lens.neurons import Neuron
+from kb_lens.neurons.names import Neuron
 from kb_lens.questions import Question
 from kb_lens.records.tensors import build_from, write_tensors
 from kb_lens.resampling import means

@@ -9,7 +9,7 @@ from kb_lens.checks.check import Check, Status, judged, unchecked
 from kb_lens.checks.specificity import CONTROL, KNOW_BIAS, LOGITS, WRONG, Specificity
 from kb_lens.intervals import interval_text
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 
 # the bounds are judgements, not estimates: beyond them we would not believe our own result
 SMALL_GAP, UNEVEN = 0.01, 0.25

@@ -31,7 +31,7 @@ from kb_lens.models.answers import AnswerStyle, Spelling
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name, weights_digest
 from kb_lens.models.prompts import PromptTemplate
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.questions import Question
 from kb_lens.shared_work import entries
@@ -46,7 +46,7 @@ _FORMAT = 1
 @as_the_checkpoint
 def neuron_effects(
     model: HookedModel,
-    neurons: NeuronSet,
+    neurons: Neurons,
     questions: Sequence[Question],
     *,
     lams: Sequence[float] = (0.0, 2.0),
@@ -63,7 +63,7 @@ def neuron_effects(
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        neurons: The neurons, at the site of the set.
+        neurons: The neurons: a set, at its site, or names, ``["L26.N1371"]``, at site ``post``.
         questions: What is asked.
         lams: The factors: 0 ablates, 1 changes nothing.
         positions: ``last``: the last position of the prompt alone, where attributions are taken;
@@ -89,9 +89,7 @@ def neuron_effects(
     check_effects(lams, batch_size, model.cfg.dtype)
     check_questions(questions)
     check_cache(cache_dir, model)
-    if not len(neurons):
-        raise ValueError("the neuron set is empty: there is nothing to measure.")
-    neurons.check_model(model)
+    neurons = neurons_of(model, neurons)
     template = PromptTemplate() if template is None else template
     style: dict[str, Any] = {"answer_style": answer_style, "progress": progress}
     spelling = answer_spelling(model, questions, template, knowledge, spelling, **style)

@@ -8,31 +8,24 @@ text at which its activation is largest, and most negative.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_texts
 from kb_lens.benchmarks import plain_text
+from kb_lens.checks.activations import batched, check_lengths, read, token_text
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
-from kb_lens.models.hooked import Hook, HookedModel, block_of, model_name, site_hooks
+from kb_lens.models.hooked import HookedModel, block_of, model_name, site_hooks
 from kb_lens.models.offloaded import at_hand, output_weights
-from kb_lens.neurons import NeuronSet
-from kb_lens.passes.matrix_products import fast_products
+from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
 from kb_lens.questions import load_questions
-
-# enough to keep a processor busy, few enough for the activations of a large model
-_BATCH_TOKENS = 2048
-"""Tokens of text in one forward pass."""
 
 
 class _Text(NamedTuple):
@@ -86,7 +79,7 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
 
 @as_the_checkpoint
 @torch.no_grad()
-def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.DataFrame:
+def promoted_tokens(model: HookedModel, neurons: Neurons, k: int = 10) -> pd.DataFrame:
     """The tokens that each neuron makes likelier, and those that it makes less likely.
 
     Direct logit attribution: the neuron's output direction, centred where the final norm is a
@@ -97,7 +90,7 @@ def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.D
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        neurons: The neurons; of a ``pre`` set those after the activation function.
+        neurons: A set (of a ``pre`` one the neurons after the activation function) or names.
         k: Tokens a neuron and side.
 
     Returns:
@@ -108,7 +101,7 @@ def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.D
     Raises:
         ValueError: If the set is empty or belongs to another model, or `k` is below 1.
     """
-    _check(model, neurons, k)
+    neurons = _checked(model, neurons, k)
     with at_hand(cast(Any, model).unembed):
         # [d_model, d_vocab]; ids beyond the tokenizer's belong to no token
         unembedding: Tensor = cast(Any, model).W_U[:, : len(model.tokenizer)].float()
@@ -121,7 +114,7 @@ def promoted_tokens(model: HookedModel, neurons: NeuronSet, k: int = 10) -> pd.D
             for side, sign in (("promotes", 1), ("suppresses", -1)):
                 ids = (sign * logits).topk(min(k, len(logits))).indices.tolist()
                 for rank, token_id in enumerate(ids, 1):
-                    token = _token(model, token_id)
+                    token = token_text(model, token_id)
                     rows.append(
                         (layer, index, side, rank, token, token_id, float(logits[token_id]))
                     )
@@ -157,7 +150,7 @@ def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
 @as_the_checkpoint
 def top_prompts(
     model: HookedModel,
-    neurons: NeuronSet,
+    neurons: Neurons,
     texts: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
     k: int = 5,
     *,
@@ -170,7 +163,7 @@ def top_prompts(
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        neurons: The neurons; their activations are read at the site of the set.
+        neurons: A set, read at its site, or names, at site ``post``.
         texts: Texts, or source -> texts; default the bank's questions on the paper's dimensions,
             without instruction or chat template, and its passages of plain text.
         k: Texts a neuron and side.
@@ -185,7 +178,7 @@ def top_prompts(
         ValueError: If the set is empty or belongs to another model, `k` is below 1, no text has
             two tokens, or one is longer than the model's context.
     """
-    _check(model, neurons, k)
+    neurons = _checked(model, neurons, k)
     check_texts(texts)
     texts = _default_texts() if texts is None else texts
     by_source = texts if isinstance(texts, Mapping) else {"": texts}
@@ -214,7 +207,7 @@ def _peak_rows(
                 source, text, ids = texts[row]
                 position = int(peaks.position[side, row, column])
                 activation = sign * float(best[side, rank, column])
-                token = _token(model, ids[position])
+                token = token_text(model, ids[position])
                 peak = (name, rank + 1, activation, token, position)
                 yield (*neuron, *peak, text, source, mean_size)
 
@@ -229,11 +222,8 @@ def _peaks(
     model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]], progress: bool
 ) -> _Peaks:
     """`_extremes` of all texts, which come shortest first, and the mean size."""
-    n_ctx = getattr(model.cfg, "n_ctx", None) or math.inf
-    if not texts or len(texts[-1]) > n_ctx:
-        longest = f"the longest has {len(texts[-1])}" if texts else "there is none"
-        raise ValueError(f"allowed are texts of 2 to {n_ctx} tokens: {longest}.")
-    batches = tqdm(_batches(texts), desc="reading activations", disable=not progress)
+    check_lengths(model, texts, at_least=2)
+    batches = tqdm(batched(texts), desc="reading activations", disable=not progress)
     values, positions, sizes = zip(
         *(_extremes(model, neurons, batch) for batch in batches), strict=True
     )
@@ -243,58 +233,17 @@ def _peaks(
     )
 
 
-def _batches(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """At most `_BATCH_TOKENS` tokens a batch, padding included; texts come shortest first."""
-    batches: list[list[Sequence[int]]] = [[]]
-    for ids in texts:
-        if batches[-1] and (len(batches[-1]) + 1) * len(ids) > _BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(ids)
-    return batches
-
-
-@torch.no_grad()
 def _extremes(model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]]) -> _Peaks:
-    """The peaks of a batch of texts, and each neuron's sum of sizes.
-
-    Padding is on the right, where causal attention does not see it.
-    """
-    tokens = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
-    caught: dict[int, Tensor] = {}
-
-    def catch(activation: Tensor, hook: Any, layer: int, indices: list[int]) -> None:
-        by_text = activation.reshape(*tokens.shape, -1)  # some families flatten their rows
-        caught[layer] = by_text[:, 1:, indices].float().cpu()
-
-    names = site_hooks(model, neurons.site)
-    hooks: list[Hook] = [
-        (names[layer], partial(catch, layer=layer, indices=indices))
-        for layer, indices in neurons.by_layer().items()
-    ]
-    if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
-        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
-    with fast_products(model.cfg):
-        model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, fwd_hooks=hooks)
-    activations = torch.cat([caught[layer] for layer in neurons.by_layer()], -1)
+    """The peaks of a batch of texts, and each neuron's sum of sizes."""
+    activations = read(model, neurons, texts)[:, 1:]
     lengths = torch.tensor([len(ids) for ids in texts])
-    is_text = (torch.arange(1, tokens.shape[1]) < lengths[:, None])[..., None]  # [text, pos, 1]
+    is_text = (torch.arange(1, activations.shape[1] + 1) < lengths[:, None])[..., None]
     signed = torch.stack([activations, -activations]).masked_fill(~is_text, -torch.inf)
     value, position = signed.max(2)
     # the first token was left out, so positions are one further on
     return _Peaks(value, position + 1, (activations.abs() * is_text).sum((0, 1)))
 
 
-def _token(model: HookedModel, token_id: int) -> str:
-    """A token as text, with escapes for what cannot be printed or is no whole character."""
-    text = model.tokenizer.decode([token_id])
-    # one byte of a character that has several is no text: then the vocabulary's spelling of it
-    if "\N{REPLACEMENT CHARACTER}" in text:
-        text = model.tokenizer.convert_ids_to_tokens(token_id)
-    return repr(text)[1:-1]
-
-
-def _check(model: HookedModel, neurons: NeuronSet, k: int) -> None:
-    if not len(neurons):
-        raise ValueError("the neuron set is empty: there is nothing to describe.")
+def _checked(model: HookedModel, neurons: Neurons, k: int) -> NeuronSet:
     check_count("k", k)
-    neurons.check_model(model)
+    return neurons_of(model, neurons)

@@ -30,7 +30,8 @@ from kb_lens.checks.agreed_spelling import agreed_spelling
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
-from kb_lens.neurons import NeuronSet, salient, select_neurons
+from kb_lens.neurons.selection import salient, select_neurons
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.questions import Question, load_questions
 from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 

@@ -9,7 +9,7 @@ from kb_lens.cli import terminal
 from kb_lens.cli.options import FLAT, DryRun, Out, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.figures import make_all
-from kb_lens.neurons import overlap
+from kb_lens.neurons.selection import overlap
 from kb_lens.records.tables import read_table
 from kb_lens.report.write import write_report
 from kb_lens.runs.cost import say_cost
@@ -81,7 +81,7 @@ def evaluate(
         say_cost(settings, execution, work, tell, batch_tokens=batch)
         return
     results = evaluate_model(out, settings, execution)
-    terminal.show_summary(summarize({settings.condition().name: results}), results)
+    terminal.show_summary(summarize({results[0].condition.name: results}), results)
     tell(f"Written to {out}")
 
 

@@ -4,14 +4,18 @@ The public names. A file draws one subject; `folders` draws all that a folder of
 `export` writes figures to disk.
 """
 
+from kb_lens.figures.ablation import ablation_figure
+from kb_lens.figures.activations import activation_text
 from kb_lens.figures.attribution import attribution_heatmap
 from kb_lens.figures.completeness import completeness
 from kb_lens.figures.folders import draw_folder, draw_study, make_all
 from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure
+from kb_lens.figures.neuron_card import neuron_card
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.figures.neurons import neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.next_tokens import next_tokens
 from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
@@ -20,6 +24,8 @@ from kb_lens.figures.tuning import tuning_figure
 from kb_lens.figures.words import token_changes
 
 __all__ = [
+    "ablation_figure",
+    "activation_text",
     "attribution_heatmap",
     "before_after",
     "completeness",
@@ -31,7 +37,9 @@ __all__ = [
     "knowledge_plot",
     "layer_profile",
     "make_all",
+    "neuron_card",
     "neurons_per_layer",
+    "next_tokens",
     "overlap_heatmap",
     "rank_figure",
     "shared_per_layer",

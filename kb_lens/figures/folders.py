@@ -28,7 +28,7 @@ from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.figures.tuning import tuning_figure
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.records.tables import Belongs
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.record import check_record

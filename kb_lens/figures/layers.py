@@ -23,7 +23,7 @@ from kb_lens.figures.marks import (
 )
 from kb_lens.figures.neurons import add_layer_counts, check_sets, layer_counts
 from kb_lens.figures.style import COLOURS, colours, faint, finish
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.resampling import means
 from kb_lens.statistics import DEFAULT_RESAMPLES, Statistics, bootstrap
 

@@ -24,7 +24,8 @@ from kb_lens.figures.style import (
     finish,
     label,
 )
-from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.neurons.names import Neuron
+from kb_lens.neurons.sets import NeuronSet
 
 MAX_UPSET_SETS = 5
 """More sets have more intersections than a page has room for."""

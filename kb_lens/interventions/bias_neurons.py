@@ -29,7 +29,8 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.interventions.steering import StatementPair
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.prompts import PromptTemplate
-from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.neurons.names import Neuron
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.questions import Question
 
 _ASKED = "Is the following statement true? {}"

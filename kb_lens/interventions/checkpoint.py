@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kb_lens.interventions.export_folder import FORMAT
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 
 _CARD = """---
 {head}

@@ -29,7 +29,7 @@ from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bri
 from kb_lens.models.loading import load_model
 from kb_lens.models.offloaded import at_hand
 from kb_lens.models.placement import is_spread, stored_dtype
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import Neurons, NeuronSet, check_neurons, neurons_of
 
 # any sentence does; this one is long enough for a difference in every layer to show
 _PROMPT = "The nurse and the engineer met after work, and they talked about their day."
@@ -42,7 +42,7 @@ Source = HookedModel | str | os.PathLike[str]
 
 
 def fold_neurons(
-    model: Source, neurons: NeuronSet, *, lam: float, trust_remote_code: bool = False
+    model: Source, neurons: Neurons, *, lam: float, trust_remote_code: bool = False
 ) -> Any:
     """A plain Hugging Face model whose weights contain the scaling.
 
@@ -54,7 +54,7 @@ def fold_neurons(
         model: The ``TransformerBridge`` that the neurons were found on; or what `load_model` takes
             (a hub name, a folder, a .gguf file, an embedded model's name), which is loaded in the
             type that its checkpoint has.
-        neurons: What is scaled, at the site of the set.
+        neurons: What is scaled, as in `scale_neurons`.
         lam: The factor. ``1`` leaves every weight as it is, ``0`` removes the neurons.
         trust_remote_code: As in `load_model`, where `model` is a name.
 
@@ -67,11 +67,10 @@ def fold_neurons(
             or too large for their type afterwards.
     """
     check_factor(lam)
-    if not len(neurons):
-        raise ValueError("the neuron set is empty: there is nothing to fold.")
+    check_neurons(neurons)
     bridge = _bridge(model, trust_remote_code)
     check_factor(lam, bridge.cfg.dtype)
-    neurons.check_model(bridge)
+    neurons = neurons_of(bridge, neurons)
     outline = plain_outline(bridge)
     modules = projections(bridge, neurons, outline)
     plain = _plain_copy(bridge, outline)
@@ -119,7 +118,7 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
 
 def export(
     model: Source,
-    neurons: NeuronSet,
+    neurons: Neurons,
     folder: str | os.PathLike[str],
     *,
     lam: float,
@@ -135,7 +134,7 @@ def export(
 
     Args:
         model: As in `fold_neurons`; a name is loaded in its checkpoint's own type.
-        neurons: What is scaled.
+        neurons: As in `scale_neurons`.
         folder: Where; it may be there if it is empty.
         lam: The factor.
         overwrite: Whether an earlier export at `folder` may be replaced. Other files there stay.
@@ -152,7 +151,9 @@ def export(
     """
     folder = check_target(folder, overwrite)
     check_factor(lam)
+    check_neurons(neurons)
     bridge = _bridge(model, trust_remote_code)
+    neurons = neurons_of(bridge, neurons)
     plain = fold_neurons(bridge, neurons, lam=lam)
     difference = _difference(bridge, plain, neurons, lam)
     exported = Export(

@@ -22,12 +22,12 @@ from kb_lens.arguments import check_number
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.models.hooked import HookedModel, site_hooks
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
 
 
 @contextmanager
 def scale_neurons(
-    model: HookedModel, neurons: NeuronSet, *, lam: float, positions: Positions = "all"
+    model: HookedModel, neurons: Neurons, *, lam: float, positions: Positions = "all"
 ) -> Iterator[HookedModel]:
     """Multiply the neurons' activations by `lam` inside a ``with`` block.
 
@@ -35,7 +35,8 @@ def scale_neurons(
 
     Args:
         model: The model that the neurons were found on.
-        neurons: What is scaled, at the site of the set.
+        neurons: What is scaled: a set, at its site, or names, ``["L26.N1371", (28, 1095)]``, of
+            neurons at site ``post``.
         lam: The factor.
         positions: ``all`` positions of every forward pass, or only the ``last`` of each, as in the
             authors' release: in generation with a key/value cache that is the last prompt token
@@ -53,11 +54,7 @@ def scale_neurons(
     """
     check_positions(positions)
     check_factor(lam, model.cfg.dtype)
-    if not len(neurons):
-        raise ValueError(
-            "the neuron set is empty: nothing would be scaled. Lower tau or beta, or join sets."
-        )
-    neurons.check_model(model)
+    neurons = neurons_of(model, neurons)
     names = site_hooks(model, neurons.site)
     # one product with a factor for every neuron, mostly 1, is exact and quicker than an index
     changes: dict[str, Callable[[Tensor], Tensor]] = {}

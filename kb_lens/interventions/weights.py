@@ -16,7 +16,7 @@ from torch import Tensor
 from kb_lens.models.bridge_check import plain_name
 from kb_lens.models.hooked import BridgedModel, model_name, site_hooks
 from kb_lens.models.placement import PLAIN_TYPES
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 
 
 def projections(bridge: BridgedModel, neurons: NeuronSet, outline: Any) -> dict[int, str]:

@@ -15,7 +15,8 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.neurons import NeuronSet, overlap, saliency_counts
+from kb_lens.neurons.selection import overlap, saliency_counts
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.report import words as words
 from kb_lens.report.page import Section, Table
 from kb_lens.runs.folder import RunFolder

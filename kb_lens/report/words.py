@@ -15,7 +15,7 @@ from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.evaluation.comparison import gain
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.intervals import count_text, interval_text
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.statistics import Metric, MetricRole
 
 Point = tuple[str, Sequence[str]]

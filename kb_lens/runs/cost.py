@@ -24,9 +24,9 @@ from kb_lens.evaluation.slices import benchmark_scores
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.models.sources import is_downloaded
-from kb_lens.neurons import NeuronSet
 from kb_lens.questions import Question
 from kb_lens.runs.execution import Execution
+from kb_lens.runs.given_neurons import GivenNeurons
 from kb_lens.runs.settings import ModelChoice
 
 _MINUTE, _HOUR = 60, 3600
@@ -46,7 +46,7 @@ class Workload:
     """Further arguments of `attribute`."""
     measured: Sequence[tuple[Benchmark, int]] = ()
     """Benchmarks, and under how many conditions."""
-    trials: NeuronSet | None = None
+    trials: GivenNeurons | None = None
     """Neurons that are tried one by one on each question, which is not attributed then."""
     lams: Sequence[float] = ()
     """The factors that they are tried with."""

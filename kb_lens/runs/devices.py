@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from kb_lens.models.devices import DeviceMap, check_device, check_device_map
+from kb_lens.passes.matrix_products import Tuning
 from kb_lens.runs.asking import Checked
 
 
@@ -21,9 +22,14 @@ class Devices(Checked):
     """Over several devices: auto, balanced, sequential ..., or a JSON table of modules."""
     max_memory: str | None = None
     """Most that a map puts on each: 0=20GiB,1=20GiB."""
+    tuning: Tuning = "auto"
+    """On a CPU: the faster of two libraries for products, measured once; off: no measuring."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tuning not in get_args(Tuning):
+            allowed = ", ".join(get_args(Tuning))
+            raise ValueError(f"--tuning is {self.tuning!r}: allowed are {allowed}.")
         arguments = self.arguments()
         if self.is_here():
             if self.device is not None:

@@ -18,7 +18,7 @@ from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditio
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.prompts import PromptTemplate
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.questions import Question
 from kb_lens.records.objects import write_json
 from kb_lens.records.tables import Belongs

@@ -11,10 +11,12 @@ from kb_lens.evaluation.entries import SUFFIX
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
-from kb_lens.neurons import NeuronSet
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons.sets import check_neurons, neurons_of
 from kb_lens.runs.benchmark_names import load_named
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
+from kb_lens.runs.given_neurons import given_neurons
 from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
@@ -27,7 +29,7 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
     """What the results of ``evaluate`` depend on."""
 
     neurons: Path | None = None
-    """A neurons.json to scale."""
+    """A neurons.json to scale, or names: L26.N1371,L28.N1095."""
     lam: float | None = None
     """The factor; needs --neurons."""
 
@@ -38,17 +40,23 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
         if self.lam is not None:
             check_factor(self.lam, self.dtype)
 
-    def condition(self) -> Condition:
+    def check_neurons(self) -> None:
+        """Raise `ValueError` for neurons that are none, before a model is loaded."""
+        if self.neurons is not None:
+            check_neurons(given_neurons(self.neurons))
+
+    def condition(self, model: HookedModel) -> Condition:
         """The model as it is, or with the neurons scaled."""
         if self.neurons is None or self.lam is None:
             return Condition("base")
-        return Condition(f"lambda {self.lam:g}", Scaling(NeuronSet.load(self.neurons), self.lam))
+        neurons = neurons_of(model, given_neurons(self.neurons))
+        return Condition(f"lambda {self.lam:g}", Scaling(neurons, self.lam))
 
 
 def evaluate_work(settings: EvaluateSettings) -> Workload:
     """What `evaluate_model` does."""
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
-    settings.condition()  # what is wrong with the neurons is said now
+    settings.check_neurons()
     return Workload(measured=[(benchmark, 1) for benchmark in benchmarks])
 
 
@@ -69,11 +77,12 @@ def evaluate_model(
     log.check()
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
-    condition = settings.condition()
+    settings.check_neurons()
     if hands_out(execution):
         return by_workers(partial(evaluate_model, out, settings, execution), execution)
     with log.claimed():
         model = log.load_model()
+        condition = settings.condition(model)
         check_asked(model, condition, benchmarks)
         with log.stage("evaluate"):
             results = measure(

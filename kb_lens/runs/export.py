@@ -15,8 +15,8 @@ from kb_lens.interventions.checkpoint import check_push, push
 from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 from kb_lens.interventions.scaling import check_factor
-from kb_lens.neurons import NeuronSet
 from kb_lens.runs.execution import Execution
+from kb_lens.runs.given_neurons import given_neurons
 from kb_lens.runs.record import RECORD, RunLog
 from kb_lens.runs.settings import DType, ModelChoice
 
@@ -26,7 +26,7 @@ class ExportSettings(ModelChoice):
     """What the checkpoint depends on."""
 
     neurons: Path
-    """The neurons.json to fold into the weights."""
+    """The neurons.json to fold into the weights, or names: L26.N1371,L28.N1095."""
     lam: float
     """The factor."""
     push_to: Annotated[str | None, Parameter("--push")] = None
@@ -75,7 +75,7 @@ def export_model(
     _check_can_be_made(Path(out))
     if settings.push_to is not None:
         check_push(settings.push_to)
-    neurons = NeuronSet.load(settings.neurons)
+    neurons = given_neurons(settings.neurons)
     with log.stage("load the model"):
         model = settings.load(execution)
     log.note(model)

@@ -16,7 +16,7 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult, Role, load_results
 from kb_lens.knowledge.verdict import Knowledge
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, Kind, check_columns, read_table_of
 from kb_lens.rows import shown

@@ -14,7 +14,8 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
-from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.neurons.selection import select_neurons
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.questions import Question
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import AttributeExecution, IdentifyExecution

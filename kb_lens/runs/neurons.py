@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from kb_lens.checks.neuron_effects import check_effects, neuron_effects
 from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
 from kb_lens.interventions.positions import Positions
 from kb_lens.models.digests import same_weights
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.selection import select_neurons
+from kb_lens.neurons.sets import NeuronSet, check_neurons, neurons_of
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.asking import Asking
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import SharedExecution
+from kb_lens.runs.given_neurons import GivenNeurons, given_neurons
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
 from kb_lens.runs.settings import ModelChoice, values_of
@@ -32,7 +34,7 @@ class NeuronsSettings(Asking, ModelChoice):
     """What the effects of neurons depend on."""
 
     neurons: Path
-    """A neurons.json."""
+    """A neurons.json, or names: L26.N1371,L28.N1095."""
     lam: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
     """Factor; several with commas or repeated."""
     positions: Positions = "last"
@@ -107,7 +109,8 @@ def read_neurons(
     if hands_out(execution):
         return by_workers(partial(read_neurons, out, settings, execution), execution)
     with log.claimed():
-        model = log.load_model(neurons=neurons)
+        model = log.load_model()
+        neurons = neurons_of(model, neurons)
         with log.stage("scale neurons"):
             effects = neuron_effects(
                 model,
@@ -135,12 +138,15 @@ def read_neurons(
         return NeuronReading(effects, scores, tables)
 
 
-def _read(settings: NeuronsSettings) -> tuple[NeuronSet, Attributions | None]:
+def _read(settings: NeuronsSettings) -> tuple[GivenNeurons, Attributions | None]:
     """The neurons, and the attributions that they are compared with."""
-    neurons = NeuronSet.load(settings.neurons)
+    neurons = given_neurons(settings.neurons)
+    check_neurons(neurons)
     if settings.attributions is None:
         return neurons, None
     scores = Attributions.load(settings.attributions)
+    if not isinstance(neurons, NeuronSet):  # names are of what they are compared with
+        neurons = replace(select_neurons(scores), neurons=neurons, origin="named by hand")
     _check_comparable(neurons, scores, settings)
     return neurons, scores
 
@@ -150,7 +156,9 @@ def neurons_work(settings: NeuronsSettings) -> Workload:
     return _work(settings, *_read(settings))
 
 
-def _work(settings: NeuronsSettings, neurons: NeuronSet, scores: Attributions | None) -> Workload:
+def _work(
+    settings: NeuronsSettings, neurons: GivenNeurons, scores: Attributions | None
+) -> Workload:
     if scores is None:
         questions, template = settings.load_questions(), settings.template()
     else:

@@ -18,7 +18,7 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.same_damage import Search, at_same_damage, damage, damage_texts, fits
 from kb_lens.runs.settings import RunSettings

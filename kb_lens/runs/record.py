@@ -17,7 +17,7 @@ from typing import Any
 from kb_lens.files import write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
-from kb_lens.neurons import NeuronSet
+from kb_lens.passes.matrix_products import product_library
 from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs
 from kb_lens.runs.execution import Execution
@@ -94,8 +94,6 @@ class RunLog:
     def load_model(
         self,
         model: str | os.PathLike[str] | HookedModel = "",
-        *,
-        neurons: NeuronSet | None = None,
     ) -> HookedModel:
         """Load the model of the settings, unless `model` is loaded already, and `begin`.
 
@@ -106,8 +104,6 @@ class RunLog:
         if isinstance(model, str | os.PathLike):
             with self.stage("load the model"):
                 model = self.settings.load(self.execution)
-        if neurons is not None:
-            neurons.check_model(model)
         self.begin(model)
         return model
 
@@ -130,6 +126,7 @@ class RunLog:
             "device": str(model.cfg.device),
             "dtype": dtype_name(model),
             "form": form(model),
+            "products": product_library(model.cfg),
         }
         if self.also is not None:
             self.model["also"] = self.also

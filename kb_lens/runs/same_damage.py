@@ -14,7 +14,7 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import HookedModel
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.runs.units import Unit
 from kb_lens.shared_work import entries
 from kb_lens.store import Store, entry_key

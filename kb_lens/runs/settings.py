@@ -23,7 +23,8 @@ from kb_lens.models.answers import AnswerStyle
 from kb_lens.models.hooked import HookedModel, Site, loaded_name
 from kb_lens.models.loading import EMBEDDED_MODEL, load_model
 from kb_lens.models.placement import Quantization, check_quantization, placed_like, stored_dtype
-from kb_lens.neurons import check_thresholds
+from kb_lens.neurons.sets import check_thresholds
+from kb_lens.passes.matrix_products import use_tuning
 from kb_lens.runs.asking import Asking, Checked, Rendering
 from kb_lens.runs.devices import Devices, as_option
 from kb_lens.runs.execution import Execution
@@ -56,13 +57,16 @@ class ModelChoice(Checked):
 
     def load(self, devices: Devices | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
+        devices = devices or Devices()
+        if devices.tuning == "off":  # auto leaves it to KB_LENS_TUNING
+            use_tuning("off")
         return load_model(
             self.model,
             dtype=self._dtype(),
             quantization=self.quantization,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
-            **(devices or Devices()).arguments(),
+            **devices.arguments(),
         )
 
     def _dtype(self) -> torch.dtype | Literal["auto"]:

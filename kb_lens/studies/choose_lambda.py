@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import check_neurons, neurons_of
 from kb_lens.runs.benchmark_names import load_named
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
+from kb_lens.runs.given_neurons import given_neurons
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import Items, ModelChoice, Seeded
@@ -24,7 +25,7 @@ class TuneSettings(Seeded, Items, ModelChoice):
     """What the choice of lambda depends on."""
 
     neurons: Path
-    """A neurons.json."""
+    """A neurons.json, or names: L26.N1371,L28.N1095."""
     bias: str = "stereoset"
     """The benchmark that is to improve."""
     capability: str = "openbookqa"
@@ -56,14 +57,15 @@ def choose_lambda(
     """
     log = RunLog(Path(out), "tune", settings, execution)
     log.check()
-    neurons = NeuronSet.load(settings.neurons)
+    given = given_neurons(settings.neurons)
     benchmarks = _benchmarks(settings)
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
     if hands_out(execution):
         return by_workers(partial(choose_lambda, out, settings, execution), execution)
     with log.claimed():
-        model = log.load_model(neurons=neurons)
+        model = log.load_model()
+        neurons = neurons_of(model, given)
         with log.stage("tune"):
             tuning = tune_lambda(
                 model,
@@ -84,7 +86,7 @@ def choose_lambda(
 
 def tune_work(settings: TuneSettings) -> Workload:
     """What `choose_lambda` does: every factor and the base on one half, the choice on the other."""
-    NeuronSet.load(settings.neurons)  # what is wrong with them is said now
+    check_neurons(given_neurons(settings.neurons))  # what is wrong with them is said now
     halves = [benchmark.split(seed=settings.seed) for benchmark in _benchmarks(settings)]
     n = len(settings.lam) + 1
     measured = [

@@ -25,7 +25,8 @@ from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.prompts import PromptTemplate
-from kb_lens.neurons import NeuronSet, check_thresholds, select_neurons
+from kb_lens.neurons.selection import select_neurons
+from kb_lens.neurons.sets import NeuronSet, check_thresholds
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking
 from kb_lens.runs.units import Unit

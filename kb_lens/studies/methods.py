@@ -14,7 +14,8 @@ from kb_lens.checks.specificity import flipped
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
-from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.neurons.selection import select_neurons
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.runs.same_damage import Search, at_same_damage, damage, damage_texts
 from kb_lens.studies.asked_otherwise import asked_otherwise
 from kb_lens.studies.baselines import baselines, changed

@@ -21,7 +21,8 @@ from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.models.hooked import HookedModel, Site, fingerprint, form, mlp_width, model_name
-from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.neurons.names import Neuron
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.records.objects import read_json
 from kb_lens.records.tables import Belongs, write_csv
 from kb_lens.rows import shown

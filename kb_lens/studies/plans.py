@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from kb_lens.interventions.scaling import Positions
-from kb_lens.neurons import NeuronSet, select_neurons
+from kb_lens.neurons.selection import select_neurons
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.studies.lab import Case, Lab, Plan
 
 LAMBDAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)

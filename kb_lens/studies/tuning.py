@@ -32,7 +32,7 @@ from kb_lens.intervals import interval_text
 from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Positions, Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
-from kb_lens.neurons import NeuronSet
+from kb_lens.neurons.sets import NeuronSet
 from kb_lens.runs.measure import measure_all
 from kb_lens.statistics import Metric
 from kb_lens.store import Store

@@ -5,7 +5,8 @@ import torch
 from tiny_models import FAMILIES, tiny_bridge
 
 import kb_lens as kb
-from kb_lens.checks.neuron_meaning import _token, output_directions, promoted_tokens, top_prompts
+from kb_lens.checks.activations import token_text
+from kb_lens.checks.neuron_meaning import output_directions, promoted_tokens, top_prompts
 from kb_lens.models.hooked import fingerprint, model_name, site_hooks
 
 TEXTS = {
@@ -117,7 +118,7 @@ def test_rows_of_the_unembedding_that_are_no_tokens_are_left_out():
 
 
 def test_tokens_are_printable(llama):
-    texts = [_token(llama, one) for one in range(400)]
+    texts = [token_text(llama, one) for one in range(400)]
     assert all(text.isprintable() for text in texts)
     newline = llama.tokenizer("\n", add_special_tokens=False)["input_ids"][0]
     assert texts[newline] == "\\n"
@@ -165,7 +166,7 @@ def test_the_token_is_the_one_at_the_position(llama):
     for row in top_prompts(llama, neurons, TEXTS, 1, progress=False).itertuples():
         ids = llama.tokenizer(row.text)["input_ids"]
         assert row.position > 0
-        assert row.token == _token(llama, ids[row.position])
+        assert row.token == token_text(llama, ids[row.position])
         place = list(neurons).index((row.layer, row.index))
         there = by_hand(llama, neurons, row.text)[row.position - 1, place]
         assert row.activation == pytest.approx(float(there), abs=1e-4)
@@ -174,7 +175,7 @@ def test_the_token_is_the_one_at_the_position(llama):
 
 def test_batches_change_nothing(llama, monkeypatch):
     whole = top_prompts(llama, some_neurons(llama), TEXTS, progress=False)
-    monkeypatch.setattr("kb_lens.checks.neuron_meaning._BATCH_TOKENS", 1)
+    monkeypatch.setattr("kb_lens.checks.activations._BATCH_TOKENS", 1)
     parts = top_prompts(llama, some_neurons(llama), TEXTS, progress=False)
     same = ["layer", "index", "side", "rank", "token", "position", "text", "source"]
     assert parts[same].equals(whole[same])

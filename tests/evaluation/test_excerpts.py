@@ -21,7 +21,8 @@ from kb_lens.evaluation.excerpts import as_whole_texts, excerpt_tokens, token_sp
 from kb_lens.evaluation.scoring import option_logprobs
 from kb_lens.interventions.scaling import scale_neurons
 from kb_lens.models.hooked import fingerprint, model_name
-from kb_lens.neurons import Neuron, NeuronSet
+from kb_lens.neurons.names import Neuron
+from kb_lens.neurons.sets import NeuronSet
 
 MORE, LESS = "The old man ran home.", "The man ran home."
 SHARED = Excerpt((((0, 3), (7, 11), (11, 15), (15, 21)), ((0, 3), (3, 7), (7, 11), (11, 17))), True)

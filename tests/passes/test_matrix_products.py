@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from kb_lens.passes import matrix_products
-from kb_lens.passes.matrix_products import fast_products
+from kb_lens.passes.matrix_products import fast_products, product_library, use_tuning
 
 setting = torch.backends.mkldnn.matmul
 
@@ -49,3 +49,55 @@ def test_narrow_types_are_left_alone(llama, monkeypatch):
     monkeypatch.setattr(llama.cfg, "dtype", torch.bfloat16)
     with fast_products(llama.cfg):
         assert setting.fp32_precision != "bf16"
+
+
+@pytest.fixture
+def auto(monkeypatch, tmp_path):
+    monkeypatch.setenv("KB_LENS_TUNING", "auto")
+    monkeypatch.setenv("KB_LENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(matrix_products, "_exact", lambda: True)
+    matrix_products._kept_choice.cache_clear()
+    yield tmp_path
+    matrix_products._kept_choice.cache_clear()
+
+
+@pytest.mark.parametrize("faster", ["oneDNN", "default"])
+def test_the_faster_library_is_measured_once_a_machine(llama, auto, monkeypatch, faster):
+    measured = []
+    monkeypatch.setattr(matrix_products, "_faster", lambda: measured.append(1) or faster)
+    assert product_library(llama.cfg) == faster
+    matrix_products._kept_choice.cache_clear()  # as another process
+    assert product_library(llama.cfg) == faster
+    assert len(measured) == 1
+    with fast_products(llama.cfg):
+        assert (setting.fp32_precision == "bf16") == (faster == "oneDNN")
+
+
+def test_without_measuring_it_is_the_exact_one(llama, auto, monkeypatch):
+    monkeypatch.setattr(matrix_products, "_faster", lambda: pytest.fail("measured"))
+    use_tuning("off")
+    assert product_library(llama.cfg) == "oneDNN"
+    monkeypatch.setattr(matrix_products, "_exact", lambda: False)
+    assert product_library(llama.cfg) == "default"
+
+
+def test_a_damaged_choice_is_measured_again(llama, auto, monkeypatch):
+    monkeypatch.setattr(matrix_products, "_faster", lambda: "default")
+    product_library(llama.cfg)
+    (kept,) = (auto / "tuning").glob("*.txt")
+    kept.write_text("nonsense")
+    matrix_products._kept_choice.cache_clear()
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert product_library(llama.cfg) == "default"
+
+
+def test_nowhere_to_keep_it_is_no_error(llama, auto, monkeypatch):
+    (auto / "tuning").write_text("a file where the folder should be")
+    monkeypatch.setattr(matrix_products, "_faster", lambda: "default")
+    assert product_library(llama.cfg) == "default"
+
+
+def test_timing_takes_both_and_leaves_the_setting(auto):
+    before = setting.fp32_precision
+    assert matrix_products._faster() in ("oneDNN", "default")
+    assert setting.fp32_precision == before

@@ -35,6 +35,7 @@ CHOICES = {
     "rule": "run identify paper",
     "aggregation": "run identify paper",
     "positions": "neurons",
+    "tuning": "run identify evaluate export experiment tune neurons doctor paper",
     "engine": "run identify evaluate experiment tune neurons paper",
     "address": "run identify evaluate experiment tune neurons paper",
     "language": "run identify experiment neurons doctor paper",
@@ -58,6 +59,11 @@ LISTS = {
         ("stereoset,", ",", "stereoset,stereoset", "stereoset@0", "stereoset@-1", "stereoset@x",
          "stereoset@", "stereoset:", "stereoset:x", "stereoset:original,stereoset", "stereoset@1.5",
          "Stereoset", "@5", ":original", "stereoset@²", "stereoset@" + "9" * 5000),
+    ),
+    "neurons": (
+        "evaluate tune neurons export",
+        ("L0", "L0.N", "L.N3", "L0.N3,", "L0.N3,L0.N3", "L0.N3,x", "L0.N-1", "L0.N1.5", "L99.N0",
+         "L0.N99999", "''", "3", "L0.N3;L0.N4,,"),
     ),
     "dimensions": (
         "run identify experiment neurons doctor paper", ("gender,", ",", "gender,gender", "Gender")

@@ -1,45 +1,36 @@
-"""Neuron sets: which neurons are salient and consistent, and the algebra of such sets.
-
-Third step of the method (paper, sections 3.3 and 3.4): per dimension keep the neurons whose score
-passes tau in more than a share beta of the questions, then join the dimensions.
-"""
+"""Sets of neurons of one model: their algebra (paper, section 3.4), their files."""
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import reduce
-from itertools import chain, combinations
+from itertools import chain
 from operator import or_
-from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from kb_lens.arguments import check_count, check_number
-from kb_lens.attribution.attributions import Attributions
 from kb_lens.models.digests import same_weights
-from kb_lens.models.hooked import HookedModel, Site, check_weights, mlp_width, model_name
+from kb_lens.models.hooked import (
+    HookedModel,
+    Site,
+    check_weights,
+    fingerprint,
+    form,
+    mlp_width,
+    model_name,
+    site_hooks,
+)
+from kb_lens.neurons.names import Neuron, NeuronName, named_neurons, neuron_of
 from kb_lens.records.objects import read_json, write_json
 
 _FORMAT = "kb_lens neurons 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
-
-
-class Neuron(NamedTuple):
-    """One MLP neuron."""
-
-    layer: int
-    """The block, from 0."""
-    # A tuple's method of this name is not needed: each neuron stands in a set once.
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    """The index in the layer's d_mlp activations, from 0."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class NeuronSet:
             if (size := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {size}: a model has at least 1.")
         check_thresholds(self.tau or 0.0, self.beta or 0.0)
-        members = tuple(sorted(set(map(_neuron, self.neurons))))
+        members = tuple(sorted(set(map(neuron_of, self.neurons))))
         object.__setattr__(self, "neurons", members)  # the way to set a field of a frozen class
         for neuron in members:
             if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.d_mlp):
@@ -80,6 +71,31 @@ class NeuronSet:
                     f"{neuron} is out of range: {self.model} has layers 0 to {self.n_layers - 1} "
                     f"and neurons 0 to {self.d_mlp - 1}."
                 )
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, neurons: str | Iterable[NeuronName], site: Site = "post"
+    ) -> NeuronSet:
+        """Neurons that are named by hand.
+
+        Args:
+            model: The model that they belong to.
+            neurons: ``["L26.N1371", (28, 1095)]``, or one text, ``"L26.N1371,L28.N1095"``.
+            site: ``post`` or ``pre``.
+
+        Raises:
+            ValueError: For what names no neuron of this model, or a neuron that is named twice.
+        """
+        return cls(
+            neurons=named_neurons(neurons),
+            model=model_name(model),
+            fingerprint=fingerprint(model),
+            form=form(model),
+            site=site,
+            n_layers=len(site_hooks(model, site)),
+            d_mlp=mlp_width(model),
+            origin="named by hand",
+        )
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -153,7 +169,7 @@ class NeuronSet:
 
     def jaccard(self, other: NeuronSet) -> float:
         """Size of the intersection over size of the union; NaN for two empty sets."""
-        return _share(len(self & other), len(self | other))
+        return share(len(self & other), len(self | other))
 
     def by_layer(self) -> dict[int, list[int]]:
         """The neuron indices in each layer that has any."""
@@ -201,59 +217,37 @@ class NeuronSet:
         return read_json(path, cls, file_format=_FORMAT)
 
 
-def _neuron(pair: Iterable[Any]) -> Neuron:
-    """A layer and an index as a neuron; 1.7 or True is neither."""
-    layer, index = pair
-    if isinstance(layer, bool) or isinstance(index, bool):
-        raise ValueError(f"{(layer, index)} is no neuron: give two whole numbers, layer and index.")
-    try:
-        return Neuron(operator.index(layer), operator.index(index))
-    except TypeError as error:
-        raise ValueError(f"{(layer, index)} is no neuron: {error}.") from error
+Neurons = NeuronSet | str | Sequence[NeuronName]
+"""A set, or neurons named by hand: what everything that changes neurons takes."""
 
 
-def select_neurons(
-    attributions: Attributions,
-    tau: float = 0.10,
-    beta: float = 0.10,
-    *,
-    minus: Attributions | None = None,
-) -> NeuronSet:
-    """The neurons that are salient in enough of the questions.
-
-    A neuron is salient for a question when its score is above tau times the largest score over all
-    layers and neurons for that question, and selected when it is salient in more than beta times
-    the number of questions; both strictly (paper, equations 4 and 5). A question whose largest
-    score is not positive has no salient neurons.
-
-    Args:
-        attributions: The scores of one dimension's questions, or of all (pooled).
-        tau: Saliency threshold, 0 <= tau < 1.
-        beta: Consistency threshold, 0 <= beta < 1.
-        minus: Scores of other questions (plain factual ones, say) on the same model; the neurons
-            that they select at the same thresholds are left out (contrastive selection).
+def neurons_of(model: HookedModel, neurons: Neurons) -> NeuronSet:
+    """The set, or `NeuronSet.of` of the names; checked to be of this model.
 
     Raises:
-        ValueError: For a threshold out of range or scores that are not finite.
+        ValueError: If there is none, or it belongs to another model.
     """
-    if minus is not None:
-        return select_neurons(attributions, tau, beta) - select_neurons(minus, tau, beta)
-    check_thresholds(tau, beta)
-    counts = saliency_counts(attributions, tau)
-    needed = Fraction(str(beta)) * len(attributions)  # exact, so that "more than" is strict
-    chosen = (counts > float(needed)).nonzero().tolist()
-    return NeuronSet(
-        neurons=tuple(Neuron(*pair) for pair in chosen),
-        model=attributions.settings.model,
-        fingerprint=attributions.settings.fingerprint,
-        form=attributions.settings.form,
-        site=attributions.settings.site,
-        n_layers=attributions.scores.shape[1],
-        d_mlp=attributions.scores.shape[2],
-        tau=tau,
-        beta=beta,
-        origin=attributions.origin,
-    )
+    check_neurons(neurons)
+    if not isinstance(neurons, NeuronSet):
+        return NeuronSet.of(model, neurons)
+    neurons.check_model(model)
+    return neurons
+
+
+def check_neurons(neurons: Neurons) -> None:
+    """Raise `ValueError` for an empty set or what names no neuron; before a model is loaded."""
+    if not isinstance(neurons, NeuronSet):
+        named_neurons(neurons)
+    elif not len(neurons):
+        raise ValueError(
+            "the neuron set is empty: there is nothing to measure or to change. Lower tau or beta, "
+            "or join sets."
+        )
+
+
+def share(count: int, total: int) -> float:
+    """A part of a total; NaN of nothing."""
+    return count / total if total else float("nan")
 
 
 def check_thresholds(tau: float, beta: float) -> None:
@@ -261,39 +255,3 @@ def check_thresholds(tau: float, beta: float) -> None:
     for name, value in (("tau", tau), ("beta", beta)):
         if not 0 <= check_number(name, value, f"0 <= {name} < 1") < 1:
             raise ValueError(f"{name} is {value}: allowed is 0 <= {name} < 1 (0.10 is 10 %).")
-
-
-def saliency_counts(attributions: Attributions, tau: float) -> Float[Tensor, "layer d_mlp"]:
-    """In how many questions each neuron's score is above tau times the question's largest."""
-    return salient(attributions, tau).sum(0).to(torch.float32)
-
-
-def salient(attributions: Attributions, tau: float) -> Bool[Tensor, "question layer d_mlp"]:
-    """Whether a neuron's score is above tau times the question's largest, which is positive."""
-    scores = attributions.scores
-    if not bool(scores.isfinite().all()):
-        raise ValueError("the scores are not finite: the model overflowed. Load it in float32.")
-    largest = scores.amax(dim=(1, 2), keepdim=True)
-    return (scores > tau * largest) & (largest > 0)
-
-
-def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """How much each pair of named sets shares.
-
-    Returns:
-        One row a pair: a, b, size_a, size_b, shared, jaccard, share_of_a and share_of_b (the part
-        of each set that lies in the other).
-    """
-    columns = ["a", "b", "size_a", "size_b", "shared", "jaccard", "share_of_a", "share_of_b"]
-    rows: list[tuple[str | float, ...]] = []
-    for (name_a, a), (name_b, b) in combinations(sets.items(), 2):
-        shared = len(a & b)
-        sizes = (len(a), len(b))
-        shares = (_share(shared, size) for size in sizes)
-        rows.append((name_a, name_b, *sizes, shared, a.jaccard(b), *shares))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _share(count: int, total: int) -> float:
-    """A part of a total; NaN of nothing."""
-    return count / total if total else float("nan")

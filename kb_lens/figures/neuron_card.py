@@ -1,0 +1,156 @@
+"""One neuron on one page: what it writes, what it does, and the texts that it is active on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kb_lens.checks.activations import activations
+from kb_lens.checks.neuron_effects import neuron_effects
+from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.figures.activations import (
+    Tokens,
+    block_height,
+    count_lines,
+    draw_tokens,
+    letters_of,
+    token_axes,
+)
+from kb_lens.figures.layout import WIDTH
+from kb_lens.figures.marks import THIN, band, panel_title
+from kb_lens.figures.style import COLOURS, faint, finish
+from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.neurons.names import NeuronName
+from kb_lens.neurons.sets import NeuronSet, neurons_of
+from kb_lens.questions import Question, load_questions
+
+_LAMS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+_BEFORE, _BEHIND = 24, 6
+"""Tokens of a text that are shown around its peak: what comes before is what was read."""
+_TOP = 215
+"""Pixels of the upper panels."""
+_LEFT, _RIGHT, _BETWEEN = 80, 14, 84
+"""Pixels: the margins, and what is between the upper panels and the texts."""
+
+
+def neuron_card(
+    model: HookedModel,
+    neuron: NeuronName | NeuronSet,
+    *,
+    texts: Sequence[str] | None = None,
+    questions: Sequence[Question] | None = None,
+    lams: Sequence[float] = _LAMS,
+    k: int = 8,
+    n_texts: int = 5,
+    progress: bool = True,
+) -> go.Figure:
+    """Promoted and suppressed tokens, the dose-response, and the texts of the largest activations.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        neuron: ``"L26.N1371"``, ``(26, 1371)``, or a set of one, at its site.
+        texts: Where its largest activations are looked for; default the bank's questions and the
+            passages of plain text.
+        questions: Whose right answer the dose-response is of; default nine of the bank.
+        lams: The factors of the dose-response, at the last position.
+        k: Tokens a side.
+        n_texts: Texts that are shown.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: As `kb_lens.checks.neuron_meaning.promoted_tokens` and `neuron_effects`; if
+            there is another number of neurons than one.
+    """
+    members = neurons_of(model, neuron if isinstance(neuron, NeuronSet) else [neuron])
+    if len(members) != 1:
+        raise ValueError(f"a card is of one neuron, and there are {len(members)}: give one.")
+    asked = load_questions(9) if questions is None else questions
+    written = promoted_tokens(model, members, k)
+    effects = neuron_effects(model, members, asked, lams=lams, progress=progress)
+    peaks = top_prompts(model, members, texts, n_texts, progress=progress)
+    blocks = _blocks(model, members, peaks.loc[peaks["side"] == "largest"])
+    largest = float(peaks["activation"].abs().to_numpy(float).max())
+
+    letters = letters_of(WIDTH - _LEFT - _RIGHT)
+    n_lines = count_lines(blocks, letters)
+    low = block_height(n_lines)
+    figure = make_subplots(
+        2,
+        3,
+        specs=[[{}, {}, {}], [{"colspan": 3}, None, None]],
+        row_heights=[_TOP, low],
+        vertical_spacing=_BETWEEN / (_TOP + low + _BETWEEN),
+        horizontal_spacing=0.12,
+    )
+    for column, (side, colour) in enumerate(
+        (("promotes", COLOURS[1]), ("suppresses", COLOURS[0])), 1
+    ):
+        rows = written[written["side"] == side]
+        figure.add_bar(
+            x=rows["logit"],
+            y=[*range(len(rows))],
+            orientation="h",
+            marker_color=colour,
+            row=1,
+            col=column,
+        )
+        named: dict[str, Any] = {
+            "tickvals": [*range(len(rows))],
+            "ticktext": [f"{t}" for t in rows["token"]],
+        }
+        figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
+        panel_title(figure, f"Tokens that it {side}", 1, column)
+    figure.update_xaxes(title_text="logit a unit", row=1)
+    _dose(figure, effects.dose_response())
+    draw_tokens(figure, blocks, [largest] * len(blocks), letters, row=2, col=1)
+    token_axes(figure, n_lines, letters, row=2, col=1)
+    panel_title(figure, "Where it is most active: up to the peak and a little behind it", 2, 1)
+    (member,) = members
+    read = "question bank, plain passages" if texts is None else f"{len(texts)} given"
+    note = (
+        f"{model_name(model)}, site {members.site}. Tokens: its output through the unembedding. "
+        f"Answer: {len(asked)} questions, last position, 95 % bootstrap band. Texts: {read}; the "
+        f"darkest is {largest:.3g}."
+    )
+    return finish(
+        figure,
+        f"Neuron {member.name}",
+        note,
+        height=_TOP + low + _BETWEEN + 130,
+        top=26,
+        margin={"l": _LEFT, "r": _RIGHT, "b": 14},
+        showlegend=False,
+    )
+
+
+def _dose(figure: go.Figure, table: pd.DataFrame) -> None:
+    """The mean change of P(right answer) by factor."""
+    change, low, high = 100 * table[["prob_change", "low", "high"]].to_numpy(float).T
+    lam = table["lam"].to_numpy(float)
+    place: dict[str, Any] = {"row": 1, "col": 3}
+    figure.add_trace(band(lam, low, high, faint(COLOURS[2])), **place)
+    line = {"color": COLOURS[2], "width": 2}
+    figure.add_scatter(x=lam, y=change, mode="lines+markers", line=line, **place)
+    figure.add_hline(y=0, line=THIN, **place)
+    figure.update_xaxes(title_text="factor", **place)
+    panel_title(figure, "P(right answer), points", 1, 3)
+
+
+def _blocks(model: HookedModel, members: NeuronSet, peaks: pd.DataFrame) -> list[Tokens]:
+    """Each text around its peak."""
+    blocks: list[Tokens] = []
+    for text, position, peak in zip(
+        peaks["text"], peaks["position"], peaks["activation"], strict=True
+    ):
+        table = activations(model, members, text, progress=False)
+        around = table.loc[table["position"].between(position - _BEFORE, position + _BEHIND)]
+        # the first token's activation is of another size, and would be the darkest
+        behind = around["position"].to_numpy() > 0
+        values = np.where(behind, around["activation"].to_numpy(float), 0.0)
+        blocks.append(Tokens(f"{peak:.3g}", [*around["token"]], values.tolist()))
+    return blocks

@@ -1,0 +1,126 @@
+"""What a model says next, under a slider for the factor of some neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kb_lens.arguments import check_count, check_texts
+from kb_lens.checks.activations import check_lengths, token_text
+from kb_lens.checks.neuron_effects import check_effects
+from kb_lens.figures.layout import ROW
+from kb_lens.figures.style import COLOURS, GREY, finish
+from kb_lens.interventions.positions import Positions
+from kb_lens.interventions.scaling import scale_neurons
+from kb_lens.models.bridge_check import as_the_checkpoint
+from kb_lens.models.chat import token_ids
+from kb_lens.models.hooked import HookedModel, model_name
+from kb_lens.neurons.sets import Neurons, neurons_of
+
+_LAMS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+
+
+@as_the_checkpoint
+def next_tokens(
+    model: HookedModel,
+    neurons: Neurons,
+    prompt: str,
+    *,
+    lams: Sequence[float] = _LAMS,
+    positions: Positions = "all",
+    k: int = 12,
+) -> go.Figure:
+    """The likeliest next tokens at each factor: a slider moves from one to the next.
+
+    The slider is plotly's own, so that it works in a notebook, in a page of HTML and without
+    Python. A static file shows the factor nearest to 1 that is not 1.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        neurons: A set, at its site, or names, ``["L26.N1371"]``, at site ``post``.
+        prompt: Taken as it is: write a chat out as its template writes it.
+        lams: The factors.
+        positions: As in `scale_neurons`.
+        k: Tokens: those with the largest probability at any factor.
+
+    Raises:
+        ValueError: If the set is empty or belongs to another model, a factor is not finite or comes
+            twice, `k` is below 1, or the prompt is empty or longer than the model's context.
+    """
+    members = neurons_of(model, neurons)
+    check_effects(lams, None, model.cfg.dtype)
+    check_count("k", k)
+    check_texts([prompt])
+    ids = token_ids(model.tokenizer, prompt)
+    check_lengths(model, [ids], at_least=1)
+    base = _probabilities(model, ids)
+    changed: list[Tensor] = []
+    for lam in lams:
+        with scale_neurons(model, members, lam=lam, positions=positions):
+            changed.append(_probabilities(model, ids))
+    largest = torch.stack([base, *changed]).amax(0)
+    chosen = largest.topk(min(k, len(largest))).indices
+    chosen = chosen[base[chosen].argsort(descending=True)]
+    names = [token_text(model, token) for token in chosen.tolist()]
+    rows = [*range(len(names))]
+    shown = min(range(len(lams)), key=lambda nth: (lams[nth] == 1, abs(lams[nth] - 1)))
+
+    figure = go.Figure()
+    for nth, (lam, probabilities) in enumerate(zip(lams, changed, strict=True)):
+        figure.add_bar(
+            x=(100 * probabilities[chosen]).tolist(),
+            y=rows,
+            orientation="h",
+            name=f"times {lam:g}",
+            marker_color=COLOURS[1],
+            visible=nth == shown,
+        )
+    figure.add_scatter(
+        x=(100 * base[chosen]).tolist(),
+        y=rows,
+        mode="markers",
+        name="the model as it is",
+        marker={"color": GREY, "symbol": "line-ns-open", "size": 14, "line_width": 3},
+    )
+    steps = [
+        {
+            "label": f"{lam:g}",
+            "method": "update",
+            "args": [{"visible": [*(other == nth for other in range(len(lams))), True]}],
+        }
+        for nth, lam in enumerate(lams)
+    ]
+    slider = {"active": shown, "steps": steps, "currentvalue_prefix": "factor: ", "pad_t": 50}
+    named: dict[str, Any] = {
+        "tickvals": rows,
+        "ticktext": names,
+        "ticks": "",
+        "range": [len(rows) - 0.4, -0.6],
+    }
+    figure.update_yaxes(**named)
+    figure.update_xaxes(title_text="P(next token), %", rangemode="tozero")
+    what = members.neurons[0].name if len(members) == 1 else f"{len(members)} neurons"
+    note = f"{model_name(model)}, {what}, site {members.site}. Behind: …{prompt[-70:]}"
+    return finish(
+        figure,
+        f"What {what} changes in the next token",
+        note,
+        height=300 + ROW * len(rows),
+        top=30,
+        margin={"l": 110, "b": 60},
+        sliders=[slider],
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
+    )
+
+
+@torch.no_grad()
+def _probabilities(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_vocab"]:
+    """Of the next token, for the tokens that the tokenizer has."""
+    tokens = torch.tensor([ids], device=model.cfg.device)
+    logits = model(tokens, return_type="logits")[0, -1].double()
+    return logits.softmax(-1)[: len(model.tokenizer)].cpu()

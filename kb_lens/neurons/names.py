@@ -1,0 +1,68 @@
+"""One neuron, and how people write it: ``L26.N1371``, or layer and index, (26, 1371)."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from kb_lens.rows import shown
+
+_NAME = re.compile(r"\s*L(\d+)\s*[.,/:]?\s*N(\d+)\s*", re.IGNORECASE)
+_SEVERAL = re.compile(r"[,;\s]+(?=L)", re.IGNORECASE)
+_FORMS = "write L26.N1371, or (26, 1371) for layer 26 and neuron 1371, both from 0"
+
+NeuronName = str | Sequence[int]
+"""``L26.N1371`` or a layer and an index."""
+
+
+class Neuron(NamedTuple):
+    """One MLP neuron."""
+
+    layer: int
+    """The block, from 0."""
+    # A tuple's method of this name is not needed: each neuron stands in a set once.
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+    """The index in the layer's d_mlp activations, from 0."""
+
+    @property
+    def name(self) -> str:
+        """``L26.N1371``."""
+        return f"L{self.layer}.N{self.index}"
+
+
+def named_neurons(neurons: str | Iterable[NeuronName]) -> tuple[Neuron, ...]:
+    """Neurons by their names, in the order given.
+
+    Args:
+        neurons: Names or pairs; or one text with names, with commas between them.
+
+    Raises:
+        ValueError: For what is no name, a neuron that is named twice, or none at all.
+    """
+    if isinstance(neurons, str):
+        neurons = [name for name in _SEVERAL.split(neurons.strip()) if name]
+    named = tuple(neuron_of(name) for name in neurons)
+    if not named:
+        raise ValueError(f"no neuron is named: {_FORMS}.")
+    twice = next((neuron for neuron in named if named.count(neuron) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice.name} is named twice: name each neuron once.")
+    return named
+
+
+def neuron_of(name: NeuronName | Iterable[Any]) -> Neuron:
+    """One neuron; 1.7 or True is no number of a layer."""
+    if isinstance(name, str):
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{shown(name)} names no neuron: {_FORMS}.")
+        return Neuron(int(match[1]), int(match[2]))
+    try:
+        layer, index = name
+        if isinstance(layer, bool) or isinstance(index, bool):
+            raise TypeError("True and False are no numbers")
+        return Neuron(operator.index(layer), operator.index(index))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{shown(name)} is no neuron: {_FORMS}.") from error

@@ -1,0 +1,26 @@
+"""``--neurons``: a file that `identify` wrote, or names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kb_lens.neurons.names import Neuron, named_neurons
+from kb_lens.neurons.sets import NeuronSet
+
+_NAMES = re.compile(r"\s*L\d+\s*[.,/:]?\s*N\d+.*", re.IGNORECASE | re.DOTALL)
+
+
+GivenNeurons = NeuronSet | tuple[Neuron, ...]
+"""A set, or neurons of a model that is not loaded yet."""
+
+
+def given_neurons(given: Path) -> GivenNeurons:
+    """A neurons.json's set, or the neurons that are named.
+
+    Raises:
+        ValueError: If there is no such file, or a name is none.
+    """
+    if _NAMES.fullmatch(str(given)) and not given.is_file():
+        return named_neurons(str(given))
+    return NeuronSet.load(given)

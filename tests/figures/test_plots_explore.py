@@ -1,0 +1,70 @@
+"""Figures for looking at neurons: tokens in colour, a card, an ablation study."""
+
+import re
+
+import pytest
+
+import kb_lens as kb
+
+TEXTS = ["The nurse said that she was <b>tired</b>.", "No, he was not & would not be."]
+
+
+def opacity(shape):
+    return float(re.fullmatch(r"rgba\(\d+, \d+, \d+, ([\d.]+)\)", shape.fillcolor)[1])
+
+
+def test_the_darkest_token_has_the_largest_activation(llama):
+    table = kb.activations(llama, ["L1.N3"], TEXTS, progress=False)
+    figure = kb.figures.activation_text(table)
+    shapes = figure.layout.shapes
+    assert len(shapes) == len(table)
+    behind = table[table["position"] > 0]
+    assert opacity(shapes[behind["activation"].abs().idxmax()]) == pytest.approx(0.75)
+    for shape, value in zip(shapes, table["activation"], strict=True):
+        orange = shape.fillcolor.startswith("rgba(213, 94, 0")
+        assert orange == (value > 0) or opacity(shape) == 0
+    shown = "".join(str(text) for trace in figure.data for text in trace.text)
+    assert "&lt;b&gt;" in shown or "&lt;" in shown, "a tag in a text is text"
+
+
+def test_no_token_is_wider_than_its_line(llama):
+    table = kb.activations(llama, ["L1.N3"], "nurse " * 30, progress=False)
+    figure = kb.figures.activation_text(table)
+    assert max(shape.x1 for shape in figure.layout.shapes) <= 91
+    assert len({shape.y0 for shape in figure.layout.shapes}) > 1
+
+
+def test_a_table_without_a_row_is_refused(llama):
+    table = kb.activations(llama, ["L1.N3"], TEXTS, progress=False)
+    with pytest.raises(ValueError, match="no token"):
+        kb.figures.activation_text(table.iloc[:0])
+
+
+def test_the_card_has_tokens_doses_and_texts(llama, questions):
+    figure = kb.figures.neuron_card(
+        llama, "L1.N3", texts=TEXTS, questions=questions[:2], progress=False
+    )
+    assert figure.layout.title.text == "Neuron L1.N3"
+    assert sum(trace.type == "bar" for trace in figure.data) == 2
+    assert len(figure.layout.shapes) > 10
+    assert kb.figures.themed(figure, "dark").layout.title.text == "Neuron L1.N3"
+
+
+def test_a_card_is_of_one_neuron(llama):
+    with pytest.raises(ValueError, match="a card is of one neuron, and there are 2"):
+        kb.figures.neuron_card(llama, kb.NeuronSet.of(llama, "L0.N1,L0.N2"))
+
+
+def test_a_panel_a_measure_and_a_row_a_neuron(llama):
+    benchmark = kb.load_benchmark("stereoset", limit=6)
+    study = kb.ablation_study(
+        llama, ["L0.N3", "L2.N5"], prompts=TEXTS, benchmark=benchmark, progress=False
+    )
+    figure = kb.figures.ablation_figure(study)
+    assert len(figure.data) == 6, "three panels of two factors"
+    assert list(figure.layout.yaxis.ticktext) == ["L0.N3", "L2.N5", "all 2"]
+    chosen = kb.figures.ablation_figure(study, ["ss_macro"])
+    rows = study.table[study.table["measure"] == "ss_macro"]
+    assert sorted(x for trace in chosen.data for x in trace.x) == sorted(rows["value"])
+    with pytest.raises(ValueError, match="no measure 'x'"):
+        kb.figures.ablation_figure(study, ["x"])
