@@ -219,8 +219,9 @@ def jaccard(a: Tensor, b: Tensor) -> float:
 
 def reference(model: Any, tokens: Tensor, objective: Objective, site: Site) -> Tensor:
     """Converged scores: 512 Gauss nodes in each layer."""
-    path = JoinedPath(model, tokens, objective, site=site)
-    return path.activations * quadrature.fixed(path, "gauss-legendre", 512).gradients
+    with fast_products(model.cfg):
+        path = JoinedPath(model, tokens, objective, site=site)
+        return path.activations * quadrature.fixed(path, "gauss-legendre", 512).gradients
 
 
 if __name__ == "__main__":

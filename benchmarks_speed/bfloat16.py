@@ -8,15 +8,14 @@ an eighth as fast as float32.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import torch
 
 import kb_lens as kb
+from kb_lens.passes.matrix_products import processor
 
 
 def say(text: str) -> None:
@@ -42,16 +41,6 @@ def attributed(dtype: torch.dtype, questions: list[kb.Question]) -> tuple[kb.Att
 def neurons(scores: kb.Attributions) -> kb.NeuronSet:
     """The union over the dimensions."""
     return kb.NeuronSet.union(kb.select_neurons(part) for part in scores.by_dimension().values())
-
-
-def processor() -> str:
-    """Its name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Where a job's model is put."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
 
 import json
 from collections.abc import Mapping
