@@ -4,6 +4,16 @@ The public names are in ``__init__.pyi``, in the order in which data flows. Each
 is used first: torch and transformers take seconds.
 """
 
+from typing import Any
+
 from lazy_loader import attach_stub
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kb-lens")
+    return _public_name(name)

@@ -1,4 +1,6 @@
 # The public names, in the order in which data flows.
+__version__: str
+
 from .models.prompts import PromptTemplate as PromptTemplate
 from .models.loading import load_model as load_model
 from .questions import Question as Question, load_questions as load_questions

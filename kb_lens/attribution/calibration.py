@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kb_lens.attribution.engines import prompt_tokens
+from kb_lens.attribution.head import is_half
 from kb_lens.attribution.objective import Objective
 from kb_lens.attribution.path_gradients import JoinedPath
 from kb_lens.attribution.quadrature import Edges, adaptive
@@ -57,9 +58,14 @@ def first_edges(
 def _calibrated(model: HookedModel, settings: Settings, max_rows: int) -> Sequence[Edges] | None:
     try:
         tokens, objective = _prompt(model, settings)
+    except ValueError:  # it is longer than a small model's context
+        return None
+    try:
         path = JoinedPath(model, tokens, objective, site=settings.site, max_rows=max_rows)
         eps = torch.finfo(getattr(torch, settings.dtype)).eps
-        return adaptive(path, _FINER * cast(float, settings.tol), eps).edges
+        tol = cast(float, settings.tol)
+        # in half precision a finer tolerance would be cut into rounding
+        return adaptive(path, tol if is_half(model) else _FINER * tol, eps).edges
     except UncoveredError:  # each question's pass finds out for itself
         return None
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from importlib.metadata import version
 from typing import NoReturn
 
 from cyclopts import App, Parameter
@@ -22,7 +23,8 @@ app = App(
     help="Find the neurons of a language model that know what bias is, enhance them, and measure "
     "what changes.",
     help_format="plaintext",
-    version_flags=(),
+    version=lambda: version("kb-lens"),
+    version_flags="--version",
     suppress_keyboard_interrupt=False,  # what ended the command is said, and how to go on
     config=(split_commas, check_whole_numbers),
     # A flag has no --no-FLAG beside it, and a list is shown as a user types it.
@@ -72,6 +74,9 @@ COMMANDS = {
 
 for number, (command, (file, summary)) in enumerate(COMMANDS.items()):
     app.command(f"kb_lens.cli.{file}:{command}", name=command, help=summary, sort_key=number)
+app.register_install_completion_command(
+    help="Let the shell complete commands and options; writes to its startup file."
+)
 
 
 def main() -> None:

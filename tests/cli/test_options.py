@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import kb_lens as kb
 from kb_lens.cli.main import COMMANDS, app
 from kb_lens.runs.diagnose import DoctorSettings
 from kb_lens.runs.evaluate import EvaluateSettings
@@ -122,3 +124,11 @@ def test_nothing_slow_is_imported_before_it_is_used(what):
 def test_the_public_names_are_there():
     program = "import kb_lens as kb\nfor name in kb.__all__: getattr(kb, name)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_version_is_the_package_s():
+    shown = subprocess.run(
+        [sys.executable, "-m", "kb_lens.cli.main", "--version"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    assert shown.stdout.strip() == kb.__version__ == version("kb-lens")
