@@ -55,9 +55,7 @@ def test_inside_a_block_nothing_is_learned(questions, attributed, monkeypatch):
         attributed(model, questions[:1])
 
 
-def test_what_was_learned_cuts_the_first_guess(
-    llama, questions, attributed
-):
+def test_what_was_learned_cuts_the_first_guess(llama, questions, attributed):
     attributed(llama, questions[:1])
     edges = next(iter(calibration._EDGES[llama].values()))
     assert len(edges) == 3
