@@ -56,6 +56,8 @@ def activations(
     """
     members = neurons_of(model, neurons)
     texts = [texts] if isinstance(texts, str) else texts
+    if not texts:  # None, too, which would be a default elsewhere
+        raise ValueError("texts is empty: give a text, or a list of texts.")
     check_texts(texts)
     encoded = [token_ids(model.tokenizer, text) for text in texts]
     check_lengths(model, encoded, at_least=1)

@@ -43,6 +43,8 @@ def named_neurons(neurons: str | Iterable[NeuronName]) -> tuple[Neuron, ...]:
     """
     if isinstance(neurons, str):
         neurons = [name for name in _SEVERAL.split(neurons.strip()) if name]
+    if not isinstance(neurons, Iterable):
+        raise ValueError(f"{shown(neurons)} names no neuron: {_FORMS}.")
     named = tuple(neuron_of(name) for name in neurons)
     if not named:
         raise ValueError(f"no neuron is named: {_FORMS}.")

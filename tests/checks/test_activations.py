@@ -53,7 +53,7 @@ def test_inside_a_block_activations_are_as_scaled(llama):
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "there is none"), ([""], "text"), ("a " * 900, "the longest has")],
+    [([], "texts is empty"), ([""], "text"), ("a " * 900, "the longest has")],
 )
 def test_what_is_no_text_is_said(llama, texts, message):
     with pytest.raises(ValueError, match=message):

@@ -13,6 +13,9 @@ NO_COUNTS = (0, -1, 1.5, NAN, True, "3", [])
 NO_SHARES = (-0.1, 1, NAN, INF, True, "0.1", None)
 NO_FACTORS = (NAN, INF, True, "2", None, [2])
 NO_SEEDS = (-1, 1.5, NAN, True, "0", 2**32, None)
+NO_NEURONS = (7, None, [], {}, "", "x", "L0", [7], [None], ["L0.N1", "L0.N1"], [(0,)], [(0, 1, 2)],
+              [(0.5, 1)], [(True, 1)], "L9.N0", "L0.N48", [(-1, 0)])  # fmt: skip
+NO_TEXTS = (7, None, [], [7], "", [""], {}, ["a " * 999])
 NO_PATHS = (7, None, b"x", "", "/none/x", "/", "x\0y")
 
 
@@ -73,6 +76,58 @@ CALLS = {
     ),
     ("NeuronSet.at_least", "k"): (
         NO_COUNTS, lambda made, value: kb.NeuronSet.at_least([_neurons(made)], value),
+    ),
+    ("NeuronSet.of", "neuron"): (
+        NO_NEURONS, lambda made, value: kb.NeuronSet.of(_model(), value),
+    ),
+    ("NeuronSet.of", "site"): (
+        ("x", "", None, 7, "POST"), lambda made, value: kb.NeuronSet.of(_model(), "L0.N1", value),
+    ),
+    ("fold_neurons", "neuron"): (
+        NO_NEURONS, lambda made, value: kb.fold_neurons(_model(), value, lam=2.0),
+    ),
+    ("activations", "neuron"): (
+        NO_NEURONS, lambda made, value: kb.activations(_model(), value, "a text"),
+    ),
+    ("activations", "text"): (
+        NO_TEXTS, lambda made, value: kb.activations(_model(), "L0.N1", value, progress=False),
+    ),
+    ("ablation_study", "neuron"): (
+        NO_NEURONS, lambda made, value: kb.ablation_study(_model(), value, prompts=["a"]),
+    ),
+    ("ablation_study", "prompt"): (
+        (None, [], {}, ["a", "a"]),
+        lambda made, value: kb.ablation_study(_model(), "L0.N1", prompts=value, progress=False),
+    ),
+    ("ablation_study", "text"): (
+        (7, [7], "", [""], "a text", ["a " * 999]),
+        lambda made, value: kb.ablation_study(_model(), "L0.N1", prompts=value, progress=False),
+    ),
+    ("ablation_study", "benchmark"): (
+        ("stereoset", 7, {}), lambda made, value: kb.ablation_study(
+            _model(), "L0.N1", prompts=["a"], benchmark=value, progress=False
+        ),
+    ),
+    ("ablation_study", "n_bootstrap"): (
+        NO_COUNTS, lambda made, value: kb.ablation_study(
+            _model(), "L0.N1", prompts=["a"], n_bootstrap=value, progress=False
+        ),
+    ),
+    ("ablation_study", "seed"): (
+        NO_SEEDS, lambda made, value: kb.ablation_study(
+            _model(), "L0.N1", prompts=["a"], seed=value, progress=False
+        ),
+    ),
+    ("next_tokens", "k"): (
+        NO_COUNTS, lambda made, value: kb.figures.next_tokens(_model(), "L0.N1", "a", k=value),
+    ),
+    ("next_tokens", "text"): (
+        (7, None, "", [7]), lambda made, value: kb.figures.next_tokens(_model(), "L0.N1", value),
+    ),
+    ("neuron_card", "k"): (
+        NO_COUNTS, lambda made, value: kb.figures.neuron_card(
+            _model(), "L0.N1", texts=["a text"], k=value, progress=False
+        ),
     ),
     ("NeuronSet.union", "sets"): (([], ()), lambda made, value: kb.NeuronSet.union(value)),
     ("load_benchmark", "benchmark"): (
