@@ -26,7 +26,7 @@ ROOMS = {
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
         inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals
         prompting self_debiasing second_pass scaling positions conditions""",
-    "neurons": "selection sets names",
+    "neurons": "selection sets card names",
     "attribution": """attribute calibration engines attributions settings quadrature path_gradients
         head objective""",
     "evaluation": """word_changes comparison evaluate slices entries results result_files
@@ -40,7 +40,7 @@ ROOMS = {
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
     "records": "tensors tables objects",
-    "models": """loading pretrained placement devices adapters sources taught gguf low_rank
+    "models": """hub loading pretrained placement devices adapters sources taught gguf low_rank
         config_sizes completeness bridge_check evaluation_mode exclusive_use answers prompts chat
         template_syntax time_limit lessons hooked foreign_code digests offloaded""",
     "statistics": "",

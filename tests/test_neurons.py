@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import HfApi
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_bridge
@@ -18,6 +21,7 @@ from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.models.answers import Spelling
 from kb_lens.neurons.names import neuron_of
 from kb_lens.neurons.selection import saliency_counts
+from kb_lens.runs.given_neurons import given_neurons
 
 SETTINGS = Settings(
     model="made",
@@ -282,3 +286,50 @@ def test_names_stand_for_a_set_wherever_neurons_are_changed(llama, questions):
     effects = neuron_effects(llama, names, questions[:1], progress=False)
     assert effects.neurons == members.neurons
     pd.testing.assert_frame_equal(promoted_tokens(llama, names), promoted_tokens(llama, members))
+
+
+def test_a_set_goes_to_the_hub_and_comes_back(llama, monkeypatch, tmp_path):
+    members = kb.NeuronSet.of(llama, ["L1.N3", "L2.N5"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **k: f"https://hub/{name}")
+
+    def upload(self, *, repo_id, folder_path, ignore_patterns):
+        shutil.copytree(folder_path, tmp_path / repo_id)
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert members.push_to_hub("me/two") == "https://hub/me/two"
+    card = (tmp_path / "me/two/README.md").read_text()
+    assert "# 2 MLP neurons of tiny-random-llama" in card
+    assert "L1.N3, L2.N5" in card
+    assert 'kb.NeuronSet.load("hf://me/two")' in card
+
+    asked = []
+
+    def download(repository, file, revision):
+        asked.append(revision)
+        return str(tmp_path / repository / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert kb.NeuronSet.load("hf://me/two") == members
+    assert given_neurons(Path("hf://me/two@v1")) == members
+    assert asked == [None, "v1"]
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://me", "hf:///two", "hf://me/two@"])
+def test_what_is_no_address_is_said(address):
+    with pytest.raises(ValueError, match="is no file of the hub: write hf://USER/NAME"):
+        kb.NeuronSet.load(address)
+
+
+def test_the_hub_s_refusal_is_one_line():
+    with pytest.raises(
+        ValueError, match=r"cannot get 'neurons\.json' of 'me/none' from the hub"
+    ) as e:
+        kb.NeuronSet.load("hf://me/none")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x"])
+def test_what_is_no_repository_is_said(llama, name):
+    with pytest.raises(ValueError, match="no repository of the hub"):
+        kb.NeuronSet.of(llama, "L0.N1").push_to_hub(name)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kb_lens.interventions.export_folder import FORMAT
+from kb_lens.models.hub import check_push, push_folder
 from kb_lens.neurons.sets import NeuronSet
 
 _CARD = """---
@@ -151,25 +152,6 @@ def _version() -> str | None:
         return None
 
 
-def check_push(repository: str) -> None:
-    """Refuse what cannot be a repository on the hub, and a push without a network.
-
-    Raises:
-        ValueError: Says which.
-    """
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-    except ValueError as error:
-        raise ValueError(
-            f"--push is {repository!r}, no repository of the hub: write USER/NAME. {error}"
-        ) from error
-    if HF_HUB_OFFLINE:
-        raise ValueError(f"cannot push to {repository!r}: HF_HUB_OFFLINE is set. Unset it.")
-
-
 def push(folder: str | os.PathLike[str], repository: str) -> str:
     """Upload an export to the Hugging Face hub; a repository that is not there is made, private.
 
@@ -179,19 +161,8 @@ def push(folder: str | os.PathLike[str], repository: str) -> str:
     Raises:
         ValueError: If the hub cannot be reached or refuses. The folder stays.
     """
-    from huggingface_hub import HfApi
-
     check_push(repository)
     try:
-        # private: whoever exports decides by a second step to show the world what was not measured
-        address = HfApi().create_repo(repository, private=True, exist_ok=True)
-        HfApi().upload_folder(
-            repo_id=repository, folder_path=Path(folder), ignore_patterns=["run.json"]
-        )
-    except Exception as error:  # the client raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"'{folder}' is written, but could not be pushed to {repository!r}: "
-            f"{reason.rstrip('.')}. Check the network and `hf auth login`."
-        ) from error
-    return str(address)
+        return push_folder(folder, repository, leave_out=("run.json",))
+    except ValueError as error:
+        raise ValueError(f"'{folder}' is written, but {error}") from error

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
 from operator import or_
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from kb_lens.arguments import check_count, check_number
+from kb_lens.files import write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import (
     HookedModel,
@@ -26,9 +29,13 @@ from kb_lens.models.hooked import (
     model_name,
     site_hooks,
 )
+from kb_lens.models.hub import HUB, check_push, from_hub, push_folder
+from kb_lens.neurons.card import card
 from kb_lens.neurons.names import Neuron, NeuronName, named_neurons, neuron_of
 from kb_lens.records.objects import read_json, write_json
 
+_FILE = "neurons.json"
+"""Its name on the hub."""
 _FORMAT = "kb_lens neurons 1"
 """Stands in every file; the number rises when an older file would be read wrong."""
 
@@ -209,12 +216,32 @@ class NeuronSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronSet:
-        """Read a set that `save` wrote.
+        """Read a set that `save` wrote, or `push_to_hub`: ``hf://USER/NAME[@REVISION]``.
 
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
+        if isinstance(path, str) and path.startswith(HUB):
+            path = from_hub(path, _FILE)
         return read_json(path, cls, file_format=_FORMAT)
+
+    def push_to_hub(self, repository: str) -> str:
+        """Upload the set to the Hugging Face hub, with a card; a new repository is private.
+
+        Args:
+            repository: ``USER/NAME``; ``NeuronSet.load("hf://USER/NAME")`` reads it back.
+
+        Returns:
+            Its address.
+
+        Raises:
+            ValueError: If the hub cannot be reached or refuses.
+        """
+        check_push(repository)
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / _FILE)
+            write_text(Path(folder) / "README.md", card(self, repository))
+            return push_folder(folder, repository)
 
 
 Neurons = NeuronSet | str | Sequence[NeuronName]

@@ -11,10 +11,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kb_lens.arguments import check_seed
-from kb_lens.interventions.checkpoint import check_push, push
+from kb_lens.interventions.checkpoint import push
 from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 from kb_lens.interventions.scaling import check_factor
+from kb_lens.models.hub import check_push
 from kb_lens.runs.execution import Execution
 from kb_lens.runs.given_neurons import given_neurons
 from kb_lens.runs.record import RECORD, RunLog
@@ -74,7 +75,7 @@ def export_model(
     check_target(out, execution.overwrite)
     _check_can_be_made(Path(out))
     if settings.push_to is not None:
-        check_push(settings.push_to)
+        check_push(settings.push_to, "--push")
     neurons = given_neurons(settings.neurons)
     with log.stage("load the model"):
         model = settings.load(execution)

@@ -1,10 +1,11 @@
-"""``--neurons``: a file that `identify` wrote, or names."""
+"""``--neurons``: a file that `identify` wrote, one on the hub, or names."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from kb_lens.models.hub import HUB
 from kb_lens.neurons.names import Neuron, named_neurons
 from kb_lens.neurons.sets import NeuronSet
 
@@ -16,11 +17,12 @@ GivenNeurons = NeuronSet | tuple[Neuron, ...]
 
 
 def given_neurons(given: Path) -> GivenNeurons:
-    """A neurons.json's set, or the neurons that are named.
+    """A neurons.json's set (also ``hf://USER/NAME``), or the neurons that are named.
 
     Raises:
         ValueError: If there is no such file, or a name is none.
     """
     if _NAMES.fullmatch(str(given)) and not given.is_file():
         return named_neurons(str(given))
-    return NeuronSet.load(given)
+    on_hub = re.fullmatch(r"hf:/+(.+)", str(given))  # a path has lost one of the slashes
+    return NeuronSet.load(f"{HUB}{on_hub[1]}" if on_hub else given)

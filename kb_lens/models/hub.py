@@ -1,0 +1,101 @@
+"""The Hugging Face hub: folders go there, files come from there; never without being asked."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+HUB = "hf://"
+"""What a file's address on the hub begins with: ``hf://USER/NAME``, with ``@REVISION`` and
+``/FILE`` behind it where there is more than one."""
+_ADDRESS = re.compile(
+    r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?", re.DOTALL
+)
+
+
+def check_push(repository: str, what: str = "the repository") -> None:
+    """Refuse what cannot be a repository on the hub, and a push without a network.
+
+    Args:
+        repository: ``USER/NAME``.
+        what: What the message calls it.
+
+    Raises:
+        ValueError: Says which.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except ValueError as error:
+        raise ValueError(
+            f"{what} is {repository!r}, no repository of the hub: write USER/NAME. {error}"
+        ) from error
+    if HF_HUB_OFFLINE:
+        raise ValueError(f"cannot push to {repository!r}: HF_HUB_OFFLINE is set. Unset it.")
+
+
+def push_folder(
+    folder: str | os.PathLike[str], repository: str, *, leave_out: tuple[str, ...] = ()
+) -> str:
+    """Upload a folder; a repository that is not there is made, private.
+
+    Args:
+        folder: What is uploaded.
+        repository: ``USER/NAME``.
+        leave_out: Patterns of files that stay here.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ValueError: If the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(repository)
+    try:
+        # private: who pushes decides by a second step to show the world what was not measured
+        address = HfApi().create_repo(repository, private=True, exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repository, folder_path=Path(folder), ignore_patterns=list(leave_out)
+        )
+    except Exception as error:  # the client raises many kinds
+        raise ValueError(
+            f"could not be pushed to {repository!r}: {_reason(error)}. Check the network and "
+            "`hf auth login`."
+        ) from error
+    return str(address)
+
+
+def from_hub(address: str, file: str) -> Path:
+    """A file of the hub, downloaded or as it was kept by the hub's client.
+
+    Args:
+        address: ``hf://USER/NAME[@REVISION][/FILE]``.
+        file: Its name where the address has none.
+
+    Raises:
+        ValueError: If it is no address, or the file cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise ValueError(f"{address!r} is no file of the hub: write hf://USER/NAME[@REVISION].")
+    try:
+        path = hf_hub_download(
+            match["repository"], match["file"] or file, revision=match["revision"]
+        )
+    except Exception as error:  # the client raises many kinds
+        raise ValueError(
+            f"cannot get {match['file'] or file!r} of {match['repository']!r} from the hub: "
+            f"{_reason(error)}. Check the name, the network and `hf auth login`."
+        ) from error
+    return Path(path)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
