@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,6 @@ def neuron_card(
     if len(members) != 1:
         raise ValueError(f"a card is of one neuron, and there are {len(members)}: give one.")
     asked = load_questions(9) if questions is None else questions
-    written = promoted_tokens(model, members, k)
     effects = neuron_effects(model, members, asked, lams=lams, progress=progress)
     peaks = top_prompts(model, members, texts, n_texts, progress=progress)
     blocks = _blocks(model, members, peaks.loc[peaks["side"] == "largest"])
@@ -87,25 +87,7 @@ def neuron_card(
         vertical_spacing=_BETWEEN / (_TOP + low + _BETWEEN),
         horizontal_spacing=0.12,
     )
-    for column, (side, colour) in enumerate(
-        (("promotes", COLOURS[1]), ("suppresses", COLOURS[0])), 1
-    ):
-        rows = written[written["side"] == side]
-        figure.add_bar(
-            x=rows["logit"],
-            y=[*range(len(rows))],
-            orientation="h",
-            marker_color=colour,
-            row=1,
-            col=column,
-        )
-        named: dict[str, Any] = {
-            "tickvals": [*range(len(rows))],
-            "ticktext": [f"{t}" for t in rows["token"]],
-        }
-        figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
-        panel_title(figure, f"Tokens that it {side}", 1, column)
-    figure.update_xaxes(title_text="logit a unit", row=1)
+    _tokens(figure, promoted_tokens(model, members, k), k)
     _dose(figure, effects.dose_response())
     draw_tokens(figure, blocks, [largest] * len(blocks), letters, row=2, col=1)
     token_axes(figure, n_lines, letters, row=2, col=1)
@@ -126,6 +108,29 @@ def neuron_card(
         margin={"l": _LEFT, "r": _RIGHT, "b": 14},
         showlegend=False,
     )
+
+
+def _tokens(figure: go.Figure, written: pd.DataFrame, k: int) -> None:
+    """The likelier and the less likely tokens."""
+    for column, (side, colour) in enumerate(
+        (("promotes", COLOURS[1]), ("suppresses", COLOURS[0])), 1
+    ):
+        rows = written[written["side"] == side]
+        figure.add_bar(
+            x=rows["logit"],
+            y=[*range(len(rows))],
+            orientation="h",
+            marker_color=colour,
+            row=1,
+            col=column,
+        )
+        named: dict[str, Any] = {
+            "tickvals": [*range(len(rows))],
+            "ticktext": [html.escape(str(token)) for token in rows["token"]],
+        }
+        figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
+        panel_title(figure, f"Tokens that it {side}", 1, column)
+    figure.update_xaxes(title_text="logit a unit", row=1)
 
 
 def _dose(figure: go.Figure, table: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,14 +67,34 @@ def next_tokens(
     largest = torch.stack([base, *changed]).amax(0)
     chosen = largest.topk(min(k, len(largest))).indices
     chosen = chosen[base[chosen].argsort(descending=True)]
-    names = [token_text(model, token) for token in chosen.tolist()]
-    rows = [*range(len(names))]
+    names = [html.escape(token_text(model, token)) for token in chosen.tolist()]
     shown = min(range(len(lams)), key=lambda nth: (lams[nth] == 1, abs(lams[nth] - 1)))
+    figure = _bars(lams, [each[chosen] for each in changed], base[chosen], shown)
+    rows = [*range(len(names))]
+    axis: dict[str, Any] = {"tickvals": rows, "ticktext": names, "ticks": ""}
+    figure.update_yaxes(**axis, range=[len(rows) - 0.4, -0.6])
+    figure.update_xaxes(title_text="P(next token), %", rangemode="tozero")
+    what = members.neurons[0].name if len(members) == 1 else f"{len(members)} neurons"
+    end = html.escape(prompt[-70:])
+    return finish(
+        figure,
+        f"What {what} changes in the next token",
+        f"{model_name(model)}, {what}, site {members.site}. Behind: …{end}",
+        height=300 + ROW * len(rows),
+        top=30,
+        margin={"l": 110, "b": 60},
+        sliders=[_slider(lams, shown)],
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
+    )
 
+
+def _bars(lams: Sequence[float], changed: Sequence[Tensor], base: Tensor, shown: int) -> go.Figure:
+    """Bars for each factor, of which one is shown, and the model as it is as marks."""
     figure = go.Figure()
+    rows = [*range(len(base))]
     for nth, (lam, probabilities) in enumerate(zip(lams, changed, strict=True)):
         figure.add_bar(
-            x=(100 * probabilities[chosen]).tolist(),
+            x=(100 * probabilities).tolist(),
             y=rows,
             orientation="h",
             name=f"times {lam:g}",
@@ -81,12 +102,17 @@ def next_tokens(
             visible=nth == shown,
         )
     figure.add_scatter(
-        x=(100 * base[chosen]).tolist(),
+        x=(100 * base).tolist(),
         y=rows,
         mode="markers",
         name="the model as it is",
         marker={"color": GREY, "symbol": "line-ns-open", "size": 14, "line_width": 3},
     )
+    return figure
+
+
+def _slider(lams: Sequence[float], shown: int) -> dict[str, Any]:
+    """A step a factor, which shows its bars and the marks."""
     steps = [
         {
             "label": f"{lam:g}",
@@ -95,27 +121,7 @@ def next_tokens(
         }
         for nth, lam in enumerate(lams)
     ]
-    slider = {"active": shown, "steps": steps, "currentvalue_prefix": "factor: ", "pad_t": 50}
-    named: dict[str, Any] = {
-        "tickvals": rows,
-        "ticktext": names,
-        "ticks": "",
-        "range": [len(rows) - 0.4, -0.6],
-    }
-    figure.update_yaxes(**named)
-    figure.update_xaxes(title_text="P(next token), %", rangemode="tozero")
-    what = members.neurons[0].name if len(members) == 1 else f"{len(members)} neurons"
-    note = f"{model_name(model)}, {what}, site {members.site}. Behind: …{prompt[-70:]}"
-    return finish(
-        figure,
-        f"What {what} changes in the next token",
-        note,
-        height=300 + ROW * len(rows),
-        top=30,
-        margin={"l": 110, "b": 60},
-        sliders=[slider],
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
-    )
+    return {"active": shown, "steps": steps, "currentvalue_prefix": "factor: ", "pad_t": 50}
 
 
 @torch.no_grad()

@@ -68,3 +68,18 @@ def test_a_panel_a_measure_and_a_row_a_neuron(llama):
     assert sorted(x for trace in chosen.data for x in trace.x) == sorted(rows["value"])
     with pytest.raises(ValueError, match="no measure 'x'"):
         kb.figures.ablation_figure(study, ["x"])
+
+
+def test_every_step_of_the_slider_shows_its_factor_beside_the_model_as_it_is(llama):
+    figure = kb.figures.next_tokens(
+        llama, ["L1.N3", "L2.N5"], "The nurse said that", lams=(0.0, 1.0, 5.0), k=6
+    )
+    (slider,) = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["0", "1", "5"]
+    for nth, step in enumerate(slider.steps):
+        assert step.args[0]["visible"] == [nth == 0, nth == 1, nth == 2, True]
+    bars, base = figure.data[:-1], figure.data[-1]
+    assert bars[1].x == pytest.approx(base.x), "a factor of 1"
+    assert bars[2].x != pytest.approx(base.x)
+    assert list(base.x) == sorted(base.x, reverse=True)
+    assert len(figure.layout.yaxis.ticktext) == 6
