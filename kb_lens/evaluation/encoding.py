@@ -35,17 +35,12 @@ would take it for every condition."""
 
 @runtime_checkable
 class Reader(Protocol):
-    """What `encode` needs of a model: one that runs elsewhere has no more."""
+    """What `encode` needs of a model (``cfg.n_ctx`` too): one that runs elsewhere has no more."""
 
     @property
-    def tokenizer(self) -> Any:
-        """The model's."""
-        ...
-
+    def tokenizer(self) -> Any: ...  # noqa: D102 - as in the class
     @property
-    def cfg(self) -> Any:
-        """Its ``n_ctx`` is the longest text; None for any."""
-        ...
+    def cfg(self) -> Any: ...  # noqa: D102
 
 
 class Twice(NamedTuple):
