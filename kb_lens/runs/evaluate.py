@@ -16,7 +16,7 @@ from kb_lens.neurons.sets import check_neurons, neurons_of
 from kb_lens.runs.benchmark_names import load_named
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
-from kb_lens.runs.given_neurons import given_neurons
+from kb_lens.runs.given_neurons import GivenNeurons, given_neurons
 from kb_lens.runs.measure import check_asked, measure
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog
@@ -40,23 +40,29 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
         if self.lam is not None:
             check_factor(self.lam, self.dtype)
 
-    def check_neurons(self) -> None:
-        """Raise `ValueError` for neurons that are none, before a model is loaded."""
-        if self.neurons is not None:
-            check_neurons(given_neurons(self.neurons))
+    def given_neurons(self) -> GivenNeurons | None:
+        """The neurons that are scaled, if any.
 
-    def condition(self, model: HookedModel) -> Condition:
+        Raises:
+            ValueError: If they are none; of which model they are is not known yet.
+        """
+        if self.neurons is None:
+            return None
+        neurons = given_neurons(self.neurons)
+        check_neurons(neurons)
+        return neurons
+
+    def condition(self, model: HookedModel, neurons: GivenNeurons | None) -> Condition:
         """The model as it is, or with the neurons scaled."""
-        if self.neurons is None or self.lam is None:
+        if neurons is None or self.lam is None:
             return Condition("base")
-        neurons = neurons_of(model, given_neurons(self.neurons))
-        return Condition(f"lambda {self.lam:g}", Scaling(neurons, self.lam))
+        return Condition(f"lambda {self.lam:g}", Scaling(neurons_of(model, neurons), self.lam))
 
 
 def evaluate_work(settings: EvaluateSettings) -> Workload:
     """What `evaluate_model` does."""
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
-    settings.check_neurons()
+    settings.given_neurons()  # what is wrong with them is said now
     return Workload(measured=[(benchmark, 1) for benchmark in benchmarks])
 
 
@@ -77,12 +83,12 @@ def evaluate_model(
     log.check()
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
-    settings.check_neurons()
+    neurons = settings.given_neurons()
     if hands_out(execution):
         return by_workers(partial(evaluate_model, out, settings, execution), execution)
     with log.claimed():
-        model = log.load_model()
-        condition = settings.condition(model)
+        model = log.load_model(neurons=neurons)
+        condition = settings.condition(model, neurons)
         check_asked(model, condition, benchmarks)
         with log.stage("evaluate"):
             results = measure(

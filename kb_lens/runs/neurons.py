@@ -109,7 +109,7 @@ def read_neurons(
     if hands_out(execution):
         return by_workers(partial(read_neurons, out, settings, execution), execution)
     with log.claimed():
-        model = log.load_model()
+        model = log.load_model(neurons=neurons)
         neurons = neurons_of(model, neurons)
         with log.stage("scale neurons"):
             effects = neuron_effects(

@@ -17,6 +17,7 @@ from typing import Any
 from kb_lens.files import write_text
 from kb_lens.models.digests import same_weights
 from kb_lens.models.hooked import HookedModel, fingerprint, form, model_name
+from kb_lens.neurons.sets import Neurons, neurons_of
 from kb_lens.passes.matrix_products import product_library
 from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs
@@ -94,6 +95,8 @@ class RunLog:
     def load_model(
         self,
         model: str | os.PathLike[str] | HookedModel = "",
+        *,
+        neurons: Neurons | None = None,
     ) -> HookedModel:
         """Load the model of the settings, unless `model` is loaded already, and `begin`.
 
@@ -104,6 +107,8 @@ class RunLog:
         if isinstance(model, str | os.PathLike):
             with self.stage("load the model"):
                 model = self.settings.load(self.execution)
+        if neurons is not None:  # before the folder is emptied
+            neurons_of(model, neurons)
         self.begin(model)
         return model
 

@@ -64,7 +64,7 @@ def choose_lambda(
     if hands_out(execution):
         return by_workers(partial(choose_lambda, out, settings, execution), execution)
     with log.claimed():
-        model = log.load_model()
+        model = log.load_model(neurons=given)
         neurons = neurons_of(model, given)
         with log.stage("tune"):
             tuning = tune_lambda(
