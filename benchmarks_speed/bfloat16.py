@@ -13,9 +13,9 @@ import time
 import warnings
 
 import torch
+from machine import machine
 
 import kb_lens as kb
-from kb_lens.passes.matrix_products import processor
 
 
 def say(text: str) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     questions = kb.load_questions(arguments.questions)
     exact, exact_seconds = attributed(torch.float32, questions)
-    say(f"\n{processor()}, {torch.get_num_threads()} threads, {len(questions)} questions")
+    say(f"\n{machine()}, {len(questions)} questions")
     say("| type | nodes | times float32's | seconds | times float32's | worst gap | Jaccard |")
     say("|---|---|---|---|---|---|---|")
     for name in ["float32", *(arguments.dtype or ["bfloat16"])]:

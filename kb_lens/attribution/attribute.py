@@ -268,8 +268,7 @@ def _integrate(
     path: Path, settings: Settings, edges: Sequence[quadrature.Edges] | None
 ) -> quadrature.Integral:
     if settings.rule == "adaptive":
-        eps = torch.finfo(getattr(torch, settings.dtype)).eps
-        return quadrature.adaptive(path, cast(float, settings.tol), eps, edges)
+        return quadrature.adaptive(path, cast(float, settings.tol), settings.eps, edges)
     return quadrature.fixed(path, settings.rule, cast(int, settings.n_steps))
 
 

@@ -62,10 +62,9 @@ def _calibrated(model: HookedModel, settings: Settings, max_rows: int) -> Sequen
         return None
     try:
         path = JoinedPath(model, tokens, objective, site=settings.site, max_rows=max_rows)
-        eps = torch.finfo(getattr(torch, settings.dtype)).eps
         tol = cast(float, settings.tol)
         # in half precision a finer tolerance would be cut into rounding
-        return adaptive(path, tol if is_half(model) else _FINER * tol, eps).edges
+        return adaptive(path, tol if is_half(model) else _FINER * tol, settings.eps).edges
     except UncoveredError:  # each question's pass finds out for itself
         return None
 

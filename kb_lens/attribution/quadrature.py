@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ _FINE = (1 / 20, 49 / 180, 16 / 45, 49 / 180, 1 / 20)
 """Their weights."""
 _COARSE = (1 / 6, 0.0, 4 / 6, 0.0, 1 / 6)
 """Simpson's weights on three of them; exact to degree 3."""
-# The orders 8 and 4 make it the power 2 where the integrand is resolved. With that 1 of 360 layers
-# of SmolLM2-135M is worse than its estimate; with this none is.
+# The orders 8 and 4 make it the power 2 where the integrand is resolved. With that layers of
+# SmolLM2-135M are up to 15 times worse than their estimate; with this those above 1e-4 are better.
 _ORDER = 1.75
 """The finer rule's relative error is about the two rules' relative distance to this power."""
 MAX_NODES = 600
@@ -122,8 +123,8 @@ def adaptive(
     if start is None:
         start = (STEEP, *[WHOLE] * (len(path.activations) - 1))
     layers = [_Layer(h, edges) for h, edges in zip(path.activations, start, strict=True)]
-    while True:
-        nodes = [layer.missing() for layer in layers]
+    at_zero = torch.empty(0)
+    while any(nodes := [layer.missing() for layer in layers]):
         values, gradients = path([torch.tensor(step, dtype=torch.float32) for step in nodes])
         for layer, steps, value, rows in zip(layers, nodes, values, gradients, strict=True):
             layer.points.update(zip(steps, zip(value.tolist(), rows, strict=True), strict=True))
@@ -132,11 +133,10 @@ def adaptive(
         unit = eps * max(abs(path.value), float(at_zero.abs().max()))
         allowed_gap = max(tol * float(change.abs().max()), _GAP_ROUNDING * unit)
         rounding = _ROUNDING * eps, _MOST_GAP_ROUNDING * unit
-        for layer, layer_change in zip(layers, change.tolist(), strict=True):
-            layer.refine(tol, layer_change, allowed_gap, *rounding)
-        if not any(layer.missing() for layer in layers):
-            break
-    estimates = [layer.estimate() for layer in layers]
+        for layer, steps, layer_change in zip(layers, nodes, change.tolist(), strict=True):
+            if steps:  # the others are as they were
+                layer.refine(tol, layer_change, allowed_gap, *rounding)
+    estimates = [cast(_Estimate, layer.latest) for layer in layers]
     return Integral(
         gradients=torch.stack([estimate.integrals.sum(0) for estimate in estimates]),
         at_zero=at_zero,
@@ -176,6 +176,8 @@ class _Layer:
     """The objective and its gradient at each gamma that was done."""
     before: tuple[float, float] = (math.inf, math.inf)
     """The estimated relative error and the gap, as they were before the last cut."""
+    latest: _Estimate | None = None
+    """What the last `refine` judged."""
 
     def missing(self) -> list[float]:
         """The gammas of step 2 that are still to do."""
@@ -207,7 +209,7 @@ class _Layer:
         self, tol: float, change: float, allowed_gap: float, rounding: float, gap_rounding: float
     ) -> None:
         """Step 4: halve the worst intervals until the others' error is below half the tolerance."""
-        estimate = self.estimate()
+        self.latest = estimate = self.estimate()
         error = estimate.relative_error
         distance = float(estimate.distance.sum())
         gap = abs(float((self.h * estimate.integrals).sum()) - change)
@@ -225,7 +227,8 @@ class _Layer:
             cut |= _worst(estimate.error, tol / 2 * estimate.norm)
         if gap > allowed_gap:
             cut |= _worst(estimate.gap.abs(), allowed_gap / 2)
-        middles = [sum(list(pairwise(self.edges))[index]) / 2 for index in cut]
+        intervals = list(pairwise(self.edges))
+        middles = [sum(intervals[index]) / 2 for index in cut]
         self.edges = tuple(sorted({*self.edges, *middles}))
 
 

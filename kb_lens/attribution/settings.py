@@ -52,6 +52,11 @@ class Settings:
     form: str = ""
     """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
+    @property
+    def eps(self) -> float:
+        """The unit of rounding of the type that the model ran in."""
+        return torch.finfo(getattr(torch, self.dtype)).eps
+
 
 def resolve(
     model: HookedModel,

@@ -160,7 +160,7 @@ class _Measured:
                 n_bootstrap=self.n_bootstrap,
                 seed=self.seed,
             )
-        return _Taken(_next_tokens(self.model, self._tokens()), result)
+        return _Taken([next_token(self.model, ids) for ids in self._tokens()], result)
 
     def compared(self, before: _Taken, after: _Taken) -> tuple[pd.DataFrame, pd.DataFrame]:
         """What changed: a row a prompt, and a row a measure with its interval."""
@@ -211,18 +211,12 @@ def _trials(members: NeuronSet, lams: Sequence[float]) -> Iterator[tuple[str, Ne
 
 
 @torch.no_grad()
-def _next_tokens(
-    model: HookedModel, prompts: Sequence[Sequence[int]]
-) -> list[Float[Tensor, " d_vocab"]]:
-    """Log-probabilities of the next token behind each prompt, by itself: `last` stays the last."""
-    device = model.cfg.device
-    return [
-        model(torch.tensor([ids], device=device), return_type="logits")[0, -1]
-        .double()
-        .log_softmax(-1)
-        .cpu()
-        for ids in prompts
-    ]
+def next_token(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_vocab"]:
+    """Log-probabilities of the token behind a prompt, float64, on the CPU."""
+    # by itself: of a padded batch the last position is not every prompt's
+    tokens = torch.tensor([ids], device=model.cfg.device)
+    logits = model(tokens, return_type="logits")[0, -1].double()
+    return logits.log_softmax(-1).cpu()
 
 
 def _compared(

@@ -13,6 +13,7 @@ from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.effects import NeuronEffects, effect_against_score, rank_correlation
 from kb_lens.figures.marks import THIN, band, curve, error_bars, interval_hover, panel_title
 from kb_lens.figures.style import BACKGROUND, COLOURS, GREY, faint, finish, label, rounded
+from kb_lens.neurons.names import Neuron
 
 _COLUMNS, _PANEL = 4, 130
 """Panels side by side; pixels of a panel's height, its title and the gap below it."""
@@ -101,7 +102,7 @@ def _rests_on(effects: NeuronEffects) -> str:
 
 
 def _names(table: pd.DataFrame) -> list[str]:
-    return [f"L{neuron[0]}.N{neuron[1]}" for neuron in table[["layer", "index"]].to_numpy()]
+    return [Neuron(*pair).name for pair in table[["layer", "index"]].to_numpy().tolist()]
 
 
 def _curve(table: pd.DataFrame) -> list[go.Scatter]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kb_lens.arguments import check_count, check_texts
+from kb_lens.checks.ablation_study import next_token
 from kb_lens.checks.activations import check_lengths, token_text
 from kb_lens.checks.neuron_effects import check_effects
 from kb_lens.figures.layout import ROW
@@ -124,9 +125,6 @@ def _slider(lams: Sequence[float], shown: int) -> dict[str, Any]:
     return {"active": shown, "steps": steps, "currentvalue_prefix": "factor: ", "pad_t": 50}
 
 
-@torch.no_grad()
 def _probabilities(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_vocab"]:
     """Of the next token, for the tokens that the tokenizer has."""
-    tokens = torch.tensor([ids], device=model.cfg.device)
-    logits = model(tokens, return_type="logits")[0, -1].double()
-    return logits.softmax(-1)[: len(model.tokenizer)].cpu()
+    return next_token(model, ids).exp()[: len(model.tokenizer)]

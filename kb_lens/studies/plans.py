@@ -185,7 +185,7 @@ def right_answers(lab: Lab) -> Plan:
 
 
 def _written(neurons: NeuronSet) -> str:
-    return " ".join(f"L{layer}.N{index}" for layer, index in neurons)
+    return " ".join(neuron.name for neuron in neurons)
 
 
 STUDIES: dict[str, Callable[[Lab], Plan]] = {
