@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from kb_lens.figures.export import FORMATS, Width, write_figures
+from kb_lens.figures.export import FORMATS, write_figures
 from kb_lens.figures.folders import draw_folder
 from kb_lens.figures.themes import Theme
 
 HERE = Path(__file__).parent
 
 
-def make(results: Path, out: Path, formats: Sequence[str], theme: Theme, width: Width) -> str:
+def make(results: Path, out: Path, formats: Sequence[str], theme: Theme, width: str) -> str:
     """Draw and write all that the folder has results for.
 
     Returns:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--theme", choices=get_args(Theme), default="light")
     parser.add_argument(
-        "--width", choices=get_args(Width), default="page", help="of a page, or a paper's column"
+        "--width", default="page", help="page, or for print column or a length such as 5.5in"
     )
     given = parser.parse_args(arguments)
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from plotly.graph_objects import Figure
 
-from kb_lens.figures.export import FORMATS, Width, write_figures
+from kb_lens.figures.export import FORMATS, write_figures
 from kb_lens.figures.themes import Theme
 
 FLAT = Parameter(name="*")
@@ -22,7 +22,8 @@ DryRun = Annotated[
 ]
 ThemeOption = Annotated[Theme, Parameter("--theme", help="Of the figures.")]
 WidthOption = Annotated[
-    Width, Parameter("--width", help="Of the figures: a page's, or a paper's column.")
+    str,
+    Parameter("--width", help="page with title; or for print: column, 5.5in, 14cm and so on."),
 ]
 
 

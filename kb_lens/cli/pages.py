@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from plotly.graph_objects import Figure
 
 from kb_lens.cli import terminal
 from kb_lens.cli.options import ThemeOption, WidthOption, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import rank_table, summarize
 from kb_lens.figures.export import FORMATS
 from kb_lens.figures.folders import draw_folder
+from kb_lens.figures.style import model_shown_as
 from kb_lens.records.tables import write_csv
 from kb_lens.report.write import write_report
+from kb_lens.rows import shown
 from kb_lens.runs.folder import one_model, read_conditions, several_models
 from kb_lens.written import noting
+
+ShownModel = Annotated[str | None, Parameter("--name", help="What the model is called there.")]
 
 
 def compare(
@@ -50,11 +57,59 @@ def figures(
     formats: Annotated[tuple[str, ...], Parameter(help="Comma-separated.")] = FORMATS,
     theme: ThemeOption = "light",
     width: WidthOption = "page",
+    only: Annotated[tuple[str, ...], Parameter(help="Names of figures; default all.")] = (),
+    metrics: Annotated[
+        tuple[str, ...],
+        Parameter(help="BENCHMARK.METRIC, a panel each, e.g. stereoset.ss_macro."),
+    ] = (),
+    name: ShownModel = None,
 ) -> None:
     """Draw every figure again from saved results."""
-    by_name = draw_folder(folder)
+    with model_shown_as(name):
+        by_name = draw_folder(folder, metrics=metric_keys(metrics))
     with noting(folder):
-        save_figures(by_name, out or folder / "figures", formats, theme=theme, width=width)
+        save_figures(
+            named_figures(by_name, only),
+            out or folder / "figures",
+            formats,
+            theme=theme,
+            width=width,
+        )
+
+
+def named_figures(figures: Mapping[str, Figure], names: Sequence[str]) -> dict[str, Figure]:
+    """The figures of some names, a figure's further pages included; all if none is named.
+
+    Raises:
+        ValueError: For a name that no figure has.
+    """
+    pages = {name: [page for page in figures if _is_page_of(page, name)] for name in names}
+    if unknown := [name for name, found in pages.items() if not found]:
+        allowed = ", ".join(figures)
+        raise ValueError(f"no figure {unknown[0]!r} in this folder: there are {allowed}.")
+    chosen = [page for found in pages.values() for page in found]
+    return {name: figures[name] for name in chosen or figures}
+
+
+def _is_page_of(page: str, name: str) -> bool:
+    """Whether it is the figure of that name, or ``name_2`` and so on."""
+    return page == name or re.fullmatch(rf"{re.escape(name)}_\d+", page) is not None
+
+
+def metric_keys(texts: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Metrics from ``BENCHMARK.METRIC``; None if none is named.
+
+    Raises:
+        ValueError: For a text without a point.
+    """
+    pairs = [text.rpartition(".") for text in texts]
+    if wrong := [
+        text for text, (key, _, metric) in zip(texts, pairs, strict=True) if not key * len(metric)
+    ]:
+        raise ValueError(
+            f"--metrics is {shown(wrong[0])}: expected BENCHMARK.METRIC such as stereoset.ss_macro."
+        )
+    return [(key, metric) for key, _, metric in pairs] or None
 
 
 def report(
@@ -63,11 +118,12 @@ def report(
     ],
     *,
     out: Annotated[Path | None, Parameter(help="The page; default FOLDER/report.html.")] = None,
+    name: ShownModel = None,
 ) -> None:
     """Everything in a folder of results on one page that needs nothing else."""
     page = out or folder / "report.html"
     try:
-        with noting(folder):
+        with noting(folder), model_shown_as(name):
             write_report(folder, draw_folder(folder), page)
     except (KeyError, TypeError) as error:  # a table without its columns
         raise ValueError(f"'{folder}' has a file that kb_lens did not write: {error!r}.") from error

@@ -14,7 +14,7 @@ from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_card import neuron_card
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
-from kb_lens.figures.neurons import neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.neurons import layer_heatmap, neurons_per_layer, overlap_heatmap, upset
 from kb_lens.figures.next_tokens import next_tokens
 from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
@@ -35,6 +35,7 @@ __all__ = [
     "draw_study",
     "effect_against_attribution",
     "knowledge_plot",
+    "layer_heatmap",
     "layer_profile",
     "make_all",
     "neuron_card",

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.marks import layer_axis
-from kb_lens.figures.style import DIVERGING, INK, colour_bar, finish, true_minus
+from kb_lens.figures.style import DIVERGING, INK, colour_bar, finish, shown_model, true_minus
 from kb_lens.questions import Question
 
 View = Literal["neurons", "questions"]
@@ -86,7 +86,7 @@ def rests_on(attributions: Attributions) -> str:
     """What every note begins with."""
     settings = attributions.settings
     what = attributions.origin.partition(" on ")[0]
-    return f"{settings.model}, site {settings.site}, {what}"
+    return f"{shown_model(settings.model)}, site {settings.site}, {what}"
 
 
 def answer_of(attributions: Attributions) -> str:

@@ -11,13 +11,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kb_lens.figures.layout import without_title
+from kb_lens.figures.layout import TALLEST, without_title
 from kb_lens.figures.style import GLUE
 
 WIDTH, INCHES = 500, 3.3
 """Of a column, in pixels and in print."""
-TALLEST = 9.5
-"""Inches of the longest column."""
 STACK, WHOLE_PAGE = "stack", "whole page"
 """What a figure's ``layout.meta["column"]`` may ask for: its panels, whose distance in pixels is
 ``layout.meta["between"]``, one below the other; or not to be made narrower at all."""

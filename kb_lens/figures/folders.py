@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,16 @@ from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response
-from kb_lens.figures.neurons import MAX_UPSET_SETS, neurons_per_layer, overlap_heatmap, upset
+from kb_lens.figures.neurons import (
+    MAX_UPSET_SETS,
+    layer_heatmap,
+    neurons_per_layer,
+    overlap_heatmap,
+    upset,
+)
 from kb_lens.figures.paper import paper_figure
-from kb_lens.figures.results import before_after
+from kb_lens.figures.results import before_after_pages
+from kb_lens.figures.results_panels import Key
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.figures.tuning import tuning_figure
@@ -37,26 +44,30 @@ from kb_lens.studies.tables import Experiment
 from kb_lens.studies.tuned import Tuning
 
 
-def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
+def draw_folder(
+    folder: str | os.PathLike[str], *, metrics: Iterable[Key] | None = None
+) -> dict[str, go.Figure]:
     """Draw what any command wrote that writes results.
 
     What needs a second folder (`effect_against_attribution`) is left out.
 
     Args:
         folder: Where the results are.
+        metrics: What ``before_after`` and a study's panels show: (result's key, metric) pairs;
+            default the headline metrics.
 
     Returns:
         Name -> figure, in the light theme.
 
     Raises:
-        ValueError: If the folder has no results, or damaged ones.
+        ValueError: If the folder has no results, damaged ones, or not the metrics.
     """
     folder = Path(folder)
     # A file that one command alone writes tells whose folder it is.
     if (folder / "study.json").exists():
         study = Experiment.load(folder)
         check_record(folder, Belongs.stated_in(study.settings))
-        return draw_study(study.name, study.tables, study.settings)
+        return draw_study(study.name, study.tables, study.settings, metrics=metrics)
     if (folder / "tuning.json").exists():
         tuning = Tuning.load(folder)
         check_record(folder, Belongs.stated_in(tuning.settings))
@@ -67,7 +78,14 @@ def draw_folder(folder: str | os.PathLike[str]) -> dict[str, go.Figure]:
         check_record(folder, Belongs.of(effects.settings))
         return {"dose_response": dose_response(effects)}
     run = RunFolder.load(folder)
-    figures = make_all(run.attributions, run.sets, run.results, run.knowledge, run.specificity)
+    figures = make_all(
+        run.attributions,
+        run.sets,
+        run.results,
+        run.knowledge,
+        run.specificity,
+        metrics=metrics,
+    )
     if run.record.get("command") == "paper":
         table = table_of(run)
         if len(table):
@@ -81,6 +99,8 @@ def make_all(
     results: Mapping[str, Sequence[EvaluationResult]] | None = None,
     knowledge: Knowledge | None = None,
     specificity: Specificity | None = None,
+    *,
+    metrics: Iterable[Key] | None = None,
 ) -> dict[str, go.Figure]:
     """Every figure that the results allow.
 
@@ -91,6 +111,7 @@ def make_all(
         results: Condition -> its results, for ``before_after``.
         knowledge: What the model answers, for ``knowledge``.
         specificity: What else selects the neurons, for ``specificity``.
+        metrics: Of ``before_after``: (result's key, metric) pairs; default the headline metrics.
 
     Returns:
         Name -> figure, in the order of the method.
@@ -107,7 +128,7 @@ def make_all(
     if specificity is not None:
         figures["specificity"] = specificity_plot(specificity)
     if results:
-        figures["before_after"] = before_after(results)
+        figures |= before_after_pages(results, metrics=metrics)
     return figures
 
 
@@ -124,6 +145,7 @@ def _set_figures(sets: Mapping[str, NeuronSet]) -> dict[str, go.Figure]:
     figures: dict[str, go.Figure] = {}
     if sets:
         figures["neurons_per_layer"] = neurons_per_layer(sets)
+        figures["layer_heatmap"] = layer_heatmap(sets)
     if len(sets) >= 2:
         figures["shared_per_layer"] = shared_per_layer(sets)
         figures["overlap"] = overlap_heatmap(sets)
@@ -133,10 +155,14 @@ def _set_figures(sets: Mapping[str, NeuronSet]) -> dict[str, go.Figure]:
 
 
 def draw_study(
-    name: str, tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+    name: str,
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],
+    *,
+    metrics: Iterable[Key] | None = None,
 ) -> dict[str, go.Figure]:
-    """Every figure of a study; see `kb_lens.studies.experiments.Experiment` for the arguments."""
-    figures = study_figures(name, tables, settings)
+    """Every figure of a study; see `study_figures` for the arguments."""
+    figures = study_figures(name, tables, settings, metrics=metrics)
     # Ranks are of the methods; their random controls are drawn for enhancement alone.
     if "ranks" in tables:
         figures["ranks"] = rank_figure(tables["ranks"])

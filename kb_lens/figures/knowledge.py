@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.figures.marks import THIN, rows_axis, shade
-from kb_lens.figures.style import HEIGHT, colours, finish, label
+from kb_lens.figures.style import HEIGHT, dimension_colours, finish, label, shown_model
 from kb_lens.knowledge.verdict import Knowledge, measures_text
 
 _COLUMNS = ["dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right"]
@@ -38,7 +38,7 @@ def knowledge_plot(knowledge: Knowledge) -> go.Figure:
         shade(figure, half, (row - _SHADED, row + _SHADED))
     size = 9 if len(table) <= _MANY else 6
     dimensions = table.groupby("dimension", sort=False)
-    palette = colours(dimensions.ngroups)
+    palette = dimension_colours(str(name) for name, _ in dimensions)
     for (dimension, questions), colour in zip(dimensions, palette, strict=True):
         figure.add_trace(_points(questions, str(dimension), colour, size))
     figure.add_vline(x=50, line=THIN)
@@ -96,9 +96,9 @@ def _summary(knowledge: Knowledge) -> str:
     total = knowledge.summary().iloc[0]
     answers = knowledge.table["said"].value_counts()
     text = (
-        f"{knowledge.outcome}. {knowledge.model}, {total['n']:.0f} questions: {total['right']:.0f} "
-        f"answered right; says no to {answers.get('no', 0)} and yes to {answers.get('yes', 0)}. "
-        f"{measures_text(knowledge.balanced_accuracy, knowledge.auc)}"
+        f"{knowledge.outcome}. {shown_model(knowledge.model)}, {total['n']:.0f} questions: "
+        f"{total['right']:.0f} answered right; says no to {answers.get('no', 0)} and yes to "
+        f"{answers.get('yes', 0)}. {measures_text(knowledge.balanced_accuracy, knowledge.auc)}"
     )
     if knowledge.form_balanced_accuracy and knowledge.form_auc:
         form = measures_text(knowledge.form_balanced_accuracy, knowledge.form_auc)

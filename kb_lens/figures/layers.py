@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.figures.attribution import OBJECTIVES, answer_of, check_scores, rests_on
+from kb_lens.figures.layout import LINE, TITLE_GAP, Stack
 from kb_lens.figures.marks import (
     ZERO_LINE,
     band,
@@ -22,9 +23,9 @@ from kb_lens.figures.marks import (
     panel_title,
 )
 from kb_lens.figures.neurons import add_layer_counts, check_sets, layer_counts
-from kb_lens.figures.style import COLOURS, colours, faint, finish
+from kb_lens.figures.style import COLOURS, dimension_colours, faint, finish, shown_model
 from kb_lens.neurons.sets import NeuronSet
-from kb_lens.resampling import means
+from kb_lens.resampling import Measure, Sums, means, ratio
 from kb_lens.statistics import DEFAULT_RESAMPLES, Statistics, bootstrap
 
 _PANELS = {
@@ -32,17 +33,22 @@ _PANELS = {
     "Sum of all scores": ["together"],
 }
 """What a panel is called -> the sums of a layer's scores in it."""
+_DIFFERENCE = "Sum of all scores: the dimension minus the others"
+"""The last panel, where there are others."""
 # Four that also those who see few colours can tell apart.
 _SHARED = (COLOURS[5], COLOURS[0], COLOURS[4], COLOURS[1])
 """In one set, in two, in more, in all."""
+_PANEL_HEIGHT, _BETWEEN, _AROUND = 170, 48, 190
+"""Pixels of a panel, between two, and around all of a profile."""
 
 
 def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESAMPLES) -> go.Figure:
     """What each layer's neurons add to the right answer and take from it, a line a dimension.
 
     Above, the sums of the positive and of the negative scores, each by itself; below, the sum of
-    all, which is what the layer as a whole contributes. Means over the dimension's questions with
-    95 % bootstrap intervals over them.
+    all, which is what the layer as a whole contributes; last, by how much that is more than for the
+    questions of the other dimensions. Means over the dimension's questions with 95 % bootstrap
+    intervals over them; of the difference, over the questions of both.
 
     Args:
         attributions: Scores of every neuron for some questions.
@@ -53,25 +59,30 @@ def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESA
     """
     check_scores(attributions)
     dimensions = attributions.by_dimension()
-    figure = make_subplots(rows=len(_PANELS), shared_xaxes=True, vertical_spacing=0.12)
-    palette = colours(len(dimensions))
+    titles = [*_PANELS, *([_DIFFERENCE] if len(dimensions) > 1 else [])]
+    stack = Stack(len(titles), _PANEL_HEIGHT, _BETWEEN)
+    figure = make_subplots(rows=stack.n, shared_xaxes=True, vertical_spacing=stack.spacing)
+    palette = dimension_colours(dimensions)
     for (dimension, scores), colour in zip(dimensions.items(), palette, strict=True):
         profile = _profile(scores, n_bootstrap)
         _add_profile(figure, f"{dimension} ({len(scores)})", profile, colour)
-    for row, title in enumerate(_PANELS, 1):
+        if len(dimensions) > 1:
+            difference = _difference(attributions, dimension, n_bootstrap)
+            _add_line(figure, stack.n, dimension, difference, colour, in_legend=False)
+    for row, title in enumerate(titles, 1):
         panel_title(figure, f"<b>{title}</b>", row)
     unit = OBJECTIVES[attributions.settings.objective].unit
     figure.update_yaxes(title_text=unit, **ZERO_LINE)
     figure.update_xaxes(**layer_axis(attributions.scores.shape[1]), showgrid=False)
-    figure.update_xaxes(title_text="Layer", row=len(_PANELS), col=1)
+    figure.update_xaxes(title_text="Layer", row=stack.n, col=1)
     return finish(
         figure,
         f"What each layer's neurons add to {answer_of(attributions)}, and what they take from it",
         f"{rests_on(attributions)} (in brackets: of the dimension). Mean over the dimension's "
         "questions of a layer's summed scores; bands: 95 % bootstrap interval over the questions.",
-        height=560,
+        height=stack.plot + _AROUND,
         top=56,
-        legend={"y": 1.06},
+        legend={"y": stack.above(LINE + TITLE_GAP)},
         showlegend=True,
     )
 
@@ -91,19 +102,48 @@ def _profile(attributions: Attributions, n_bootstrap: int) -> pd.DataFrame:
     return pd.DataFrame(list(measured.values())).set_index(keys)
 
 
+def _difference(attributions: Attributions, dimension: str, n_bootstrap: int) -> pd.DataFrame:
+    """[layer] Mean sum of a dimension's questions minus that of all others, with its interval."""
+    scale = OBJECTIVES[attributions.settings.objective].scale
+    sums = scale * attributions.scores.double().sum(-1)
+    own = np.array([question.dimension == dimension for question in attributions.questions])
+    groups = pd.DataFrame({"own": own, "others": ~own})
+    quantities = pd.DataFrame(sums.numpy()).rename(columns=str).assign(n=1.0)
+    statistics = Statistics(quantities, groups)
+    measured = bootstrap(statistics, _own_minus_others, n_bootstrap=n_bootstrap)
+    return pd.DataFrame(list(measured.values()))
+
+
+def _own_minus_others(sums: Sums) -> dict[str, Measure]:
+    own, others = sums["own"], sums["others"]
+    layers = [name for name in own if name != "n"]
+    return {
+        layer: Measure(ratio(own[layer], own["n"]) - ratio(others[layer], others["n"]), own["n"])
+        for layer in layers
+    }
+
+
 def _add_profile(figure: go.Figure, name: str, profile: pd.DataFrame, colour: str) -> None:
     for row, quantities in enumerate(_PANELS.values(), 1):
         for quantity in quantities:
-            value, low, high = profile.loc[quantity, ["value", "low", "high"]].to_numpy().T
-            layers = list(range(len(value)))
-            area = band(layers, low, high, faint(colour))
-            area.update(showlegend=False)
-            line = curve(layers, value, name, color=colour, width=2)
-            # one entry in the legend stands for the dimension's lines in both panels
-            line.update(showlegend=quantity == "added", legendgroup=name)
-            line.update(customdata=np.stack([low, high], 1))
-            line.update(hovertemplate=f"layer %{{x}}: {interval_hover('y')}")
-            figure.add_traces([area, line], rows=row, cols=1)
+            # one entry in the legend stands for the dimension's lines in all panels
+            listed = quantity == "added"
+            _add_line(figure, row, name, profile.loc[quantity], colour, in_legend=listed)
+
+
+def _add_line(
+    figure: go.Figure, row: int, name: str, table: pd.DataFrame, colour: str, *, in_legend: bool
+) -> None:
+    """A line over the layers, on the band of its intervals."""
+    value, low, high = table[["value", "low", "high"]].to_numpy().T
+    layers = list(range(len(value)))
+    area = band(layers, low, high, faint(colour))
+    area.update(showlegend=False)
+    line = curve(layers, value, name, color=colour, width=2)
+    line.update(showlegend=in_legend, legendgroup=name)
+    line.update(customdata=np.stack([low, high], 1))
+    line.update(hovertemplate=f"layer %{{x}}: {interval_hover('y')}")
+    figure.add_traces([area, line], rows=row, cols=1)
 
 
 def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
@@ -123,8 +163,8 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     return finish(
         figure,
         "Which layers hold the neurons that the sets share",
-        f"{first.model}, site {first.site}. {len(n_sets)} neurons, each counted once, in any of "
-        f"the sets {', '.join(sets)}. In brackets: how many.",
+        f"{shown_model(first.model)}, site {first.site}. {len(n_sets)} neurons, each counted once, "
+        f"in any of the sets {', '.join(sets)}. In brackets: how many.",
         top=38,
         barmode="stack",
         showlegend=True,

@@ -14,6 +14,10 @@ import plotly.graph_objects as go
 
 WIDTH, HEIGHT = 700, 420
 """Pixels of a figure; the width is a paper's text width, so that 13 pixels print as 8 points."""
+PAGE_INCHES, TALLEST = 7.0, 9.5
+"""Inches of that width in print; of the highest figure that leaves room for a caption."""
+MAX_HEIGHT = int(TALLEST * WIDTH / PAGE_INCHES)
+"""Pixels of the highest figure."""
 
 # Lines of text in the fonts of `style`: their size and a gap of about a third of it.
 TITLE_LINE, LINE = 22, 18

@@ -49,13 +49,13 @@ def interval_hover(axis: str, spec: str = ".2f") -> str:
     return f"%{{{axis}:{spec}}} [%{{customdata[0]:{spec}}}, %{{customdata[1]:{spec}}}]"
 
 
-def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float]) -> None:
+def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float], **panel: Any) -> None:
     """A pale area behind the points, from the first to the second end on both axes."""
     left, right = x
     bottom, top = y
     area = go.layout.Shape(type="rect", x0=left, x1=right, y0=bottom, y1=top)
     area.update(fillcolor=PALE, line_width=0, layer="below")
-    figure.add_shape(area)
+    figure.add_shape(area, **panel)
 
 
 def panel_title(

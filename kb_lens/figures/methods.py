@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.checks.control_tests import NO_P, ControlTest
 from kb_lens.figures.column import WHOLE_PAGE
-from kb_lens.figures.layout import LINE, TWO_LINE_CELL, count_lines
+from kb_lens.figures.layout import LINE, MAX_HEIGHT, TWO_LINE_CELL, count_lines
 from kb_lens.figures.marks import THIN, error_bars, number_cells, rows_axis, shade
-from kb_lens.figures.style import COLOURS, GREY, SEQUENTIAL, finish, label, rounded
+from kb_lens.figures.style import CONTROL, METHOD, SEQUENTIAL, finish, label, rounded
 
 _RANK = " rank"
 """How the names of a rank table's columns of ranks end."""
 _AVERAGE = ("average_rank", "rank_low", "rank_high")
 """A rank table's columns of the average rank and its interval."""
 # At the font's size; a table with all benchmarks has about nine columns on a page.
-_LETTERS, _NAME_LETTERS = 6, 24
+_LETTERS, _NAME_LETTERS = 10, 24
 """Letters that fit into a line of a rank table's column, and of a method's name beside it."""
 
 # The middle of the row is left free; the offsets keep the markers of both halves apart.
@@ -30,9 +33,8 @@ _CONTROLS_AT, _METHOD_AT = -0.30, 0.22
 """Where in its row, which is 1 high, the lowest controls stand, and the method."""
 _STEP, _N_STEPS = 0.07, 5
 """Controls with like effects stand at so many heights, so far apart, so that none hides another."""
-_TEST_ROW = 62
-"""Pixels: a row of a test, with two lines of text."""
-_BLUE = COLOURS[0]
+_TEST_ROW, _BETWEEN_UNITS = 62, 70
+"""Pixels: a row of a test, with two lines of text; between panels, for the upper one's axis."""
 
 
 def rank_figure(table: pd.DataFrame) -> go.Figure:
@@ -53,10 +55,12 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure(_rank_cells(table, metrics))
     plain: dict[str, Any] = {"showgrid": False, "ticks": "", "showline": False}
     figure.update_xaxes(side="top", tickvals=list(range(len(heads))), ticktext=heads, **plain)
+    figure.update_xaxes(tickangle=0)  # and not upright, as plotly would have it
     names = ["<br>".join(textwrap.wrap(str(name), _NAME_LETTERS)) for name in table["method"]]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, **plain)
     figure.update_yaxes(autorange="reversed")
     top = LINE * count_lines(*heads)
+    around = 130 + top
     note = (
         f"Bold: the rank among {len(table)} methods by the distance from the metric's best value, "
         "1 is nearest; below it: the metric. Below the average rank: its 95 % bootstrap interval "
@@ -66,7 +70,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
         figure,
         "Which method comes nearest to the best values?",
         note,
-        height=130 + top + TWO_LINE_CELL * len(table),
+        height=min(MAX_HEIGHT, around + TWO_LINE_CELL * len(table)),
         top=top,
         margin={"b": 20},
         meta={"column": WHOLE_PAGE},
@@ -81,13 +85,14 @@ def _metric_column(table: pd.DataFrame, key: str) -> str:
 
 def _head(key: str, column: str) -> str:
     """A column's title: the benchmark, and below it the metric."""
-    metric = column.removeprefix(f"{key} ")
-    return "<br>".join([*_lines(key), *(f"<i>{line}</i>" for line in _lines(metric))])
+    metric = metric_title(column.removeprefix(f"{key} "))
+    lines = _lines(benchmark_title(key))
+    return "<br>".join([*lines, *(f"<i>{line}</i>" for line in _lines(metric))])
 
 
-def _lines(name: str) -> list[str]:
-    """A long name broken at its underscores."""
-    return name.split("_") if len(name) > _LETTERS else [name]
+def _lines(title: str) -> list[str]:
+    """A title as a column has room for it; a long word stays whole."""
+    return textwrap.wrap(title, _LETTERS, break_long_words=False)
 
 
 def _rank_cells(table: pd.DataFrame, metrics: Mapping[str, str]) -> go.Heatmap:
@@ -118,30 +123,62 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
         raise ValueError(
             "no tests to draw: make them with kb_lens.checks.control_tests.control_test."
         )
-    figure = go.Figure()
-    for row, test in enumerate(tests.values()):
-        shade(figure, test.control_interval, (row - 0.36, row + 0.04))
-        figure.add_trace(_strip(test, row))
-        figure.add_trace(_effect(test, row))
-        beside = label(_place_text(test), x=1.01, y=row, xref="paper", xanchor="left", align="left")
-        figure.add_annotation(beside)
+    panels = _by_unit(tests)
+    heights = [_TEST_ROW * len(named) for named in panels.values()]
+    plot = sum(heights) + _BETWEEN_UNITS * (len(panels) - 1)
+    spacing = _BETWEEN_UNITS / plot if len(panels) > 1 else 0
+    figure = make_subplots(rows=len(panels), row_heights=heights, vertical_spacing=spacing)
+    for number, (unit, named) in enumerate(panels.items(), 1):
+        _add_tests(figure, named, unit, {"row": number, "col": 1})
     # The rows have the same two names; the legend has those of the first.
-    figure.update_traces(showlegend=False)
-    figure.update_traces(showlegend=True, selector=lambda trace: trace.y[0] < 0.5)
-    figure.add_vline(x=0, line=THIN)
-    figure.update_xaxes(title_text="nearer to the best value, in the metric's unit")
-    names = [f"{name}<br><i>{test.metric}</i>" for name, test in tests.items()]
-    figure.update_yaxes(**rows_axis(names))
+    traces: Any = figure.data
+    for number, trace in enumerate(traces):
+        trace.showlegend = number < 2
     note = "Line: 95 % bootstrap interval over clusters. Shaded: the middle 95 % of the controls. "
     note += _place_note(list(tests.values()))
     return finish(
         figure,
         "Is it more than what random neurons do?",
         note,
-        height=170 + _TEST_ROW * len(tests),
+        height=170 + plot,
         top=34,
         margin={"r": 150},
     )
+
+
+def _by_unit(tests: Mapping[str, ControlTest]) -> dict[str, dict[str, ControlTest]]:
+    """Unit of the effects -> the tests, by name: what has another unit stands on another axis."""
+    panels: dict[str, dict[str, ControlTest]] = {}
+    for name, test in tests.items():
+        benchmark = named_by(test.key)
+        unit = "points"
+        if benchmark is not None:
+            unit = formulas(*benchmark).describe(test.metric).unit.replace("%", "points")
+        panels.setdefault(unit, {})[name] = test
+    return panels
+
+
+def _add_tests(
+    figure: go.Figure, tests: Mapping[str, ControlTest], unit: str, panel: dict[str, Any]
+) -> None:
+    """A row a test."""
+    for row, test in enumerate(tests.values()):
+        shade(figure, test.control_interval, (row - 0.36, row + 0.04), **panel)
+        figure.add_trace(_strip(test, row), **panel)
+        figure.add_trace(_effect(test, row), **panel)
+        place = {"x": 1.01, "xref": "x domain", "y": row, "xanchor": "left", "align": "left"}
+        figure.add_annotation(**label(_place_text(test), **place), **panel)
+    figure.add_vline(x=0, line=THIN, **panel)  # pyright: ignore[reportArgumentType]
+    figure.update_xaxes(title_text=f"nearer to the best value, {unit}", **panel)
+    names = [_test_name(name, test) for name, test in tests.items()]
+    figure.update_yaxes(**rows_axis(names), **panel)
+
+
+def _test_name(name: str, test: ControlTest) -> str:
+    """A test's name with its benchmark as people write it, and below it the metric."""
+    rest = name.removeprefix(test.key)
+    title = name if rest == name else benchmark_title(test.key) + rest
+    return f"{title}<br><i>{metric_title(test.metric)}</i>"
 
 
 def _place_text(test: ControlTest) -> str:
@@ -175,7 +212,7 @@ def _strip(test: ControlTest, row: int) -> go.Scatter:
         y=row + _CONTROLS_AT + heights,
         name="random controls",
         mode="markers",
-        marker={"size": 7, "color": GREY, "opacity": 0.8},
+        marker={"size": 7, "color": CONTROL, "opacity": 0.8},
         hovertemplate="%{x:.2f}",
     )
 
@@ -189,7 +226,7 @@ def _effect(test: ControlTest, row: int) -> go.Scatter:
         y=[row + _METHOD_AT],
         name="the method",
         mode="markers",
-        marker={"size": 11, "symbol": "diamond", "color": _BLUE},
-        error_x=error_bars(value, effect.low, effect.high, _BLUE),
+        marker={"size": 11, "symbol": "diamond", "color": METHOD},
+        error_x=error_bars(value, effect.low, effect.high, METHOD),
         hovertemplate=f"%{{x:.2f}} [{effect.low:.2f}, {effect.high:.2f}], n = {effect.n}",
     )

@@ -24,7 +24,7 @@ from kb_lens.figures.activations import (
 )
 from kb_lens.figures.layout import WIDTH
 from kb_lens.figures.marks import THIN, band, panel_title
-from kb_lens.figures.style import COLOURS, faint, finish
+from kb_lens.figures.style import COLOURS, METHOD, faint, finish, shown_model
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.neurons.names import NeuronName
 from kb_lens.neurons.sets import NeuronSet, neurons_of
@@ -95,9 +95,9 @@ def neuron_card(
     (member,) = members
     read = "question bank, plain passages" if texts is None else f"{len(texts)} given"
     note = (
-        f"{model_name(model)}, site {members.site}. Tokens: its output through the unembedding. "
-        f"Answer: {len(asked)} questions, last position, 95 % bootstrap band. Texts: {read}; the "
-        f"darkest is {largest:.3g}."
+        f"{shown_model(model_name(model))}, site {members.site}. Tokens: its output through the "
+        f"unembedding. Answer: {len(asked)} questions, last position, 95 % bootstrap band. "
+        f"Texts: {read}; the darkest is {largest:.3g}."
     )
     return finish(
         figure,
@@ -138,8 +138,8 @@ def _dose(figure: go.Figure, table: pd.DataFrame) -> None:
     change, low, high = 100 * table[["prob_change", "low", "high"]].to_numpy(float).T
     lam = table["lam"].to_numpy(float)
     place: dict[str, Any] = {"row": 1, "col": 3}
-    figure.add_trace(band(lam, low, high, faint(COLOURS[2])), **place)
-    line = {"color": COLOURS[2], "width": 2}
+    figure.add_trace(band(lam, low, high, faint(METHOD)), **place)
+    line = {"color": METHOD, "width": 2}
     figure.add_scatter(x=lam, y=change, mode="lines+markers", line=line, **place)
     figure.add_hline(y=0, line=THIN, **place)
     figure.update_xaxes(title_text="factor", **place)

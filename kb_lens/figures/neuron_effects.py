@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.effects import NeuronEffects, effect_against_score, rank_correlation
+from kb_lens.figures.layout import padded_range
 from kb_lens.figures.marks import THIN, band, curve, error_bars, interval_hover, panel_title
-from kb_lens.figures.style import BACKGROUND, COLOURS, GREY, faint, finish, label, rounded
+from kb_lens.figures.style import (
+    GREY,
+    METHOD,
+    faint,
+    finish,
+    label,
+    rounded,
+    shown_model,
+)
 from kb_lens.neurons.names import Neuron
 
 _COLUMNS, _PANEL = 4, 130
@@ -20,9 +31,8 @@ _COLUMNS, _PANEL = 4, 130
 _LABELS = 8
 """Most names in a scatter."""
 # Measured on a page with letters of the small size.
-_NAME_WIDTH, _NAME_HEIGHT = 0.17, 0.08
-"""The room of a name, as shares of both axes."""
-_BLUE = COLOURS[0]
+_NAME_WIDTH, _NAME_HEIGHT, _NAME_GAP = 0.13, 0.07, 0.01
+"""The room of a name, and between it and its point, as shares of both axes."""
 _POINTS = "percentage points"
 
 
@@ -79,12 +89,14 @@ def effect_against_attribution(effects: NeuronEffects, attributions: Attribution
     table = effect_against_score(effects, attributions)
     both = 100 * table[["score", "loss"]].to_numpy()
     ends = [both.min(), both.max()]
+    reach = padded_range(ends, 0.05)
     equal = curve(ends, ends, color=GREY, dash="dot").update(hoverinfo="skip")
     figure = go.Figure([equal, _points(table)])
     _add_names(figure, table)
     figure.add_hline(y=0, line=THIN)
-    figure.update_xaxes(title_text=f"Mean attribution score, {_POINTS} of P(right answer)")
-    figure.update_yaxes(title_text=f"Lost by ablation, {_POINTS}")
+    words = f"Mean attribution score, {_POINTS} of P(right answer)"
+    figure.update_xaxes(title_text=words, range=reach)
+    figure.update_yaxes(title_text=f"Lost by ablation, {_POINTS}", range=reach)
     correlation = rounded(rank_correlation(table), digits=2)
     note = (
         f"{_rests_on(effects)}. Rank correlation {correlation}, n = {len(table)} neurons. Dotted: "
@@ -98,7 +110,7 @@ def _rests_on(effects: NeuronEffects) -> str:
     settings = effects.settings
     positions = "last position" if settings.positions == "last" else "all positions"
     questions = f"{len(effects.questions)} questions"
-    return f"{settings.model}, site {settings.site}, {positions}, {questions}"
+    return f"{shown_model(settings.model)}, site {settings.site}, {positions}, {questions}"
 
 
 def _names(table: pd.DataFrame) -> list[str]:
@@ -113,12 +125,12 @@ def _curve(table: pd.DataFrame) -> list[go.Scatter]:
         x=lam,
         y=change,
         mode="lines+markers",
-        line={"color": _BLUE, "width": 2},
+        line={"color": METHOD, "width": 2},
         marker={"size": 5},
         customdata=np.stack([low, high], 1),
         hovertemplate=f"factor %{{x}}: {interval_hover('y', '+.2f')} {_POINTS}<extra></extra>",
     )
-    return [band(lam, low, high, faint(_BLUE)), line]
+    return [band(lam, low, high, faint(METHOD)), line]
 
 
 def _dose_axes(figure: go.Figure, n_panels: int, n_columns: int) -> None:
@@ -144,8 +156,8 @@ def _points(table: pd.DataFrame) -> go.Scatter:
         x=score,
         y=loss,
         mode="markers",
-        marker={"size": 7, "color": _BLUE, "opacity": 0.8},
-        error_y=error_bars(loss, low, high, _BLUE, thickness=1, width=0),
+        marker={"size": 7, "color": METHOD, "opacity": 0.8},
+        error_y=error_bars(loss, low, high, METHOD, thickness=1, width=0),
         customdata=_names(table),
         hovertemplate=f"%{{customdata}}<br>score %{{x:.2f}}, lost %{{y:.2f}} {_POINTS}"
         "<extra></extra>",
@@ -153,31 +165,79 @@ def _points(table: pd.DataFrame) -> go.Scatter:
 
 
 def _add_names(figure: go.Figure, table: pd.DataFrame) -> None:
-    """The names of the neurons farthest out, beside them; a line behind a name is hidden."""
+    """The names of the neurons farthest out, beside them, where they cover nothing."""
     names = _names(table)
     points = 100 * table[["score", "loss"]].to_numpy()
-    middle = (points[:, 0].min() + points[:, 0].max()) / 2
-    # Towards the middle, so that no name leaves the plot.
-    side = np.where(points[:, 0] > middle, -1, 1)
-    for neuron in _labelled(points, side):
+    bars = 100 * table[["low", "high"]].to_numpy()
+    for neuron, side in free_sides(points, bars).items():
         x, y = points[neuron]
-        anchor = "left" if side[neuron] > 0 else "right"
-        shifted = {"xanchor": anchor, "xshift": 5 * side[neuron]}
-        figure.add_annotation(label(names[neuron], x=x, y=y, bgcolor=BACKGROUND, **shifted))
+        anchor = "left" if side > 0 else "right"
+        figure.add_annotation(label(names[neuron], x=x, y=y, xanchor=anchor, xshift=6 * side))
 
 
-def _labelled(points: np.ndarray, side: np.ndarray) -> list[int]:
-    """Rows of the points farthest out whose names, to one side of them, cover nothing else."""
-    # All points in a line still have a distance.
-    span = np.ptp(points, axis=0).clip(min=1e-12)
-    farthest = np.argsort(-np.abs(points).max(1), kind="stable")
-    labelled: list[int] = []
-    for neuron in farthest.tolist():
-        right, up = ((points - points[neuron]) / span).T
-        level = np.abs(up) < _NAME_HEIGHT
-        hidden = level & (right * side[neuron] > 0) & (np.abs(right) < _NAME_WIDTH)
-        # Two names may grow towards one another.
-        crowded = level & (np.abs(right) < 2 * _NAME_WIDTH)
-        if not hidden.any() and not crowded[labelled].any():
-            labelled.append(neuron)
-    return labelled[:_LABELS]
+def free_sides(
+    points: Float[np.ndarray, "neuron 2"], bars: Float[np.ndarray, "neuron 2"]
+) -> dict[int, int]:
+    """On which side of a point its name covers no point, bar, line or other name.
+
+    Args:
+        points: Where the points are; the axes reach over both columns alike.
+        bars: The ends of their vertical bars.
+
+    Returns:
+        Row of a point -> 1 for its right, -1 for its left, the farthest points first; at most
+        `_LABELS`, and none whose name has no room on either side.
+    """
+    low, high = points.min(), points.max()
+    span = max(high - low, 1e-12)  # all points in one place still have a distance
+    x, y = ((points - low) / span).T
+    ends = (bars - low) / span
+    zero = -low / span
+    boxes: dict[int, _Box] = {}
+    for neuron in np.argsort(-np.abs(points).max(1), kind="stable").tolist():
+        others = np.arange(len(points)) != neuron
+        # first towards the middle, where no name leaves the plot
+        for side in (1, -1) if x[neuron] < 0.5 else (-1, 1):
+            box = _Box.beside(x[neuron], y[neuron], side)
+            if box.is_free(x[others], ends[others], zero) and not any(
+                map(box.meets, boxes.values())
+            ):
+                boxes[neuron] = box
+                break
+    return {neuron: box.side for neuron, box in list(boxes.items())[:_LABELS]}
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The room of a name, in shares of the axes."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+    side: int
+
+    @classmethod
+    def beside(cls, x: float, y: float, side: int) -> _Box:
+        near, far = x + side * _NAME_GAP, x + side * (_NAME_GAP + _NAME_WIDTH)
+        half = _NAME_HEIGHT / 2
+        return cls(min(near, far), max(near, far), y - half, y + half, side)
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.bottom < other.top
+            and other.bottom < self.top
+        )
+
+    def is_free(
+        self, x: Float[np.ndarray, " other"], ends: Float[np.ndarray, "other 2"], zero: float
+    ) -> bool:
+        """Whether it is in the plot and clear of bars, which have their points, and of lines."""
+        inside = self.left >= -_NAME_GAP and self.right <= 1 + _NAME_GAP
+        low, high = ends.T
+        covered = (self.left < x) & (x < self.right) & (low < self.top) & (self.bottom < high)
+        on_zero = self.bottom < zero < self.top
+        on_diagonal = self.left < self.top and self.bottom < self.right
+        return inside and not covered.any() and not on_zero and not on_diagonal

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.figures.column import WHOLE_PAGE
-from kb_lens.figures.layout import HEIGHT, WIDTH
+from kb_lens.figures.layout import CELL, HEIGHT, WIDTH
 from kb_lens.figures.marks import layer_axis, number_cells, rows_axis
 from kb_lens.figures.style import (
     GREY,
@@ -20,9 +20,10 @@ from kb_lens.figures.style import (
     SEQUENTIAL,
     SMALL,
     colour_bar,
-    colours,
+    dimension_colours,
     finish,
     label,
+    shown_model,
 )
 from kb_lens.neurons.names import Neuron
 from kb_lens.neurons.sets import NeuronSet
@@ -31,6 +32,8 @@ MAX_UPSET_SETS = 5
 """More sets have more intersections than a page has room for."""
 _NARROW_BARS = 12
 """As many bars fit into a column."""
+_MOST_NUMBERS = 40
+"""Layers whose cells have room for a number."""
 _LETTER = 8
 """Pixels: a wide letter of a set's name, which stands between the two lower panels."""
 _UPSET_ROWS, _UPSET_ROW = 3, 25
@@ -49,7 +52,7 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
     """
     first = check_sets(sets)
     figure = layer_counts(first.n_layers)
-    for (name, neurons), colour in zip(sets.items(), colours(len(sets)), strict=True):
+    for (name, neurons), colour in zip(sets.items(), dimension_colours(sets), strict=True):
         layers = [neuron.layer for neuron in neurons]
         add_layer_counts(figure, name, layers, colour, first.n_layers)
     return finish(
@@ -60,6 +63,41 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
         barmode="group",
         showlegend=True,
     )
+
+
+def layer_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
+    """How many neurons of each dimension lie in each layer, a cell each: where they gather.
+
+    The last row counts each layer's neurons once, whatever sets they are in.
+
+    Raises:
+        ValueError: For no sets, or sets of different models or sites.
+    """
+    first = check_sets(sets)
+    rows = {**sets} if len(sets) == 1 else {**sets, "in any": NeuronSet.union(sets.values())}
+    counts = [_counts(neurons) for neurons in rows.values()]
+    words = [[str(count) if count else "" for count in row] for row in counts]
+    cells = number_cells(counts, words, colorscale=SEQUENTIAL, zmin=0)
+    if first.n_layers > _MOST_NUMBERS:
+        cells.update(texttemplate="", showscale=True, colorbar=colour_bar("neurons"))
+    cells.update(hovertemplate="%{y}, layer %{x}: %{z} neurons<extra></extra>", hoverinfo=None)
+    figure = go.Figure(cells)
+    names = [f"{name} ({len(neurons)})" for name, neurons in rows.items()]
+    figure.update_yaxes(**rows_axis(names))
+    figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(first.n_layers))
+    return finish(
+        figure,
+        "Where each dimension's neurons lie",
+        f"{_rests_on(first)}, {first.d_mlp} neurons a layer. Numbers: selected neurons; in "
+        "brackets: the size of the set.",
+        height=180 + CELL * len(rows),
+    )
+
+
+def _counts(neurons: NeuronSet) -> list[int]:
+    """[layer] Its neurons."""
+    counts = Counter(neuron.layer for neuron in neurons)
+    return [counts[layer] for layer in range(neurons.n_layers)]
 
 
 def layer_counts(n_layers: int) -> go.Figure:
@@ -189,7 +227,7 @@ def check_sets(sets: Mapping[str, NeuronSet]) -> NeuronSet:
 
 
 def _rests_on(neurons: NeuronSet) -> str:
-    return f"{neurons.model}, site {neurons.site}"
+    return f"{shown_model(neurons.model)}, site {neurons.site}"
 
 
 def _shared(a: NeuronSet, b: NeuronSet) -> str:

@@ -16,7 +16,7 @@ from kb_lens.checks.ablation_study import next_token
 from kb_lens.checks.activations import check_lengths, token_text
 from kb_lens.checks.neuron_effects import check_effects
 from kb_lens.figures.layout import ROW
-from kb_lens.figures.style import COLOURS, GREY, finish
+from kb_lens.figures.style import COLOURS, GREY, finish, shown_model
 from kb_lens.interventions.positions import Positions
 from kb_lens.interventions.scaling import scale_neurons
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -80,7 +80,7 @@ def next_tokens(
     return finish(
         figure,
         f"What {what} changes in the next token",
-        f"{model_name(model)}, {what}, site {members.site}. Behind: …{end}",
+        f"{shown_model(model_name(model))}, {what}, site {members.site}. Behind: …{end}",
         height=300 + ROW * len(rows),
         top=30,
         margin={"l": 110, "b": 60},

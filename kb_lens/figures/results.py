@@ -3,220 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.benchmarks.catalogue import SPECS, formulas
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
-from kb_lens.figures.layout import ROW, Stack, padded_range
-from kb_lens.figures.marks import error_bars, interval_hover, panel_title, rows_axis
-from kb_lens.figures.style import COLOURS, GREY, colours, finish, label, value_and_interval
-from kb_lens.intervals import count_text
-from kb_lens.statistics import Formulas, Metric, MetricInfo
+from kb_lens.figures.column import STACK
+from kb_lens.figures.layout import LINE, MAX_HEIGHT, ROW, Stack, padded_range
+from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
+from kb_lens.figures.results_panels import Key, Panel, collect
+from kb_lens.figures.style import BASE, BEST_LINE, CONTROL, METHOD, finish, label, shown_model
+from kb_lens.statistics import DEFAULT_RESAMPLES, Metric
 
-Key = tuple[str, str]
-"""A result's key (the benchmark, with its protocol if not the original) and a metric."""
-_MAX_JUDGED, _MAX_UNKNOWN = 3, 6
-"""Panels of a benchmark that nobody chose: of one in the catalogue, of a caller's own."""
+_COLOURS = {"base": BASE, "method": METHOD, "control": CONTROL}
+"""A condition's role -> its colour."""
+_SYMBOLS = {"base": "circle", "method": "circle", "control": "square"}
 # Below a panel stand its axis and the next one's title of two lines.
-_BETWEEN = 102
+_BETWEEN = 98
 """Pixels between panels."""
-_NATS = "nats a token"
-"""The unit of plain fluency; its changes show in the second decimal."""
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One metric of one benchmark."""
-
-    key: Key
-    """What is shown."""
-
-    values: Mapping[str, Metric | None]
-    """Condition -> the metric; None where it was not measured."""
-
-    info: MetricInfo | None
-    """What the metric is; None for one that no benchmark of the catalogue has."""
-
-    @property
-    def measured(self) -> list[Metric]:
-        """The metric under the conditions that have it."""
-        return [metric for metric in self.values.values() if metric is not None]
-
-    @property
-    def ideal(self) -> float | None:
-        """The best value, where it is worth a line."""
-        # nobody expects all answers to be right: the line would only shrink what is there
-        if self.info is None or (self.info.unit == "%" and self.info.best == 100):
-            return None
-        return self.info.best
-
-    @property
-    def title(self) -> str:
-        """The metric; its ideal and its number of items."""
-        benchmark, metric = self.key
-        counts = sorted({(metric.n, metric.clusters) for metric in self.measured})
-        n = count_text(*counts[0]) if len(counts) == 1 else f"{counts[0][0]} to {counts[-1][0]}"
-        ideal = "" if self.ideal is None else f"ideal {self.ideal:g}, "
-        return f"<b>{benchmark} {metric}</b><br>{ideal}n = {n}"
-
-    def number(self, metric: Metric | None) -> str:
-        """What is written beside a row."""
-        if metric is None:
-            return "not measured"
-        spec = ".2f" if self.info and self.info.unit == _NATS else ".1f"
-        return value_and_interval(metric.value, metric.low, metric.high, spec)
-
-    def reach(self) -> list[float]:
-        """Every finite number that the axis has to hold."""
-        ends = [end for metric in self.measured for end in (metric.value, metric.low, metric.high)]
-        if self.ideal is not None:
-            ends.append(self.ideal)
-        return [end for end in ends if np.isfinite(end)]
+_AROUND = 178
+"""Pixels above and below the panels."""
+_APART = 0.36
+"""Room for the numbers between the two columns, a share of the plot."""
 
 
 def before_after(
-    results: Mapping[str, Sequence[EvaluationResult]], *, metrics: Iterable[Key] | None = None
+    results: Mapping[str, Sequence[EvaluationResult]],
+    *,
+    metrics: Iterable[Key] | None = None,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
 ) -> go.Figure:
-    """Each metric under each condition with its interval: a forest plot.
+    """Each metric's paired difference from the base model, and beside it the metric: a forest plot.
 
     Args:
         results: Condition (``base``, ``lambda 2``, ``random control``) -> its results, one a
-            benchmark. A condition that lacks a metric has an empty row there.
+            benchmark. Differences are from the first; a condition that lacks a metric has an empty
+            row, one that was measured on other items has no difference.
         metrics: (result's key, metric) pairs, a panel each; default the first headline metrics
             there, the mean log-probability a token of the first benchmark that has it, and the
-            first metrics of a benchmark of your own.
+            first metrics of a benchmark of your own, as many as a page holds.
+        n_bootstrap: Resamples for the intervals of the differences.
+        seed: Of the resampling.
 
     Raises:
         ValueError: For no results, a benchmark twice in a condition or a
             metric that no condition has.
     """
-    conditions = _collect(results)
-    judges = _judges(results)
-    available = list(dict.fromkeys(key for values in conditions.values() for key in values))
-    keys = _headline(available, judges) if metrics is None else _checked(metrics, available)
-    panels = [_panel(key, conditions, judges) for key in keys]
-    stack = Stack(len(panels), ROW * len(conditions), _BETWEEN)
-    figure = make_subplots(rows=stack.n, vertical_spacing=stack.spacing)
-    palette = _palette(results)
+    panels = collect(results, metrics, n_bootstrap, seed)
+    shown = panels if metrics is not None else panels[: _most_panels(len(results))]
+    return _drawn(results, shown, len(panels))
+
+
+def before_after_pages(
+    results: Mapping[str, Sequence[EvaluationResult]],
+    *,
+    metrics: Iterable[Key] | None = None,
+    n_bootstrap: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, go.Figure]:
+    """`before_after` of every panel, over as many figures as they need: ``before_after_2``, ..."""
+    panels = collect(results, metrics, n_bootstrap, seed)
+    most = _most_panels(len(results))
+    n_pages = -(-len(panels) // most)
+    # Evenly: a last page with a single panel would look forgotten.
+    size = -(-len(panels) // n_pages)
+    starts = range(0, len(panels), size)
+    pages = [_drawn(results, panels[start : start + size], size) for start in starts]
+    names = ["before_after", *(f"before_after_{n}" for n in range(2, len(pages) + 1))]
+    return dict(zip(names, pages, strict=True))
+
+
+def _most_panels(n_conditions: int) -> int:
+    """As many as a page is high."""
+    room = MAX_HEIGHT - _AROUND + _BETWEEN
+    return max(1, room // (ROW * n_conditions + _BETWEEN))
+
+
+def _drawn(
+    results: Mapping[str, Sequence[EvaluationResult]], panels: Sequence[Panel], n_all: int
+) -> go.Figure:
+    """A row a panel: differences at the left, values at the right."""
+    roles = {name: info.role or "method" for name, info in conditions_of(results).items()}
+    stack = Stack(len(panels), ROW * len(roles), _BETWEEN)
+    figure = make_subplots(
+        rows=stack.n, cols=2, vertical_spacing=stack.spacing, horizontal_spacing=_APART
+    )
     for row, panel in enumerate(panels, 1):
-        _draw(figure, row, panel, palette)
-    models = sorted({result.model for result in chain.from_iterable(results.values())})
-    dotted = " Dotted: the ideal." if any(panel.ideal is not None for panel in panels) else ""
+        _draw_differences(figure, row, panel, roles)
+        _draw_values(figure, row, panel, roles)
+        panel_title(figure, panel.title, row)
+    models = sorted({shown_model(result.model) for result in chain.from_iterable(results.values())})
+    first = next(iter(results))
+    note = (
+        f"{', '.join(models)}. Left: paired difference from {first}; right: the metric. Lines: "
+        "95 % bootstrap intervals over the clusters of n items."
+    )
+    if any(panel.ideal is not None for panel in panels):
+        note += " Dotted: the best value, where it is in reach."
+    if len(panels) < n_all:
+        note += f" {len(panels)} of {n_all} headline metrics: `metrics` chooses others."
     return finish(
         figure,
         "What the intervention changes",
-        f"{', '.join(models)}. Points: the metric; lines: its 95 % bootstrap interval over n "
-        f"items.{dotted}",
-        height=stack.plot + 178,
-        top=46,
-        margin={"r": 165, "b": 60},
+        note,
+        height=stack.plot + _AROUND,
+        top=2 * LINE + 10,
+        margin={"r": 135, "b": 60},
         showlegend=False,
+        meta={"column": STACK, "between": _BETWEEN},
     )
 
 
-def _collect(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, dict[Key, Metric]]:
-    """Condition -> its metrics, all benchmarks' together."""
-    if not results or not any(results.values()):
-        raise ValueError("no results: give at least one condition with one EvaluationResult.")
-    conditions: dict[str, dict[Key, Metric]] = {}
-    for condition, measured in results.items():
-        names = [result.key for result in measured]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{condition!r} has a benchmark twice: {', '.join(names)}.")
-        metrics = conditions[condition] = {}
-        for result in measured:
-            metrics |= {(result.key, name): metric for name, metric in result.metrics.items()}
-    return conditions
+def _draw_differences(figure: go.Figure, row: int, panel: Panel, roles: Mapping[str, str]) -> None:
+    changes = panel.differences
+    for y, (condition, change) in enumerate(changes.items()):
+        if change is not None:
+            figure.add_trace(_marker(condition, y, change, roles[condition]), row, 1)
+        number = label(panel.difference_text(condition), y=y, **_BESIDE)
+        figure.add_annotation(**number, row=row, col=1)
+    span = padded_range(panel.reach_of_differences(), 0.08)
+    title = f"difference, {panel.unit.replace('%', 'points')}"
+    figure.update_xaxes(title_text=title, range=span, nticks=5, **ZERO_LINE, row=row, col=1)
+    figure.update_yaxes(**rows_axis(list(panel.values)), row=row, col=1)
+    _add_best(figure, panel.best_difference, span, row, 1)
 
 
-def _judges(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Formulas]:
-    """Result's key -> the formulas that say what its metrics are, of benchmarks that have them."""
-    judges: dict[str, Formulas] = {}
-    for result in chain.from_iterable(results.values()):
-        if result.benchmark in SPECS:  # or one of the caller's own
-            judges[result.key] = formulas(result.benchmark, result.protocol)
-    return judges
-
-
-def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[Key]:
-    """What to look at first, where nobody says it."""
-    chosen: list[Key] = []
-    fluency: list[Key] = []
-    for benchmark in dict.fromkeys(benchmark for benchmark, _ in available):
-        judge = judges.get(benchmark)
-        if judge is None:
-            chosen += [key for key in available if key[0] == benchmark][:_MAX_UNKNOWN]
-            continue
-        headline = [name for name in judge.headline if (benchmark, name) in available]
-        judged = [name for name in headline if name in judge.judged]
-        chosen += [(benchmark, name) for name in judged[:_MAX_JUDGED]]
-        in_nats = [name for name in headline if judge.describe(name).unit == _NATS]
-        fluency += [(benchmark, name) for name in in_nats]
-    # no headline metric was measured: whatever was
-    return chosen + fluency[:1] or list(available[:_MAX_UNKNOWN])
-
-
-def _checked(metrics: Iterable[Key], available: Sequence[Key]) -> list[Key]:
-    """The metrics that were asked for, after a check that they were measured."""
-    keys = list(metrics)
-    for key in keys:
-        if key not in available:
-            raise ValueError(
-                f"no condition has the metric {key!r}: allowed are (benchmark, metric) pairs out "
-                f"of {', '.join(map(repr, available))}."
-            )
-    if not keys:
-        raise ValueError("metrics is empty: name a (benchmark, metric) pair, or give None.")
-    return keys
-
-
-def _panel(
-    key: Key, conditions: Mapping[str, Mapping[Key, Metric]], judges: Mapping[str, Formulas]
-) -> _Panel:
-    benchmark, metric = key
-    info = None
-    if benchmark in judges:
-        try:
-            info = judges[benchmark].describe(metric)
-        except ValueError:
-            info = None  # a saved result of another version has a metric that this one has not
-    values = {name: metrics.get(key) for name, metrics in conditions.items()}
-    return _Panel(key, values, info)
-
-
-def _palette(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, str]:
-    """Condition -> its colour: black for the base model."""
-    infos = conditions_of(results)
-    changed = [name for name, info in infos.items() if info.role != "base"]
-    palette = dict.fromkeys(infos, COLOURS[-1])
-    return palette | dict(zip(changed, colours(len(changed)), strict=True))
-
-
-def _draw(figure: go.Figure, row: int, panel: _Panel, palette: Mapping[str, str]) -> None:
+def _draw_values(figure: go.Figure, row: int, panel: Panel, roles: Mapping[str, str]) -> None:
     for y, (condition, metric) in enumerate(panel.values.items()):
         if metric is not None:
-            figure.add_trace(_marker(condition, y, metric, palette[condition]), row, 1)
-        position = {"x": 1.01, "xref": "x domain", "xanchor": "left", "y": y}
-        number = label(panel.number(metric), **position)
-        figure.add_annotation(**number, row=row, col=1)
-    axis_title = panel.key[1] if panel.info is None else panel.info.label
-    span = padded_range(panel.reach(), 0.06)
-    figure.update_xaxes(title_text=axis_title, range=span, nticks=8, row=row, col=1)
-    figure.update_yaxes(**rows_axis(list(panel.values)), row=row, col=1)
-    if panel.ideal is not None:
-        dotted = {"color": GREY, "dash": "dot", "width": 2}
-        figure.add_vline(x=panel.ideal, line=dotted, row=row, col=1)  # pyright: ignore[reportArgumentType]
-    panel_title(figure, panel.title, row)
+            figure.add_trace(_marker(condition, y, metric, roles[condition]), row, 2)
+        number = label(panel.number(metric), y=y, **_BESIDE)
+        figure.add_annotation(**number, row=row, col=2)
+    span = padded_range(panel.reach(), 0.08)
+    figure.update_xaxes(title_text=f"value, {panel.unit}", range=span, nticks=5, row=row, col=2)
+    figure.update_yaxes(**rows_axis(list(panel.values)), showticklabels=False, row=row, col=2)
+    _add_best(figure, panel.ideal, span, row, 2)
 
 
-def _marker(condition: str, y: int, metric: Metric, colour: str) -> go.Scatter:
+_BESIDE = {"x": 1, "xref": "x domain", "xanchor": "left", "xshift": 6}
+"""Where the number of a row stands: right of its panel."""
+
+
+def _add_best(
+    figure: go.Figure, best: float | None, span: tuple[float, float], row: int, col: int
+) -> None:
+    if best is not None and span[0] <= best <= span[1]:
+        line: Any = BEST_LINE
+        figure.add_vline(x=best, line=line, row=row, col=col)  # pyright: ignore[reportArgumentType]
+
+
+def _marker(condition: str, y: int, metric: Metric, role: str) -> go.Scatter:
+    colour = _COLOURS[role]
     marker = go.Scatter(x=[metric.value], y=[y], name=condition, mode="markers")
-    marker.update(marker_size=9, marker_color=colour)
+    marker.update(marker_size=9, marker_color=colour, marker_symbol=_SYMBOLS[role])
     value = np.array([metric.value])
     marker.update(error_x=error_bars(value, metric.low, metric.high, colour))
     marker.update(customdata=[[metric.low, metric.high, metric.n]])

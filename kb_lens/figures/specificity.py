@@ -10,7 +10,7 @@ from kb_lens.checks.specificity import CONTRASTIVE, KNOW_BIAS, Specificity
 from kb_lens.figures.column import STACK
 from kb_lens.figures.layout import ROW
 from kb_lens.figures.marks import error_bars, panel_title
-from kb_lens.figures.style import colours, finish
+from kb_lens.figures.style import colours, finish, shown_model
 
 # Title, note, legend and axes stay the same however many rows there are.
 _AROUND = 250
@@ -63,10 +63,10 @@ def _note(specificity: Specificity) -> str:
     halves = stability.loc[stability["tau"].eq(stability["tau"].min())]
     n_questions = halves.loc[halves["dimension"].ne("all"), "n_questions"].sum()
     return (
-        f"{specificity.control_knowledge.model}. Left: the more of them plain factual questions or "
-        "the wrong answer select as well, the less they are about bias. Right: mean over "
-        f"{halves['n_halves'].max()} random splits of the {n_questions} questions; lines: the "
-        "middle 95 %."
+        f"{shown_model(specificity.control_knowledge.model)}. Left: the more of them plain factual "
+        "questions or the wrong answer select as well, the less they are about bias. Right: "
+        f"mean over {halves['n_halves'].max()} random splits of the {n_questions} questions; "
+        "lines: the middle 95 %."
     )
 
 

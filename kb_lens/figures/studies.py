@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,9 @@ from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.figures.layout import ROW, TWO_LINE_ROW, count_lines
 from kb_lens.figures.marks import band, curve
+from kb_lens.figures.results_panels import Key
 from kb_lens.figures.study_heatmaps import threshold_maps, transfer_matrix
 from kb_lens.figures.study_panels import (
-    BEST,
-    BLUE,
     PAIRED,
     TITLES,
     Metric,
@@ -31,7 +30,21 @@ from kb_lens.figures.study_panels import (
     reach,
     shared_rows,
 )
-from kb_lens.figures.style import BACKGROUND, GLUE, GREY, INK, NOTE, SMALL, faint, label
+from kb_lens.figures.style import (
+    BACKGROUND,
+    BASE,
+    BEST_LINE,
+    CONTROL,
+    GLUE,
+    GREY,
+    INK,
+    METHOD,
+    NOTE,
+    SMALL,
+    faint,
+    label,
+    shown_model,
+)
 from kb_lens.intervals import interval
 from kb_lens.statistics import Formulas, MetricInfo
 from kb_lens.studies.methods import CONTROLS
@@ -55,7 +68,11 @@ _APART = 1.6
 
 
 def study_figures(
-    name: str, tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+    name: str,
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],
+    *,
+    metrics: Iterable[Key] | None = None,
 ) -> dict[str, go.Figure]:
     """What a study's cases change, each benchmark by its first headline metric.
 
@@ -65,13 +82,15 @@ def study_figures(
         name: The study, one of `kb_lens.studies.experiments.EXPERIMENTS`.
         tables: The tables of the `Experiment`.
         settings: Its settings.
+        metrics: (result's key, metric) pairs, a panel each, instead of those.
 
     Returns:
         Name -> figure. Panels that a page has no room for are in ``<name>_2`` and so on.
         ``transfer`` has ``transfer_matrix`` as well if StereoSet or CrowS-Pairs was measured.
 
     Raises:
-        ValueError: For an unknown study, or results without cases or without the base model.
+        ValueError: For an unknown study or metric, or results without cases or without the base
+            model.
     """
     if name not in TITLES:
         raise ValueError(f"no study {name!r}: allowed are {', '.join(TITLES)}.")
@@ -81,11 +100,26 @@ def study_figures(
     if "control" not in results:
         results = results.assign(control=None)  # its random sets, if it has any, are of one kind
     rests = _rests_on(name, settings)
-    metrics = [_headline(results, key) for key in results["benchmark"].unique()]
+    shown = [_headline(results, key) for key in results["benchmark"].unique()]
+    if metrics is not None:
+        shown = [_chosen(results, *key) for key in metrics]
     figures = transfer_matrix(results, rests) if name == "transfer" else {}
     draws = {"lambda": _factors, "questions": _counts, "thresholds": threshold_maps}
     draw = draws.get(name, _forest)
-    return figures | draw(name, metrics, rests)
+    return figures | draw(name, shown, rests)
+
+
+def _chosen(results: pd.DataFrame, key: str, name: str) -> Metric:
+    """A metric that was asked for."""
+    measured = list(results[["benchmark", "metric"]].drop_duplicates().itertuples(index=False))
+    if (key, name) not in measured:
+        allowed = ", ".join(".".join(pair) for pair in measured)
+        raise ValueError(f"no metric {key}.{name} was measured: allowed are {allowed}.")
+    benchmark = named_by(key)
+    info = MetricInfo("points", name, "ability")
+    if benchmark is not None:
+        info = formulas(*benchmark).describe(name)
+    return metric_of(results, key, name, info)
 
 
 def _headline(results: pd.DataFrame, key: str) -> Metric:
@@ -111,7 +145,7 @@ def _metric_to_show(definition: Formulas) -> str:
 
 def _rests_on(name: str, settings: Mapping[str, Any]) -> str:
     """The model and the settings that hold for every case: one that the study varies is None."""
-    facts = [settings["model"]]
+    facts = [shown_model(settings["model"])]
     if settings["n_questions"] is not None:
         questions = f"{settings['n_questions']} questions"
         facts.append(f"parts of {questions}" if name in _CHOSEN else questions)
@@ -146,12 +180,12 @@ def _factor_panel(metric: Metric, figure: go.Figure, position: Position) -> None
     ends = reach([metric.base, *low, *high, *controls["value"]])
     across = lams[[0, -1]]
     traces = _control_curves(controls, metric.base)
-    traces.append(band(lams, low, high, faint(BLUE)))
-    traces.append(curve(across, [metric.base] * 2, "base model", color=INK, dash="dash"))
+    traces.append(band(lams, low, high, faint(METHOD)))
+    traces.append(curve(across, [metric.base] * 2, "base model", color=BASE, dash="dash"))
     best = metric.best_within(ends)
     if best is not None:
-        traces.append(curve(across, [best] * 2, "best value", **BEST))
-    traces.append(curve(lams, method["value"], "know-bias neurons", color=BLUE, width=2.5))
+        traces.append(curve(across, [best] * 2, "best value", **BEST_LINE))
+    traces.append(curve(lams, method["value"], "know-bias neurons", color=METHOD, width=2.5))
     for trace in traces:
         figure.add_trace(trace, **position)
     figure.update_xaxes(title_text="lambda", nticks=6, showgrid=False, **position)
@@ -170,8 +204,8 @@ def _control_curves(controls: pd.DataFrame, base: float) -> list[go.Scatter]:
     points = pd.concat([pd.DataFrame({"lam": lams, "value": values}) for lams, values in curves])
     spread = points.groupby("lam")["value"].agg(["min", "max"]).reset_index()
     lams, least, largest = spread.to_numpy().T
-    area = band(lams, least, largest, faint(GREY, 0.3), "random neurons")
-    return [area, *(curve(*points, color=GREY, width=1) for points in curves)]
+    area = band(lams, least, largest, faint(CONTROL, 0.3), "random neurons")
+    return [area, *(curve(*points, color=CONTROL, width=1) for points in curves)]
 
 
 def _from_base(
@@ -192,7 +226,7 @@ def _counts(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Fi
 
 
 def _count_panel(metric: Metric, figure: go.Figure, position: Position) -> None:
-    trace = _against_questions(figure, metric.cases, "difference", BLUE, position)
+    trace = _against_questions(figure, metric.cases, "difference", METHOD, position)
     figure.add_trace(trace.update(error_y=difference_bars(metric.cases)), **position)
     difference_axis(metric, metric.cases, figure, "y", position)
 
@@ -280,7 +314,7 @@ def _forest_panel(
 ) -> None:
     table = table.assign(row=range(len(table)))
     for random, rows in table.dropna().groupby("random"):
-        colour = GREY if random else BLUE
+        colour = CONTROL if random else METHOD
         marker = {"size": 9, "color": colour, "symbol": "square" if random else "circle"}
         points = go.Scatter(x=rows["difference"], y=rows["row"], mode="markers", marker=marker)
         figure.add_trace(points.update(error_x=difference_bars(rows, colour)), **position)

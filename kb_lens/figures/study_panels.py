@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,23 +13,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.figures.column import STACK
-from kb_lens.figures.layout import AXIS, LINE, Stack, panel_title_height
+from kb_lens.figures.layout import AXIS, LINE, MAX_HEIGHT, Stack, panel_title_height
 from kb_lens.figures.marks import ZERO_LINE, error_bars, panel_title, rows_axis
-from kb_lens.figures.style import COLOURS, finish, rounded
+from kb_lens.figures.style import BEST_LINE, METHOD, finish, rounded
 from kb_lens.statistics import MetricInfo
 
-# A taller figure would not fit on a screen, nor on a printed page with its caption.
-_COLUMNS, _PAGE = 2, 900
+_COLUMNS, _PAGE = 2, MAX_HEIGHT - 110
 """Panels side by side; pixels of panels, one below the other, in one figure."""
-_PANEL = 170
-"""Pixels of a panel with a y axis of numbers."""
+_PANEL, _LOWEST = 170, 60
+"""Pixels of a panel with a y axis of numbers, and of the lowest panel."""
 _LETTERS = 32
 """Letters in a line of a panel's title."""
-BLUE = COLOURS[0]
-"""The colour of what is measured."""
-BEST = {"color": COLOURS[2], "dash": "dot"}
-"""The line of the best value."""
 PAIRED = "95 % paired bootstrap interval over the clusters of n items"
 """What the intervals of differences are."""
 TITLES = {
@@ -71,7 +68,8 @@ class Metric:
     @property
     def title(self) -> str:
         """What it is, and where it starts from."""
-        name = "<br>".join(textwrap.wrap(f"{self.key} {self.name}", _LETTERS))
+        full = f"{benchmark_title(self.key)}: {metric_title(self.name)}"
+        name = "<br>".join(textwrap.wrap(full, _LETTERS))
         best = "" if self.info.best is None else f"best {self.info.best:g}, "
         # A log-probability has no best value: only that it should not fall.
         best = "lower is damage, " if self.info == DAMAGE else best
@@ -176,7 +174,11 @@ def _grid(panels: Sequence[Panel], title: str, note: str, height: int, apart: fl
         meta={"column": STACK, "between": stack.between},
     )
     margin: Any = figure.layout["margin"]
-    return figure.update_layout(height=margin.t + stack.plot + margin.b)
+    total = margin.t + stack.plot + margin.b
+    lower = height - math.ceil((total - MAX_HEIGHT) / stack.n)
+    if _LOWEST <= lower < height:  # rows a little nearer to one another fit on the page
+        return _grid(panels, title, note, lower, apart)
+    return figure.update_layout(height=total)
 
 
 def _shared_legend(figure: go.Figure) -> bool:
@@ -208,10 +210,10 @@ def difference_axis(
     best = metric.best_within(ends, start=metric.base)
     if best is not None:
         add_line = figure.add_vline if axis == "x" else figure.add_hline
-        add_line(**{axis: best}, line=BEST, layer="below", **position)
+        add_line(**{axis: best}, line=BEST_LINE, layer="below", **position)
 
 
-def difference_bars(table: pd.DataFrame, colour: str = BLUE) -> dict[str, Any]:
+def difference_bars(table: pd.DataFrame, colour: str = METHOD) -> dict[str, Any]:
     """The intervals of the differences, as plotly's error bars."""
     low, high = table["difference_low"], table["difference_high"]
     return error_bars(table["difference"], low, high, colour)

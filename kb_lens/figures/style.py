@@ -6,20 +6,32 @@ default template stays what it was.
 
 from __future__ import annotations
 
+import html
 import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import cycle, islice
 from typing import Any
 
 import plotly.graph_objects as go
 
+from kb_lens.figures.fonts import FAMILY
 from kb_lens.figures.layout import HEIGHT, PADDING, WIDTH, title_height
 from kb_lens.intervals import interval_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
+_BLUE, _VERMILION, _GREEN, _PINK, _AMBER, _SKY, _BLACK = COLOURS
 INK, NOTE, GREY, PALE = "#222222", "#444444", "#8C8C8C", "#E6E6E6"
 """Text and lines; text that is secondary; lines and points that are; grids and what is absent."""
 BACKGROUND = "#FFFFFF"
+BASE, METHOD, CONTROL, BEST = _BLACK, _BLUE, GREY, _GREEN
+"""One colour a role: the model as it is; what was done to it; its random controls; a best value."""
+BEST_LINE: dict[str, Any] = {"color": BEST, "dash": "dot", "width": 2}
+"""The line of a best value."""
+_DIMENSIONS = {"gender": _VERMILION, "race": _SKY, "religion": _PINK}
+_OTHER_DIMENSIONS = (_AMBER, _BLACK, _BLUE, _GREEN)
 DIVERGING = (
     (0.0, "#003049"),
     (0.2, "#0072B2"),
@@ -40,8 +52,8 @@ MINUS = "\N{MINUS SIGN}"
 GLUE = "\N{NO-BREAK SPACE}"
 """Between words that stay on one line."""
 
-# Arial on most machines; the others have the same widths where Arial is not installed.
-_FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
+# It comes along; Arial and Liberation Sans have the same widths where a page is without it.
+_FONT = f"{FAMILY}, Arial, Helvetica, Liberation Sans, sans-serif"
 _AXIS = {
     "showline": True,
     "linecolor": INK,
@@ -70,6 +82,29 @@ _TITLE_LETTERS, _NOTE_LETTERS = 78, 102
 _NOTE_FONT = {"size": SMALL, "color": NOTE}
 _MARGIN = {"l": 60, "r": 20, "b": 55}
 """Pixels around the plot, for an axis with numbers and a title; more is made where names stand."""
+
+
+_SHOWN_MODEL: ContextVar[str | None] = ContextVar("shown_model", default=None)
+
+
+@contextmanager
+def model_shown_as(name: str | None) -> Iterator[None]:
+    """Within it figures call the model so, and not by the name that it was loaded by.
+
+    Args:
+        name: For readers: ``Llama-3.2-3B-Instruct``; None changes nothing.
+    """
+    token = _SHOWN_MODEL.set(name)
+    try:
+        yield
+    finally:
+        _SHOWN_MODEL.reset(token)
+
+
+def shown_model(name: str) -> str:
+    """A model's name as figures say it."""
+    # What looks like a tag would be one to plotly.
+    return html.escape(_SHOWN_MODEL.get() or name, quote=False)
 
 
 def template() -> go.layout.Template:
@@ -134,6 +169,12 @@ def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
     """A colour bar with the house style's fonts; in the title ``<br>`` breaks the line."""
     bar = {"title_text": title, "title_font_size": SMALL, "tickfont_size": SMALL}
     return {**bar, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
+
+
+def dimension_colours(names: Iterable[str]) -> list[str]:
+    """A colour for each dimension or its set of neurons, the same in every figure."""
+    others = cycle(_OTHER_DIMENSIONS)
+    return [_DIMENSIONS.get(name) or next(others) for name in names]
 
 
 def colours(n: int) -> list[str]:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.figures.marks import ZERO_LINE, error_bars, panel_title
-from kb_lens.figures.style import BACKGROUND, COLOURS, INK, PALE, finish, label
+from kb_lens.figures.style import BACKGROUND, COLOURS, INK, PALE, finish, label, shown_model
 from kb_lens.studies.tuned import Tuning
 
 _BLUE, _ORANGE = COLOURS[:2]
@@ -44,7 +44,8 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
     figure.update_xaxes(title_text="lambda", row=2, col=1)
     figure.update_yaxes(rangemode="tozero", **ZERO_LINE)
     note = (
-        f"{tuning.settings['model']}, {tuning.settings['n_neurons']} neurons. {tuning.verdict} "
+        f"{shown_model(tuning.settings['model'])}, {tuning.settings['n_neurons']} neurons. "
+        f"{tuning.verdict} "
         "Lines: 95 % paired bootstrap interval over the clusters of n items; too costly: the "
         "capability's reaches the bound."
     )

@@ -13,7 +13,7 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.evaluation.word_changes import WHOLE, word_changes
 from kb_lens.figures.layout import AXIS, ROW, panel_title_height
 from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
-from kb_lens.figures.style import COLOURS, GLUE, finish
+from kb_lens.figures.style import COLOURS, GLUE, finish, shown_model
 
 _TITLES = ("log P(more) \N{MINUS SIGN} log P(less)", "Share, these words alone")
 _AXES = ("change in nats a pair", "change in points")
@@ -49,9 +49,9 @@ def token_changes(
     figure.update_yaxes(showticklabels=False, row=1, col=2)
     condition = enhanced.condition.name or "the intervention"
     note = (
-        f"{base.model}, CrowS-Pairs, {condition}, n = {len(base.items)} pairs; in brackets, pairs "
-        f"with such words. Left:{GLUE}the{GLUE}classes add up to the whole sentence. Lines: paired "
-        "95 % bootstrap intervals over writers."
+        f"{shown_model(base.model)}, CrowS-Pairs, {condition}, n = {len(base.items)} pairs; in "
+        f"brackets, pairs with such words. Left:{GLUE}the{GLUE}classes add up to the whole "
+        "sentence. Lines: paired 95 % bootstrap intervals over writers."
     )
     height = ROW * len(names) + AXIS + 120
     top = panel_title_height(*_TITLES)

@@ -27,7 +27,7 @@ _KNOWLEDGE = ("knowledge",)
 _SPECIFICITY = ("specificity",)
 _PAPER = ("paper",)
 _ATTRIBUTIONS = ("attribution_heatmap", "attribution_by_question", "layer_profile", "completeness")
-_NEURONS = ("neurons_per_layer", "shared_per_layer", "overlap", "upset")
+_NEURONS = ("neurons_per_layer", "layer_heatmap", "shared_per_layer", "overlap", "upset")
 """The figures of `kb_lens.figures.make_all` by section; the others are with the changes."""
 # A row of a table has room for as many.
 _N_TOKENS = 5

@@ -13,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kb_lens.figures.study_panels import TITLES
+from kb_lens.figures.style import shown_model
 from kb_lens.files import write_text
 from kb_lens.report.page import Section, render, setting_text
 from kb_lens.report.run import run_sections
@@ -49,7 +50,7 @@ def write_report(
     else:
         title = "Know-bias neurons"
         sections = run_sections(RunFolder.load(folder), figures)
-    lead = f"{model}, by kb-lens {command}"
+    lead = f"{shown_model(model)}, by kb-lens {command}"
     write_text(path, render(title, lead, [*sections, _provenance(record)]))
 
 
