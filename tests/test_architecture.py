@@ -11,8 +11,8 @@ ROOMS = {
     "cli": "main jobs studies pages tasks terminal options parsing errors",
     "report": "write run study words page",
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
-        neuron_effects specificity words results knowledge completeness attribution neurons
-        next_tokens neuron_card ablation activations export
+        neuron_effects specificity words results results_panels knowledge completeness attribution
+        neurons next_tokens neuron_card ablation activations export printing widths
         themes column marks style layout""",
     "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
         baselines asked_otherwise plans lab tuning tuned""",
@@ -35,7 +35,7 @@ ROOMS = {
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics
         crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups balanced_copa harness harness_files over_correction caution plain_text measures
-        benchmark orders bank data release requests""",
+        benchmark orders bank data release requests titles""",
     "completions": "",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",

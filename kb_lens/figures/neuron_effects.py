@@ -192,16 +192,15 @@ def free_sides(
     span = max(high - low, 1e-12)  # all points in one place still have a distance
     x, y = ((points - low) / span).T
     ends = (bars - low) / span
-    zero = -low / span
+    zero = float(-low / span)
     boxes: dict[int, _Box] = {}
     for neuron in np.argsort(-np.abs(points).max(1), kind="stable").tolist():
         others = np.arange(len(points)) != neuron
         # first towards the middle, where no name leaves the plot
         for side in (1, -1) if x[neuron] < 0.5 else (-1, 1):
-            box = _Box.beside(x[neuron], y[neuron], side)
-            if box.is_free(x[others], ends[others], zero) and not any(
-                map(box.meets, boxes.values())
-            ):
+            box = _Box.beside(float(x[neuron]), float(y[neuron]), side)
+            crowded = any(box.meets(other) for other in boxes.values())
+            if not crowded and box.is_free(x[others], ends[others], zero):
                 boxes[neuron] = box
                 break
     return {neuron: box.side for neuron, box in list(boxes.items())[:_LABELS]}
@@ -240,4 +239,4 @@ class _Box:
         covered = (self.left < x) & (x < self.right) & (low < self.top) & (self.bottom < high)
         on_zero = self.bottom < zero < self.top
         on_diagonal = self.left < self.top and self.bottom < self.right
-        return inside and not covered.any() and not on_zero and not on_diagonal
+        return inside and not bool(covered.any()) and not on_zero and not on_diagonal

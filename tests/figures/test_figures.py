@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from test_comparison import crows
 import kb_lens as kb
 from kb_lens.attribution.attributions import Settings
 from kb_lens.cli.main import app
+from kb_lens.evaluation.comparison import compare
 from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, save_results
 from kb_lens.figures import (
     attribution_heatmap,
@@ -28,14 +30,17 @@ from kb_lens.figures import (
     make_all,
     neurons_per_layer,
     overlap_heatmap,
+    printing,
     shared_per_layer,
     upset,
 )
-from kb_lens.figures import export as export_figures
 from kb_lens.figures.completeness import LEAST_GAP
-from kb_lens.figures.export import INSTALL, write_figure, write_figures
+from kb_lens.figures.export import write_figure, write_figures
+from kb_lens.figures.layout import MAX_HEIGHT
 from kb_lens.figures.neurons import check_sets, intersections
-from kb_lens.figures.results import _checked
+from kb_lens.figures.printing import INSTALL
+from kb_lens.figures.results import before_after_pages
+from kb_lens.figures.results_panels import _checked
 from kb_lens.figures.style import COLOURS
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.answers import Spelling
@@ -64,6 +69,7 @@ ALL = [
     "layer_profile",
     "completeness",
     "neurons_per_layer",
+    "layer_heatmap",
     "shared_per_layer",
     "overlap",
     "upset",
@@ -112,7 +118,7 @@ def measured(benchmark: str, protocol="original", **metrics) -> EvaluationResult
         source="made",
         model="tiny",
         metrics={name: Metric(*numbers) for name, numbers in metrics.items()},
-        items=pd.DataFrame({"item": ["a"]}),
+        items=pd.DataFrame({"item": [f"of {metrics}"]}),  # no two results are on the same
         n_bootstrap=10,
         seed=0,
         seconds=1.0,
@@ -382,6 +388,7 @@ def test_the_forest_shows_each_metrics_interval():
         for results in RESULTS.values()
     )
     assert len(figure.data) == 5
+    assert "on other items" in texts(figure)
     for trace in figure.data:
         (low, high, n), value = trace.customdata[0], trace.x[0]
         assert (value, low, high, n) in (base if trace.name == "base" else enhanced)
@@ -389,8 +396,10 @@ def test_the_forest_shows_each_metrics_interval():
         assert value + trace.error_x.array[0] == pytest.approx(high)
     assert "80.0 [78.0, 83.0]" in texts(figure)
     assert "not measured" in texts(figure)
-    assert "<b>stereoset lms_macro</b><br>n = 190 to 200" in texts(figure)
-    assert "<b>stereoset ss_macro</b><br>ideal 50, n = 190 to 200" in texts(figure)
+    words = "meaningful option beats the unrelated one, mean over targets, %; n = 190 to 200"
+    assert f"<b>StereoSet: LMS, macro</b><br>{words}" in texts(figure)
+    words = "stereotype beats anti-stereotype, mean over targets, %; best 50; n = 190 to 200"
+    assert f"<b>StereoSet: SS, macro</b><br>{words}" in texts(figure)
     assert [line.x0 for line in figure.layout.shapes] == [50]
 
 
@@ -404,7 +413,7 @@ def test_one_condition_and_one_metric_are_enough():
 
 def test_the_ideal_value_is_in_sight():
     figure = before_after({"base": [measured("stereoset", icat=(40.0, 39.0, 41.0, 9))]})
-    low, high = figure.layout.xaxis.range
+    low, high = figure.layout.xaxis2.range
     assert low < 39
     assert high > 100
 
@@ -422,33 +431,72 @@ def test_protocols_of_one_benchmark_have_panels_of_their_own():
         measured("stereoset", p, icat=(9.0, 8.0, 9.5, 9)) for p in ("original", "instructed")
     ]
     titles = texts(before_after({"base": results}))
-    assert "<b>stereoset_instructed icat</b><br>ideal 100, n = 9" in titles
+    assert (
+        "<b>StereoSet, instructed: ICAT</b><br>lms and ss in one, points; best 100; n = 9" in titles
+    )
 
 
 def test_a_benchmark_of_your_own_is_shown():
     unknown = measured("unknown", score=(1.0, 1.0, 1.0, 1))
     assert before_after({"base": [unknown]}).data[0].x == (1,)
     figure = before_after({"base": [*RESULTS["base"], unknown]})
-    assert "<b>unknown score</b><br>n = 1" in texts(figure)
-    assert "<b>stereoset ss_macro</b><br>ideal 50, n = 200" in texts(figure)
+    assert "<b>unknown: score</b><br>n = 1" in texts(figure)
+    words = "stereotype beats anti-stereotype, mean over targets, %; best 50; n = 200"
+    assert f"<b>StereoSet: SS, macro</b><br>{words}" in texts(figure)
 
 
 def test_a_metric_of_a_group_has_its_metrics_words_and_ideal():
     results = {"base": [measured("stereoset", ss_gender=(60.0, 50.0, 70.0, 9))]}
     figure = before_after(results, metrics=[("stereoset", "ss_gender")])
-    assert figure.layout.xaxis.title.text == "stereotype beats anti-stereotype, %"
-    assert "<b>stereoset ss_gender</b><br>ideal 50, n = 9" in texts(figure)
+    assert figure.layout.xaxis2.title.text == "value, %"
+    words = "stereotype beats anti-stereotype, %; best 50; n = 9"
+    assert f"<b>StereoSet: SS, gender</b><br>{words}" in texts(figure)
 
 
 def test_a_metric_of_another_version_keeps_its_name():
     results = {"base": [measured("stereoset", removed=(60.0, 50.0, 70.0, 9))]}
-    assert before_after(results).layout.xaxis.title.text == "removed"
+    assert "<b>StereoSet: removed</b><br>n = 9" in texts(before_after(results))
+
+
+def test_differences_are_paired_and_stand_first():
+    base, other = (
+        replace(crows(n), condition=ConditionInfo(role=role))
+        for n, role in ((3, "base"), (5, None))
+    )
+    shown = [("crows_pairs", "stereotype_share")]
+    both = {"base": [base], "lambda 2": [other]}
+    figure = before_after(both, metrics=shown, n_bootstrap=200)
+    row = compare(base, other, n_bootstrap=200).set_index("metric").loc["stereotype_share"]
+    (change,) = [t for t in figure.data if t.name == "lambda 2" and t.xaxis in (None, "x")]
+    assert change.x == (row["difference"],) == (20.0,)
+    assert change.customdata[0][:2] == pytest.approx([row["low"], row["high"]])
+    assert figure.layout.xaxis.title.text == "difference, points"
+    values = [t.x[0] for t in figure.data if t.xaxis == "x2"]
+    assert values == [30.0, 50.0]
+    # the best value, 50, is 20 points above the base model's 30
+    assert [line.x0 for line in figure.layout.shapes] == [20.0, 50]
+
+
+def test_no_forest_is_higher_than_a_page_and_pages_hold_every_panel():
+    names = "stereoset", "crows_pairs", "openbookqa", "copa", "arc_easy", "mmlu", "hellaswag"
+    conditions = {}
+    for n in range(5):
+        at = (1.0, 0.0, 2.0, n)
+        results = [measured(name, acc=at, stereotype_share=at) for name in names]
+        conditions[f"condition {n}"] = results
+    pages = before_after_pages(conditions)
+    assert list(pages)[:2] == ["before_after", "before_after_2"]
+    assert all(page.layout.height <= MAX_HEIGHT for page in pages.values())
+    panels = [t for page in pages.values() for t in texts(page).split("<b>")[1:]]
+    assert len(panels) == 6  # StereoSet has neither metric
+    assert before_after(conditions).layout.height <= MAX_HEIGHT
+    assert "of 6 headline metrics" in note(before_after(conditions))
 
 
 def test_the_base_model_is_black_wherever_it_stands():
     first, second = (
-        replace(measured("stereoset", ss=(60.0, 50.0, 70.0, 9)), condition=ConditionInfo(role=role))
-        for role in ("method", "base")
+        replace(measured("stereoset", ss=(60.0, 50.0, 70.0, n)), condition=ConditionInfo(role=role))
+        for n, role in ((9, "method"), (8, "base"))
     )
     figure = before_after({"scaled": [first], "unchanged": [second]})
     assert [trace.marker.color for trace in figure.data] == [COLOURS[0], COLOURS[-1]]
@@ -533,9 +581,10 @@ def test_what_the_knowledge_plot_refuses():
 def test_make_all_makes_what_the_results_allow():
     assert list(make_all(SCORES, SETS, RESULTS, answered())) == ALL
     assert list(make_all(SCORES, SETS)) == ALL[1:-1]
-    assert list(make_all(None, {"all": SETS["race"]})) == ["neurons_per_layer"]
+    layers = ["neurons_per_layer", "layer_heatmap"]
+    assert list(make_all(None, {"all": SETS["race"]})) == layers
     six = {f"set {i}": SETS["race"] for i in range(6)}
-    assert list(make_all(None, six)) == ["neurons_per_layer", "shared_per_layer", "overlap"]
+    assert list(make_all(None, six)) == [*layers, "shared_per_layer", "overlap"]
     assert make_all(None, {}) == {}
 
 
@@ -549,10 +598,11 @@ def test_html_needs_no_network(tmp_path):
 
 
 def test_without_kaleido_the_html_is_there_and_one_line_helps(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_figures, "find_spec", lambda name: None)
+    monkeypatch.setattr(printing, "find_spec", lambda name: None)
     figures = {name: DRAWINGS[name]() for name in ("overlap", "upset")}
     written = write_figures(figures, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlap.html", "upset.html"]
+    names = ["overlap.html", "plotly.min.js", "upset.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert written.note == INSTALL
     assert "\n" not in INSTALL
 
@@ -584,16 +634,21 @@ def test_a_browser_that_fails_is_closed_and_named(tmp_path, monkeypatch):
         async def __aexit__(self, *error):
             done.append("closed")
 
+        async def create_tab(self, address):
+            return None
+
         async def calc_fig(self, figure, opts):
-            if opts["format"] == "svg":
+            done.append("drawn")
+            if len(done) > 1:
                 raise RuntimeError("the tab crashed\nat line 1")
-            return b"image"
+            return b'<svg width="700" height="420"></svg>'
 
     monkeypatch.setattr(kaleido, "Kaleido", Failing)
-    written = write_figure(upset(SETS), tmp_path / "upset", ("png", "svg"))
-    assert [path.name for path in written.files] == ["upset.png"]
+    figures = {"a": upset(SETS), "b": upset(SETS)}
+    written = write_figures(figures, tmp_path, ("svg",))
+    assert [path.name for path in written.files] == ["a.svg"]
     assert written.note.endswith("(the tab crashed)")
-    assert done == ["closed"]
+    assert done == ["drawn", "drawn", "closed"]
 
 
 def browser() -> bool:
@@ -619,6 +674,35 @@ def test_static_files_are_what_they_say(tmp_path):
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not browser(), reason="static figures need kaleido and a Chromium or Chrome")
+@pytest.mark.parametrize(
+    ("width", "inches"), [("page", 7), ("column", 3.3), ("5.5in", 5.5), ("14 cm", 5.51)]
+)
+def test_a_print_is_as_wide_as_it_says_and_has_its_own_font(width, inches, tmp_path):
+    written = write_figure(upset(SETS), tmp_path / "upset", ("png", "svg", "pdf"), width=width)
+    assert written.note == ""
+    png, svg, pdf = (path.read_bytes() for path in written.files[:3])
+    assert int.from_bytes(png[16:20], "big") == pytest.approx(300 * inches, abs=4)
+    assert float(re.search(r'width="([\d.]+)in"', svg.decode())[1]) == pytest.approx(
+        inches, abs=0.01
+    )
+    box = re.search(rb"/MediaBox \[0 0 ([\d.]+)", pdf)
+    assert float(box[1]) == pytest.approx(72 * inches, abs=1)
+    assert b"Arimo" in pdf
+    assert "font/woff2" in svg.decode()
+
+
+def test_html_figures_of_a_folder_share_a_script(tmp_path):
+    written = write_figures({"a": upset(SETS), "b": upset(SETS)}, tmp_path, "html")
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1e6
+    for path in written.files:
+        page = path.read_text(encoding="utf-8")
+        assert len(page) < 2e5
+        assert re.findall(r'<script[^>]* src="([^"]*)"', page) == ["plotly.min.js"]
+        assert "font-family:Arimo" in page
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [
@@ -626,6 +710,8 @@ def test_static_files_are_what_they_say(tmp_path):
         ({"theme": "dark"}, "upset.dark.html"),
         ({"width": "column"}, "upset.column.html"),
         ({"theme": "dark", "width": "column"}, "upset.dark.column.html"),
+        ({"width": "5.5in"}, "upset.5_5in.html"),
+        ({"width": "14 cm"}, "upset.14cm.html"),
     ],
 )
 def test_every_form_has_a_name_of_its_own(form, name, tmp_path):
@@ -635,7 +721,7 @@ def test_every_form_has_a_name_of_its_own(form, name, tmp_path):
     page = written.files[0].read_text(encoding="utf-8")
     paper = "#15181D" if "theme" in form else "#FFFFFF"
     assert f'"paper_bgcolor":"{paper}"' in page
-    assert f'<body style="background: {paper}">' in page
+    assert f"body {{background: {paper}}}" in page
     assert ("Which neurons the sets have in common" in page) != ("width" in form)
     text = tmp_path / "upset.txt"
     assert text.is_file() == ("width" in form)
@@ -654,8 +740,21 @@ def test_what_is_too_wide_for_a_column_is_written_for_the_page_and_named(tmp_pat
 def test_what_writing_refuses(tmp_path):
     with pytest.raises(ValueError, match="theme is 'grey': allowed are light, dark"):
         write_figure(upset(SETS), tmp_path / "upset", ("html",), theme="grey")
-    with pytest.raises(ValueError, match="width is 'wide': allowed are page, column"):
-        write_figure(upset(SETS), tmp_path / "upset", ("html",), width="wide")
+    for width in (
+        "wide",
+        "",
+        "5.5",
+        "in",
+        "0in",
+        "1in",
+        "99999in",
+        "-5in",
+        "5,5in",
+        "nanin",
+        "30in",
+    ):
+        with pytest.raises(ValueError, match=f"width is '{width}': allowed are page, column"):
+            write_figure(upset(SETS), tmp_path / "upset", ("html",), width=width)
     with pytest.raises(ValueError, match="format is 'gif': allowed are html, png, svg, pdf"):
         write_figure(upset(SETS), tmp_path / "upset", ("gif",))
     with pytest.raises(ValueError, match="no file name"):
@@ -695,8 +794,8 @@ def run_folder(tmp_path):
 def test_every_figure_is_rebuilt_from_a_folder(script, run_folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert script.main([str(run_folder), "--out", str(out), "--formats", "html"]) == 0
-    assert {path.stem for path in out.iterdir()} == set(ALL)
-    assert capsys.readouterr().out == f"10 figures, 10 files in {out}.\n"
+    assert {path.stem for path in out.iterdir()} == {*ALL, "plotly.min"}
+    assert capsys.readouterr().out == f"11 figures, 11 files in {out}.\n"
 
 
 @pytest.mark.slow
@@ -704,8 +803,9 @@ def test_the_script_and_the_command_write_dark_columns(script, run_folder, tmp_p
     form = ["--formats", "html", "--theme", "dark", "--width", "column"]
     assert script.main([str(run_folder), "--out", str(tmp_path / "out"), *form]) == 0
     names = {f"{name}.dark.column.html" for name in ALL} | {f"{name}.txt" for name in ALL}
+    names.add("plotly.min.js")
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    assert "10 figures, 20 files" in capsys.readouterr().out
+    assert "11 figures, 22 files" in capsys.readouterr().out
     app(["figures", str(run_folder), *form], result_action="return_value")
     assert {path.name for path in (run_folder / "figures").iterdir()} == names
 
@@ -720,7 +820,8 @@ def test_a_folder_with_less_gives_fewer_figures(script, tmp_path):
     SETS["race"].save(tmp_path / "neurons.json")
     assert list(RunFolder.load(tmp_path).sets) == ["all"]
     assert script.main([str(tmp_path), "--out", str(tmp_path / "out"), "--formats", "html"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["neurons_per_layer.html"]
+    names = {"layer_heatmap.html", "neurons_per_layer.html", "plotly.min.js"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_a_folder_without_results_is_an_error_in_one_line(script, tmp_path, capsys):

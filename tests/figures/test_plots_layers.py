@@ -45,7 +45,7 @@ def test_the_interval_is_over_the_questions():
     added = bands(figure)[0]
     np.testing.assert_allclose(added.y, [30, 10, 30, 30], rtol=1e-6)  # 30, 30 and 30, 10
     np.testing.assert_allclose(lines(figure, "gender (2)")[0].customdata, [[30, 30], [10, 30]])
-    equal = bands(figure)[3]
+    equal = bands(figure)[4]
     np.testing.assert_allclose(equal.y, [20, 0, 0, 20], atol=1e-6)
 
 

@@ -56,8 +56,8 @@ def test_a_key_that_begins_like_another_is_not_taken_for_it():
         "<b>1</b><br>0.0",
     ]
     assert figure.layout.xaxis.ticktext[1:] == (
-        "bbq<br>generated<br><i>s_AMB</i>",
-        "bbq<br><i>s_AMB</i>",
+        "BBQ,<br>generated<br><i>bias</i><br><i>score,</i><br><i>ambiguous</i>",
+        "BBQ<br><i>bias</i><br><i>score,</i><br><i>ambiguous</i>",
     )
 
 

@@ -145,15 +145,15 @@ def test_every_study_has_a_figure_that_is_valid_json():
 
 def test_a_benchmark_is_shown_by_its_headline_and_plain_text_by_the_damage():
     assert titles(drawn("aggregation")["aggregation"]) == [
-        "<b>stereoset icat_macro</b> base 60.0, best 100, n = 200",
-        "<b>crows_pairs stereotype_share</b> base 54.0, best 50, n = 200",
-        "<b>plain_text logprob_per_token</b> base -3.70, lower is damage, n = 200",
+        "<b>StereoSet: ICAT, macro</b> base 60.0, best 100, n = 200",
+        "<b>CrowS-Pairs: stereotype share</b> base 54.0, best 50, n = 200",
+        "<b>plain text: log-probability a token</b> base -3.70, lower is damage, n = 200",
     ]
 
 
 def test_a_benchmark_of_the_callers_own_is_shown_by_its_first_metric():
     figures = drawn("aggregation", base={("mine", "score"): 1.0, ("mine", "other"): 2.0})
-    assert titles(figures["aggregation"]) == ["<b>mine score</b> base 1.0, n = 200"]
+    assert titles(figures["aggregation"]) == ["<b>mine: score</b> base 1.0, n = 200"]
 
 
 def test_settings_that_the_study_varies_are_not_said_to_hold():

@@ -19,9 +19,9 @@ import kb_lens as kb
 from kb_lens.checks.control_tests import ControlTest
 from kb_lens.checks.specificity import Specificity
 from kb_lens.figures import themed
-from kb_lens.figures.column import INCHES, TALLEST, WIDTH, caption, in_column
+from kb_lens.figures.column import INCHES, WIDTH, caption, in_column
 from kb_lens.figures.layers import _SHARED
-from kb_lens.figures.layout import Stack, title_height, without_title
+from kb_lens.figures.layout import TALLEST, Stack, title_height, without_title
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
 from kb_lens.figures.specificity import specificity_plot
