@@ -29,7 +29,7 @@ ROOMS = {
     "neurons": "selection sets card names",
     "attribution": """attribute calibration engines attributions settings quadrature path_gradients
         head objective""",
-    "evaluation": """word_changes comparison evaluate slices entries results result_files
+    "evaluation": """word_changes markdown comparison evaluate slices entries results result_files
         first_turns generation sampling scoring second_pass encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics

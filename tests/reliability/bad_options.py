@@ -145,6 +145,8 @@ CONTRADICTIONS = {
     "paper {MODEL} --neurons {HERE}/none --data-dir {DATA} --benchmarks stereoset": "neurons",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push ''": "push",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push a/b/c": "push",
+    "export {MODEL} --neurons {NEURONS} --lam 3 --results {RUN}": "--results",
+    "export {MODEL} --neurons {NEURONS} --lam 2 --results {BASE}": "--results",
     "export {MODEL} --lam 2": "--neurons",
     "export {MODEL} --neurons {NEURONS}": "--lam",
     "tune {MODEL}": "--neurons",
