@@ -20,7 +20,7 @@ ROOMS = {
         cost benchmark_names settings ray_workers ray_cluster
         execution devices asking measure same_damage units
         given_neurons holders""",
-    "checks": """ablation_study doctor effect_checks neuron_checks check control_tests
+    "checks": """neuronpedia ablation_study doctor effect_checks neuron_checks check control_tests
         matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
         specificity agreed_spelling""",
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
