@@ -28,4 +28,5 @@ from .evaluation.comparison import (
     summarize as summarize,
 )
 from .runs.run import run as run
+from .report.push import push_results as push_results
 from . import figures as figures

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
     "cli": "main jobs studies pages tasks terminal options parsing errors",
-    "report": "write run study words page",
+    "report": "push card write run study words page",
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results knowledge completeness attribution neurons
         next_tokens neuron_card ablation activations export

@@ -113,6 +113,9 @@ CALLS = {
     ("export_neuronpedia", "source_set"): (
         ("", "A", "a b", "../b", 7, None), lambda made, value: _neuronpedia(made, source_set=value),
     ),
+    ("push_results", "repository"): (
+        ("", "a b", "a/b/c", 7, None), lambda made, value: kb.push_results(made.world, value),
+    ),
     ("ablation_study", "neuron"): (
         NO_NEURONS, lambda made, value: kb.ablation_study(_model(), value, prompts=["a"]),
     ),

@@ -167,7 +167,21 @@ CHOICE_CASES = tuple(
     _options("choices", {name: (commands, NO_CHOICES) for name, commands in CHOICES.items()})
 )
 LIST_CASES = tuple(_options("lists and forms", LISTS))
-CONTRADICTION_CASES = tuple(
-    BadInput("combinations", f"{line} --out {{HERE}}/out", (word,))
-    for line, word in CONTRADICTIONS.items()
+PUSHES = {
+    "push {RUN} ''": "repository",
+    "push {RUN} 'a b'": "repository",
+    "push {RUN} a/b/c": "repository",
+    "push {RUN} run": "repository",
+    "push {RUN}": "repository",
+    "push": "folder",
+    "push {RUN} me/run": "HF_HUB_OFFLINE",
+    "push {RUN} me/run --public maybe": "maybe",
+}
+"""The same of what writes into no folder."""
+CONTRADICTION_CASES = (
+    *(
+        BadInput("combinations", f"{line} --out {{HERE}}/out", (word,))
+        for line, word in CONTRADICTIONS.items()
+    ),
+    *(BadInput("combinations", line, (word,)) for line, word in PUSHES.items()),
 )
