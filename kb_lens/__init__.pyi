@@ -14,6 +14,7 @@ from .neurons.selection import overlap as overlap, select_neurons as select_neur
 from .neurons.sets import NeuronSet as NeuronSet
 from .checks.controls import influence as influence, random_neurons as random_neurons
 from .checks.activations import activations as activations
+from .checks.neuronpedia import export_neuronpedia as export_neuronpedia
 from .checks.ablation_study import ablation_study as ablation_study
 from .interventions.scaling import scale_neurons as scale_neurons
 from .interventions.folding import fold_neurons as fold_neurons
@@ -27,4 +28,5 @@ from .evaluation.comparison import (
     summarize as summarize,
 )
 from .runs.run import run as run
+from .report.push import push_results as push_results
 from . import figures as figures

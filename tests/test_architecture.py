@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
     "cli": "main jobs studies pages tasks terminal options parsing errors",
-    "report": "write run study words page",
+    "report": "push card write run study words page",
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results results_panels knowledge completeness attribution
         neurons next_tokens neuron_card ablation activations export printing widths
@@ -20,7 +20,7 @@ ROOMS = {
         cost benchmark_names settings ray_workers ray_cluster
         execution devices asking measure same_damage units
         given_neurons holders""",
-    "checks": """ablation_study doctor effect_checks neuron_checks check control_tests
+    "checks": """neuronpedia ablation_study doctor effect_checks neuron_checks check control_tests
         matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
         specificity agreed_spelling""",
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
@@ -29,7 +29,7 @@ ROOMS = {
     "neurons": "selection sets card names",
     "attribution": """attribute calibration engines attributions settings quadrature path_gradients
         head objective""",
-    "evaluation": """word_changes comparison evaluate slices entries results result_files
+    "evaluation": """word_changes markdown comparison evaluate slices entries results result_files
         first_turns generation sampling scoring second_pass encoding excerpts""",
     "knowledge": "check verdict answer_files measures",
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics

@@ -148,8 +148,13 @@ def check_lengths(model: HookedModel, texts: Sequence[Sequence[int]], *, at_leas
 
 def token_text(model: HookedModel, token_id: int) -> str:
     """A token as text, with escapes for what cannot be printed or is no whole character."""
+    return repr(plain_token(model, token_id))[1:-1]
+
+
+def plain_token(model: HookedModel, token_id: int) -> str:
+    """A token as it is written; what is no whole character, or nothing, by its name."""
     text = model.tokenizer.decode([token_id])
     # one byte of a character that has several is no text: then the vocabulary's spelling of it
-    if "\N{REPLACEMENT CHARACTER}" in text:
+    if not text or "\N{REPLACEMENT CHARACTER}" in text:
         text = model.tokenizer.convert_ids_to_tokens(token_id)
-    return repr(text)[1:-1]
+    return text

@@ -48,6 +48,10 @@ COMMANDS = {
         "pages",
         "Everything in a folder of results on one page that needs nothing else.",
     ),
+    "push": (
+        "pages",
+        "Upload a folder of results to the Hugging Face hub, as a data set with a card.",
+    ),
     "experiment": (
         "studies",
         "One of the paper's studies, or all methods side by side; interrupted, it goes on.",

@@ -1,4 +1,4 @@
-"""The commands that read saved results and need no model: compare, figures, report."""
+"""The commands that read saved results and need no model: compare, figures, report, push."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kb_lens.figures.export import FORMATS
 from kb_lens.figures.folders import draw_folder
 from kb_lens.figures.style import model_shown_as
 from kb_lens.records.tables import write_csv
+from kb_lens.report.push import push_results
 from kb_lens.report.write import write_report
 from kb_lens.rows import shown
 from kb_lens.runs.folder import one_model, read_conditions, several_models
@@ -128,3 +129,16 @@ def report(
     except (KeyError, TypeError) as error:  # a table without its columns
         raise ValueError(f"'{folder}' has a file that kb_lens did not write: {error!r}.") from error
     tell(f"Written to {page}")
+
+
+def push(
+    folder: Annotated[
+        Path, Parameter(help="What `run`, `identify`, `doctor`, `evaluate` or `experiment` wrote.")
+    ],
+    repository: Annotated[str, Parameter(help="USER/NAME of the data set.")],
+    *,
+    public: Annotated[bool, Parameter(help="A new data set is; default private.")] = False,
+    overwrite: Annotated[bool, Parameter(help="Replace files that are there already.")] = False,
+) -> None:
+    """Upload a folder of results to the Hugging Face hub, as a data set with a card."""
+    tell(f"Pushed to {push_results(folder, repository, private=not public, overwrite=overwrite)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 
 import torch
 
+from kb_lens.evaluation.comparison import headline, summarize
+from kb_lens.evaluation.markdown import summary_table
+from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.interventions.export_folder import FORMAT
 from kb_lens.models.hub import check_push, push_folder
 from kb_lens.neurons.sets import NeuronSet
@@ -37,11 +41,7 @@ such as random neurons, they are neurons with large integrated gradients of the 
 yes/no questions about bias (Pan et al., 2026: Knowing Bias, Doing Better: Mitigating Social Bias in
 LLMs via Know-Bias Neuron Enhancement; arXiv 2601.21864, PMLR 306). `kb_lens.json` lists every one.
 
-## What was not shown
-
-Writing this checkpoint measured nothing. It was not shown to be less biased than {model}, nor to
-have kept its abilities. A change that damages a model can look like less bias: measure both models,
-and random neurons at the same factor (`kb-lens evaluate`), before you say that it helped.
+{shown}
 
 ## How to load it
 
@@ -55,6 +55,68 @@ tokenizer = AutoTokenizer.from_pretrained(name)
 It needs no kb_lens. On a short prompt its logits and those of {model} with the neurons scaled while
 it runs differ by {difference:.2g} at most. The licence of {model} holds for this checkpoint too.
 """
+_NOTHING_MEASURED = """## What was not shown
+
+Writing this checkpoint measured nothing. It was not shown to be less biased than {model}, nor to
+have kept its abilities. A change that damages a model can look like less bias: measure both models,
+and random neurons at the same factor (`kb-lens evaluate`), before you say that it helped."""
+_MEASURED = """## What was measured
+
+With kb_lens, on {model} with these neurons scaled while it runs ({weights}), not on this file,
+whose weights are {dtype}. In the table this is `{name}`. Values have 95 % intervals over clusters
+of items; differences are paired, from the base model.
+
+{table}
+
+A change that damages a model can look like less bias, and {controls}. The table says what changed,
+not why."""
+_CONTROLS = "random neurons (`{names}`) may do as much"
+_NO_CONTROLS = "random neurons, which were not measured beside it, may do as much"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model with the same neurons scaled by the same factor."""
+
+    name: str
+    """The condition's name."""
+    results: Mapping[str, Sequence[EvaluationResult]]
+    """Condition -> its results: of the base model first if it was measured, of this change, of its
+    random controls."""
+    weights: str = ""
+    """The type of the weights; empty if it is not known."""
+
+    def eval_results(self) -> list[Any]:
+        """The headline metrics as the hub reads them (`huggingface_hub.EvalResult`)."""
+        from huggingface_hub import EvalResult
+
+        return [
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=result.benchmark,
+                dataset_name=f"{result.benchmark}, {len(result.items)} items",
+                dataset_config=result.protocol,
+                metric_type=metric,
+                metric_name=f"{metric}, neurons scaled while the model runs",
+                metric_value=result.metrics[metric].value,
+            )
+            for result in self.results[self.name]
+            for metric in headline(result)
+            if math.isfinite(result.metrics[metric].value)
+        ]
+
+    def section(self, model: str, dtype: str) -> str:
+        """What the card says about it."""
+        controls = [name for name, info in conditions_of(self.results).items() if info.control_of]
+        names = "`, `".join(controls)
+        return _MEASURED.format(
+            model=model,
+            weights=self.weights or "weights of a type that is not known",
+            dtype=dtype,
+            name=self.name,
+            table=summary_table(summarize(self.results)),
+            controls=_CONTROLS.format(names=names) if controls else _NO_CONTROLS,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,11 +135,17 @@ class Export:
     """The factor."""
     difference: float
     """The largest difference of logits between the hooked and the folded model."""
+    measured: Measured | None = None
+    """What was measured of it."""
 
     @property
     def model(self) -> str:
         """The source's hub name, or the last part of its path: an export may be made public."""
         return Path(self.source).expanduser().resolve().name if self._is_path() else self.source
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def _is_path(self) -> bool:
         name = self.source
@@ -93,7 +161,7 @@ class Export:
             "kb_lens_version": _version(),
             "model": self.model,
             "fingerprint": self.fingerprint,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self._dtype,
             "lam": self.lam,
             "site": neurons.site,
             "positions": "all",
@@ -115,9 +183,12 @@ class Export:
         reads = "the weights of the down projection that read these neurons"
         writes = "the weights and biases of the gate (without gates: up) projection that write them"
         known = neurons.tau is not None and neurons.beta is not None
+        title = f"{self.model.split('/')[-1]}, {len(neurons)} neurons times {self.lam:g}"
+        measured = self.measured
+        nothing = _NOTHING_MEASURED.format(model=self.model)
         card = _CARD.format(
-            head=self._head(),
-            title=f"{self.model.split('/')[-1]}, {len(neurons)} neurons times {self.lam:g}",
+            head=self._head(title),
+            title=title,
             model=self.model,
             count=len(neurons),
             total=neurons.n_layers * neurons.d_mlp,
@@ -128,19 +199,28 @@ class Export:
             origin=neurons.origin or "an origin that the set does not tell",
             thresholds=f" (tau {neurons.tau:g}, beta {neurons.beta:g})" if known else "",
             difference=self.difference,
+            shown=measured.section(self.model, self._dtype) if measured else nothing,
         )
         return "\n\n".join(map(_wrapped, card.split("\n\n"))) + "\n"
 
-    def _head(self) -> str:
-        lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-        if not self._is_path() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.source):
-            lines.append(f"base_model: {self.source}")
-        return "\n".join([*lines, "tags:", "- kb-lens"])
+    def _head(self, title: str) -> str:
+        from huggingface_hub import ModelCardData
+
+        on_hub = not self._is_path() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.source)
+        head = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="text-generation",
+            base_model=self.source if on_hub else None,
+            tags=["kb-lens"],
+            model_name=title,
+            eval_results=self.measured.eval_results() if self.measured else None,
+        )
+        return head.to_yaml()
 
 
 def _wrapped(block: str) -> str:
-    """A paragraph in lines of one width; headings and code as they are."""
-    if block.startswith(("---", "#", "`")):
+    """A paragraph in lines of one width; headings, code and tables as they are."""
+    if block.startswith(("---", "#", "`", "|")):
         return block.strip()
     return fill(" ".join(block.split()), 100)
 

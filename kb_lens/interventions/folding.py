@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kb_lens.files import write_text
-from kb_lens.interventions.checkpoint import Export
+from kb_lens.interventions.checkpoint import Export, Measured
 from kb_lens.interventions.export_folder import RECORD, check_target, digests, put_in_place
 from kb_lens.interventions.scaling import check_factor, scale_neurons
 from kb_lens.interventions.weights import projections, scale_weights
@@ -125,6 +125,7 @@ def export(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     also: Mapping[str, str] | None = None,
+    measured: Measured | None = None,
 ) -> float:
     """Write the folded model as an ordinary checkpoint that needs no kb_lens.
 
@@ -140,6 +141,7 @@ def export(
         overwrite: Whether an earlier export at `folder` may be replaced. Other files there stay.
         trust_remote_code: As in `load_model`, where `model` is a name.
         also: Further files, name -> text.
+        measured: What was measured of the model so scaled: the model card says it.
 
     Returns:
         The largest difference between the logits of the hooked and of the written model on a short
@@ -157,7 +159,13 @@ def export(
     plain = fold_neurons(bridge, neurons, lam=lam)
     difference = _difference(bridge, plain, neurons, lam)
     exported = Export(
-        model_name(bridge), fingerprint(bridge), bridge.cfg.dtype, neurons, lam, difference
+        model_name(bridge),
+        fingerprint(bridge),
+        bridge.cfg.dtype,
+        neurons,
+        lam,
+        difference,
+        measured,
     )
     with put_in_place(folder) as unfinished:
         plain.save_pretrained(unfinished)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 HUB = "hf://"
 """What a file's address on the hub begins with: ``hf://USER/NAME``, with ``@REVISION`` and
@@ -28,7 +31,9 @@ def check_push(repository: str, what: str = "the repository") -> None:
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repository)
+        validate_repo_id(repository or "")  # which lets None pass
+        if "/" not in repository:
+            raise ValueError("It names no user or organization.")
     except ValueError as error:
         raise ValueError(
             f"{what} is {repository!r}, no repository of the hub: write USER/NAME. {error}"
@@ -56,18 +61,66 @@ def push_folder(
     from huggingface_hub import HfApi
 
     check_push(repository)
-    try:
+    with _pushing(repository):
         # private: who pushes decides by a second step to show the world what was not measured
         address = HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(
             repo_id=repository, folder_path=Path(folder), ignore_patterns=list(leave_out)
         )
+    return str(address)
+
+
+def push_data_set(
+    folder: str | os.PathLike[str],
+    repository: str,
+    *,
+    private: bool = True,
+    overwrite: bool = False,
+) -> str:
+    """Upload a folder as a data set, in one commit; one that is not there is made.
+
+    Args:
+        folder: What is uploaded.
+        repository: ``USER/NAME``.
+        private: Whether a new data set is.
+        overwrite: Whether the folder takes the place of the files that are there. The data set's
+            history keeps them.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ValueError: If the hub cannot be reached or refuses, or there are files already.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(repository)
+    where: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset"}
+    with _pushing(repository):
+        address = HfApi().create_repo(**where, private=private, exist_ok=True)
+        present = set(HfApi().list_repo_files(**where)) - {".gitattributes"}  # the hub's own
+    if present and not overwrite:
+        raise ValueError(
+            f"data set {repository!r} has files already, {min(present)!r} for one: choose another "
+            "name, or overwrite (--overwrite) to put the folder in their place."
+        )
+    # results of two runs in one folder would be read as those of one
+    stale = "*" if present else None
+    with _pushing(repository):
+        HfApi().upload_folder(**where, folder_path=Path(folder), delete_patterns=stale)
+    return str(address)
+
+
+@contextmanager
+def _pushing(repository: str) -> Iterator[None]:
+    """Tell in one line why the hub did not take something."""
+    try:
+        yield
     except Exception as error:  # the client raises many kinds
         raise ValueError(
             f"could not be pushed to {repository!r}: {_reason(error)}. Check the network and "
             "`hf auth login`."
         ) from error
-    return str(address)
 
 
 def from_hub(address: str, file: str) -> Path:

@@ -11,14 +11,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kb_lens.arguments import check_seed
-from kb_lens.interventions.checkpoint import push
+from kb_lens.evaluation.results import conditions_of
+from kb_lens.interventions.checkpoint import Measured, push
 from kb_lens.interventions.export_folder import check_target
 from kb_lens.interventions.folding import export
 from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.hub import check_push
+from kb_lens.neurons.sets import NeuronSet
+from kb_lens.records.tables import Belongs
 from kb_lens.runs.execution import Execution
-from kb_lens.runs.given_neurons import given_neurons
-from kb_lens.runs.record import RECORD, RunLog
+from kb_lens.runs.folder import measured_in
+from kb_lens.runs.given_neurons import GivenNeurons, given_neurons
+from kb_lens.runs.record import RECORD, RunLog, belongs_to, load_record
 from kb_lens.runs.settings import DType, ModelChoice
 
 
@@ -30,6 +34,8 @@ class ExportSettings(ModelChoice):
     """The neurons.json to fold into the weights, or names: L26.N1371,L28.N1095."""
     lam: float
     """The factor."""
+    results: Path | None = None
+    """Of run or evaluate, to say in the card what was measured; default the folder of --neurons."""
     push_to: Annotated[str | None, Parameter("--push")] = None
     """Upload to this hub repository; a new one is private."""
     seed: int = 0
@@ -77,13 +83,23 @@ def export_model(
     if settings.push_to is not None:
         check_push(settings.push_to, "--push")
     neurons = given_neurons(settings.neurons)
+    measured = _measured(settings, neurons)
     with log.stage("load the model"):
         model = settings.load(execution)
     log.note(model)
+    if measured is not None:
+        result = measured.results[measured.name][0]
+        Belongs.of(result).check(belongs_to(model), f"'{measured.name}'", "the export is")
     # The folder is put in its place whole, run.json with it.
     also = {RECORD: log.text()}
     difference = export(
-        model, neurons, out, lam=settings.lam, overwrite=execution.overwrite, also=also
+        model,
+        neurons,
+        out,
+        lam=settings.lam,
+        overwrite=execution.overwrite,
+        also=also,
+        measured=measured,
     )
     tell(
         f"{len(neurons)} neurons times {settings.lam:g} are in the weights in {out}. Largest "
@@ -91,6 +107,41 @@ def export_model(
     )
     if settings.push_to is not None:
         tell(f"Pushed to {push(out, settings.push_to)}")
+
+
+def _measured(settings: ExportSettings, neurons: GivenNeurons) -> Measured | None:
+    """What was measured of this very change, with the base model and the random controls.
+
+    Raises:
+        ValueError: If it is not in the folder that is named.
+    """
+    beside = settings.neurons.parent
+    is_of_run = settings.neurons.is_file() and (beside / "evaluations").is_dir()
+    folder = settings.results or (beside if is_of_run else None)
+    if folder is None:
+        return None
+    conditions = measured_in(folder)
+    site = neurons.site if isinstance(neurons, NeuronSet) else "post"
+    members = [list(neuron) for neuron in sorted(neurons)]
+    change = {"lam": settings.lam, "positions": "all", "site": site, "neurons": members}
+    infos = conditions_of(conditions)
+    for name, info in infos.items():
+        described = info.intervention
+        is_it = isinstance(described, dict) and change.items() <= described.items()
+        if is_it and info.role != "control" and conditions[name][0].fingerprint:
+            beside = [
+                other for other, i in infos.items() if i.role == "base" or i.control_of == name
+            ]
+            results = {other: conditions[other] for other in infos if other in (name, *beside)}
+            weights = load_record(folder).get("model", {}).get("dtype")
+            return Measured(name, results, weights or "")
+    if settings.results is None:
+        return None
+    raise ValueError(
+        f"--results '{folder}' has {', '.join(conditions)}: none is these {len(neurons)} neurons "
+        f"times {settings.lam:g} at all positions. Give the folder in which that was measured, or "
+        "leave it out."
+    )
 
 
 def _check_can_be_made(folder: Path) -> None:

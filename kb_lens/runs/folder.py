@@ -214,6 +214,18 @@ def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
     return f"NOTE: these are different models, compared on the same items: {listed}."
 
 
+def measured_in(folder: Path) -> dict[str, list[EvaluationResult]]:
+    """Condition -> its results, from a folder of ``run``, or of ``evaluate``, by the folder's name.
+
+    Raises:
+        ValueError: If the folder has no results, or damaged ones.
+    """
+    if not (conditions := load_conditions(folder)):
+        return {folder.resolve().name: list(load_results(folder).values())}
+    RunFolder(None, {}, conditions, None, record=load_record(folder)).whose(folder)
+    return conditions
+
+
 def read_conditions(
     folders: Sequence[str | os.PathLike[str]],
 ) -> dict[str, list[EvaluationResult]]:
@@ -224,11 +236,7 @@ def read_conditions(
     """
     results: dict[str, list[EvaluationResult]] = {}
     for folder in map(Path, folders):
-        conditions = load_conditions(folder)
-        if conditions:
-            RunFolder(None, {}, conditions, None, record=load_record(folder)).whose(folder)
-        else:
-            conditions = {folder.resolve().name: list(load_results(folder).values())}
+        conditions = measured_in(folder)
         if repeated := results.keys() & conditions.keys():
             raise ValueError(
                 f"two folders are named {min(repeated)!r}; rename one: it names the method."

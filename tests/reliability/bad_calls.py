@@ -41,6 +41,12 @@ def _scaled(made, **options):
         return "scaled"
 
 
+def _neuronpedia(made, **options):
+    given = {"neurons": "L0.N1", "texts": "a text", "model_id": "tiny", "source_set": "set"}
+    given |= {"folder": made.here / "out", "progress": False}
+    return kb.export_neuronpedia(_model(), **(given | options))
+
+
 CALLS = {
     ("load_questions", "n"): (
         (-1, 0, 1.5, 10, 10**9, NAN, True, "3", "all", []),
@@ -91,6 +97,24 @@ CALLS = {
     ),
     ("activations", "text"): (
         NO_TEXTS, lambda made, value: kb.activations(_model(), "L0.N1", value, progress=False),
+    ),
+    ("export_neuronpedia", "neuron"): (
+        NO_NEURONS, lambda made, value: _neuronpedia(made, neurons=value),
+    ),
+    ("export_neuronpedia", "text"): (
+        (*NO_TEXTS, "a"), lambda made, value: _neuronpedia(made, texts=value),
+    ),
+    ("export_neuronpedia", "k"): (
+        NO_COUNTS, lambda made, value: _neuronpedia(made, k=value),
+    ),
+    ("export_neuronpedia", "model_id"): (
+        ("", "A", "a b", "a/b", 7, None), lambda made, value: _neuronpedia(made, model_id=value),
+    ),
+    ("export_neuronpedia", "source_set"): (
+        ("", "A", "a b", "../b", 7, None), lambda made, value: _neuronpedia(made, source_set=value),
+    ),
+    ("push_results", "repository"): (
+        ("", "a b", "a/b/c", 7, None), lambda made, value: kb.push_results(made.world, value),
     ),
     ("ablation_study", "neuron"): (
         NO_NEURONS, lambda made, value: kb.ablation_study(_model(), value, prompts=["a"]),

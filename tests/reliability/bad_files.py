@@ -14,7 +14,7 @@ PATHS = {
     "attributions": "neurons",
 }
 """Option that names a file -> the commands that have it."""
-FOLDERS = {"data-dir": "run evaluate experiment tune tasks", "results": "doctor"}
+FOLDERS = {"data-dir": "run evaluate experiment tune tasks", "results": "doctor export"}
 """The same of folders."""
 NO_FILES = {
     "missing": "{HERE}/none.csv", "a folder": "{HERE}", "below a file": "{BANK}/x.csv",

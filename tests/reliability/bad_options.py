@@ -145,6 +145,8 @@ CONTRADICTIONS = {
     "paper {MODEL} --neurons {HERE}/none --data-dir {DATA} --benchmarks stereoset": "neurons",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push ''": "push",
     "export {MODEL} --neurons {NEURONS} --lam 2 --push a/b/c": "push",
+    "export {MODEL} --neurons {NEURONS} --lam 3 --results {RUN}": "--results",
+    "export {MODEL} --neurons {NEURONS} --lam 2 --results {BASE}": "--results",
     "export {MODEL} --lam 2": "--neurons",
     "export {MODEL} --neurons {NEURONS}": "--lam",
     "tune {MODEL}": "--neurons",
@@ -165,7 +167,21 @@ CHOICE_CASES = tuple(
     _options("choices", {name: (commands, NO_CHOICES) for name, commands in CHOICES.items()})
 )
 LIST_CASES = tuple(_options("lists and forms", LISTS))
-CONTRADICTION_CASES = tuple(
-    BadInput("combinations", f"{line} --out {{HERE}}/out", (word,))
-    for line, word in CONTRADICTIONS.items()
+PUSHES = {
+    "push {RUN} ''": "repository",
+    "push {RUN} 'a b'": "repository",
+    "push {RUN} a/b/c": "repository",
+    "push {RUN} run": "repository",
+    "push {RUN}": "repository",
+    "push": "folder",
+    "push {RUN} me/run": "HF_HUB_OFFLINE",
+    "push {RUN} me/run --public maybe": "maybe",
+}
+"""The same of what writes into no folder."""
+CONTRADICTION_CASES = (
+    *(
+        BadInput("combinations", f"{line} --out {{HERE}}/out", (word,))
+        for line, word in CONTRADICTIONS.items()
+    ),
+    *(BadInput("combinations", line, (word,)) for line, word in PUSHES.items()),
 )

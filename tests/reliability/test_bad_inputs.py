@@ -67,13 +67,14 @@ NO_CHOICE = {
     "system",
     "instruction",
     "overwrite",
+    "public",
     "progress",
     "specificity",
     "trust-remote-code",
     "dry-run",
 }
 """Options that take any text, or none."""
-TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out"}
+TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out", "repository"}
 FILES = {"bank", "control-bank", "examples", "neurons", "attributions", "data-dir", "results"}
 
 
