@@ -156,7 +156,8 @@ def _wrapped(text: str, letters: int) -> str:
 def faint(colour: str, opacity: float = 0.2) -> str:
     """A colour of the house as an area that others show through."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    return f"rgba({red}, {green}, {blue}, {opacity})"
+    # never as 8e-05, which is no opacity to plotly
+    return f"rgba({red}, {green}, {blue}, {opacity:.3f})"
 
 
 def label(text: str, **settings: Any) -> dict[str, Any]:
