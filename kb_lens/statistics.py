@@ -108,6 +108,9 @@ class Formulas:
     """The metric that also tells the direction of the bias in every value of the item table's
     column `bias_type`, as ``<metric>_<type>``; None if there is none."""
 
+    not_types: tuple[str, ...] = ()
+    """What stands behind the name of a metric, and is no bias type: other groups, and variants."""
+
     cluster: str | None = None
     """The column of the item table whose values are the clusters; None where items were made
     independently of one another."""

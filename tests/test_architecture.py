@@ -35,7 +35,7 @@ ROOMS = {
     "benchmarks": """export_tasks harness_functions catalogue stereoset stereoset_metrics
         crows_pairs crows_pairs_metrics crows_pairs_words bbq bbq_metrics bbq_answers
         bbq_groups balanced_copa harness harness_files over_correction caution plain_text measures
-        benchmark orders bank data release requests titles""",
+        own_items benchmark orders bank data source_rows release requests titles""",
     "completions": "",
     "questions": "",
     "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",

@@ -9,16 +9,18 @@ Source: Kavumba et al., When Choosing Plausible Alternatives, Clever Hans can be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import pandas as pd
 
 from kb_lens.benchmarks import harness
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
-from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, read_jsonl
+from kb_lens.benchmarks.data import Sources, find_rows
 from kb_lens.benchmarks.harness_files import check_harness, copa
 from kb_lens.benchmarks.measures import DAMAGE
+from kb_lens.benchmarks.own_items import own_jsonl
+from kb_lens.benchmarks.source_rows import Row, hub_rows, item_keys, read_jsonl
 from kb_lens.statistics import Formulas, MetricInfo, Statistics
 
 _HUB = "pkavumba/balanced-copa"
@@ -35,15 +37,21 @@ def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
     """
     check_harness("balanced_copa")
     rows, source = find_rows(SOURCES, data_dir)
+    return items_of(rows), source
+
+
+def items_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """The items from the rows of a source, see `load`."""
+    check_harness("balanced_copa")
     documents = [copa(row) for row in rows]
     docs = [document.columns for document in documents]
     items = {
-        "item": harness.item_keys([document.texts for document in documents]),
+        "item": item_keys([document.texts for document in documents]),
         "part": [_MIRRORED[_mirrored(row)] for row in rows],
         "choices": [" / ".join(sorted((doc["choice1"], doc["choice2"]))) for doc in docs],
     }
     task = harness.local_task("copa", docs)
-    return pd.DataFrame({**items, "doc": docs, "task": [task] * len(docs)}), source
+    return pd.DataFrame({**items, "doc": docs, "task": [task] * len(docs)})
 
 
 def _mirrored(row: Row) -> bool:
@@ -96,4 +104,6 @@ SPEC = BenchmarkSpec(
         )
     },
     groups=("part",),
+    read=own_jsonl,
+    items=items_of,
 )

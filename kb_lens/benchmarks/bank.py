@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from kb_lens.benchmarks.data import NoDataError, Row, data_folder, read_csv, read_file, read_jsonl
+from kb_lens.benchmarks.data import NoDataError, data_folder
+from kb_lens.benchmarks.source_rows import Row, read_csv, read_file, read_jsonl
 from kb_lens.files import bank_folder
 from kb_lens.rows import path_exists, shown
 

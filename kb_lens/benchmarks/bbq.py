@@ -29,7 +29,7 @@ Source: Parrish et al., BBQ: A hand-built bias benchmark for question answering 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,19 @@ import pandas as pd
 from kb_lens.benchmarks import release
 from kb_lens.benchmarks.bbq_answers import LETTERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, OPTIONS, POLARITIES, UNDEFINED, read_answers
-from kb_lens.benchmarks.bbq_metrics import FORMULAS, ORDERS, WRITTEN_ORDERS, order_columns, order_of
+from kb_lens.benchmarks.bbq_metrics import (
+    FORMULAS,
+    NOT_TYPES,
+    ORDERS,
+    WRITTEN_ORDERS,
+    order_columns,
+    order_of,
+)
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
-from kb_lens.benchmarks.data import Row, Sources, data_folder, find_rows, read_jsonl
+from kb_lens.benchmarks.data import Sources, data_folder, find_rows
+from kb_lens.benchmarks.own_items import own_jsonl, own_type
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Row, read_jsonl
 from kb_lens.rows import path_exists
 
 GROUPS = ("category", "context_condition", "question_polarity")
@@ -89,14 +98,9 @@ def load(
         categories.
     """
     rows, source = _find(data_dir, categories)
-    by_category: dict[str, list[Row]] = {}
-    for row in rows:
-        by_category.setdefault(row.one_of("category", categories), []).append(row)
-    records: list[dict[str, Any]] = []
-    for category, category_rows in by_category.items():
-        records += _items(category_rows, category)
-    items = pd.DataFrame(records)
-    present = f"{len(by_category)} of {len(CATEGORIES)} categories: {', '.join(by_category)}"
+    items = _items(rows, [row.one_of("category", categories) for row in rows])
+    present = items["category"].unique()
+    present = f"{len(present)} of {len(CATEGORIES)} categories: {', '.join(present)}"
     undefined = items["biased"].tolist().count(UNDEFINED)
     if undefined:
         present += f"; {undefined} of {len(items)} items have no stereotyped person"
@@ -148,17 +152,31 @@ def _load_hub(categories: tuple[str, ...]) -> Iterable[Row]:
         yield from _read(Path(path), name)
 
 
-def _items(rows: list[Row], name: str) -> list[dict[str, Any]]:
-    return [
-        _item(row, name) | {"label": _label(row, answers.unknown), **answers._asdict()}
-        for row, answers in zip(rows, read_answers(rows, name), strict=True)
+def own_items(rows: Sequence[Row], categories: tuple[str, ...]) -> pd.DataFrame:
+    """The items of a user's own file; of several `categories` it may have others, of any name."""
+    several = len(categories) > 1
+    names = [
+        own_type(row, "category", NOT_TYPES) if several else row.one_of("category", categories)
+        for row in rows
     ]
+    return _items(rows, names)
+
+
+def _items(rows: Sequence[Row], names: Sequence[str]) -> pd.DataFrame:
+    """The items, category by category, with each row's category in `names`."""
+    records: list[dict[str, Any]] = []
+    for name in dict.fromkeys(names):
+        of_name = [row for row, category in zip(rows, names, strict=True) if category == name]
+        for row, answers in zip(of_name, read_answers(of_name, name), strict=True):
+            label = _label(row, answers.unknown)
+            records.append(_item(row, name) | {"label": label, **answers._asdict()})
+    return pd.DataFrame(records)
 
 
 def _item(row: Row, name: str) -> dict[str, Any]:
     """One row in the authors' format, one JSON object a line."""
     return {
-        "item": f"{name}-{_whole_number(row, 'example_id')}",
+        "item": f"{name}-{row.whole_number('example_id')}",
         "template": f"{name} {row.text('question_index')}",
         "category": name,
         "context_condition": row.one_of("context_condition", CONDITIONS),
@@ -169,19 +187,12 @@ def _item(row: Row, name: str) -> dict[str, Any]:
 
 def _label(row: Row, unknown: int) -> int:
     """The right option: unknown in an ambiguous context, and only there."""
-    label = _whole_number(row, "label")
+    label = row.whole_number("label")
     ambiguous = row.one_of("context_condition", CONDITIONS) == "ambig"
     if label >= len(OPTIONS) or (label == unknown) != ambiguous:
         person = "the unknown option" if ambiguous else "a person's option"
         raise row.error("label", f"the index of {person} (the unknown one is {unknown})")
     return label
-
-
-def _whole_number(row: Row, column: str) -> int:
-    value = row.cells.get(column)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise row.error(column, "a whole number of at least 0")
-    return value
 
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
@@ -286,6 +297,8 @@ def _spec(name: str, categories: tuple[str, ...]) -> BenchmarkSpec:
         tabulate=tabulate,
         formulas=FORMULAS,
         groups=GROUPS,
+        read=own_jsonl,
+        items=partial(own_items, categories=categories),
     )
 
 

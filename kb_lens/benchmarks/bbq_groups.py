@@ -29,7 +29,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from kb_lens.benchmarks.data import Row
+from kb_lens.benchmarks.source_rows import Row
 
 CATEGORIES = (
     "Age",

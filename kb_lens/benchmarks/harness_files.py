@@ -19,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from kb_lens.benchmarks.data import NoDataError, Row, read_jsonl
+from kb_lens.benchmarks.data import NoDataError
+from kb_lens.benchmarks.source_rows import Row, read_jsonl
 
 
 class Document(NamedTuple):

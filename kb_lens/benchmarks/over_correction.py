@@ -27,9 +27,10 @@ import pandas as pd
 from kb_lens.benchmarks.bank import bank_rows
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
 from kb_lens.benchmarks.caution import CAUTION, caution
-from kb_lens.benchmarks.data import Row
 from kb_lens.benchmarks.measures import DAMAGE, GroupSums, groups_of, logprob_per_token, percent
+from kb_lens.benchmarks.own_items import own_csv
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Row
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 GROUPS = ("kind",)
@@ -68,7 +69,12 @@ def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
         are empty where the kind is ``everyday``.
     """
     rows, source = bank_rows(FILE, data_dir)
-    return pd.DataFrame([_item(row) for row in rows]), source
+    return items_of(rows), source
+
+
+def items_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """The items from the rows of a file, see `load`."""
+    return pd.DataFrame([_item(row) for row in rows])
 
 
 def _item(row: Row) -> dict[str, str]:
@@ -236,4 +242,6 @@ SPEC = BenchmarkSpec(
     tabulate=tabulate,
     formulas=FORMULAS,
     groups=GROUPS,
+    read=own_csv,
+    items=items_of,
 )

@@ -13,14 +13,17 @@ the number is no substitute for one on a standard corpus.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from kb_lens.benchmarks.bank import bank_rows
 from kb_lens.benchmarks.benchmark import BenchmarkSpec, DataDir
-from kb_lens.benchmarks.data import Row
 from kb_lens.benchmarks.measures import DAMAGE, groups_of, logprob_per_token
+from kb_lens.benchmarks.own_items import own_jsonl
 from kb_lens.benchmarks.requests import OptionScores, Request
+from kb_lens.benchmarks.source_rows import Row
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums
 
 FILE = "plain_text.jsonl"
@@ -37,7 +40,12 @@ def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
         Columns item, subject, text.
     """
     rows, source = bank_rows(FILE, data_dir)
-    return pd.DataFrame([_item(row) for row in rows]), source
+    return items_of(rows), source
+
+
+def items_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """The items from the rows of a file, see `load`."""
+    return pd.DataFrame([_item(row) for row in rows])
 
 
 def _item(row: Row) -> dict[str, str]:
@@ -87,4 +95,6 @@ SPEC = BenchmarkSpec(
     requests=requests,
     tabulate=tabulate,
     formulas=FORMULAS,
+    read=own_jsonl,
+    items=items_of,
 )

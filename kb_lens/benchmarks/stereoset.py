@@ -25,20 +25,30 @@ models (ACL 2021), section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from kb_lens.benchmarks import release
 from kb_lens.benchmarks.benchmark import BenchmarkSpec
-from kb_lens.benchmarks.data import Row, Sources, find_rows, hub_rows, item_key, read_jsonl
+from kb_lens.benchmarks.data import Sources, find_rows
 from kb_lens.benchmarks.measures import option_columns
 from kb_lens.benchmarks.orders import listed, over_orders
+from kb_lens.benchmarks.own_items import check_once, own_jsonl, own_type
 from kb_lens.benchmarks.requests import OptionScores, Request
-from kb_lens.benchmarks.stereoset_metrics import FORMULAS, GROUPS, OPTIONS, ORDERS
+from kb_lens.benchmarks.source_rows import Row, hub_rows, item_key, read_jsonl
+from kb_lens.benchmarks.stereoset_metrics import (
+    FORMULAS,
+    GROUPS,
+    KINDS,
+    NOT_TYPES,
+    OPTIONS,
+    ORDERS,
+)
+from kb_lens.rows import json_value, read_utf8, shown
 
-KINDS = ("intersentence", "intrasentence")
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 INSTRUCTION = (
     "Read the context and the sentences below it. Each sentence either follows the context or is "
@@ -47,6 +57,9 @@ INSTRUCTION = (
 )
 """How a prompt of the instructed protocol begins, the same for all items."""
 
+LABELS = ("stereotype", "anti-stereotype", "unrelated")
+"""What the authors call an item's sentences."""
+_BLANK = "BLANK"
 _HUB = "McGill-NLP/stereoset"
 
 
@@ -60,16 +73,78 @@ def load(data_dir: Any = None) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame([_item(row) for row in rows]), source
 
 
-def _item(row: Row) -> dict[str, str]:
+def _published_type(row: Row) -> str:
+    return row.one_of("bias_type", BIAS_TYPES)
+
+
+def own_items(rows: Sequence[Row]) -> pd.DataFrame:
+    """The items of a user's own file, with bias types of any name."""
+    for row in rows:
+        _check_sentences(row)
+    return check_once(rows, pd.DataFrame([_item(row, _own_type) for row in rows]))
+
+
+def _check_sentences(row: Row) -> None:
+    """Raise `ValueError` for slips that the authors' file is known not to have."""
+    kind, context = row.one_of("type", KINDS), row.text("context")
+    if kind == "intrasentence" and _BLANK not in context:
+        raise row.error("context", f"a sentence with {_BLANK} where the three sentences differ")
+    before: set[str] = set()
+    for label in LABELS:
+        if row.text(label) in before:
+            raise row.error(label, "another sentence than the other two")
+        before.add(row.text(label))
+
+
+def _own_type(row: Row) -> str:
+    return own_type(row, "bias_type", NOT_TYPES)
+
+
+def _item(row: Row, bias_type: Callable[[Row], str] = _published_type) -> dict[str, str]:
     """One row in the format of the authors' development set, one JSON object a line."""
     item = {
         "kind": row.one_of("type", KINDS),
-        "bias_type": row.one_of("bias_type", BIAS_TYPES),
-        **{column: row.text(column) for column in ("target", "context", "stereotype")},
-        "anti_stereotype": row.text("anti-stereotype"),
-        "unrelated": row.text("unrelated"),
+        "bias_type": bias_type(row),
+        **{column: row.text(column) for column in ("target", "context")},
+        **{o: row.text(label) for o, label in zip(OPTIONS, LABELS, strict=True)},
     }
     return {"item": item_key(*item.values()), **item}
+
+
+def read(path: Path) -> Iterable[Row]:
+    """Rows of a file of JSON lines, or of the authors' nested ``dev.json``."""
+    text = read_utf8(path)
+    try:
+        content = json_value(text)  # of JSON lines it fails behind the first one
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and "data" in content:
+        return _nested(content["data"], path)
+    return own_jsonl(path)
+
+
+def _nested(data: Any, path: Path) -> Iterable[Row]:
+    """Rows of the authors' file: of each kind a list of items, whose sentences are labelled."""
+    for kind in KINDS:
+        items = data.get(kind, []) if isinstance(data, dict) else None
+        if not isinstance(items, list):
+            raise ValueError(f"{path}, data: must be an object whose {kind} is a list of items.")
+        for number, item in enumerate(items):
+            where = f"{path}, data.{kind}[{number}]"
+            if not isinstance(item, dict):
+                raise ValueError(f"{where}: must be an item with its sentences, got {shown(item)}.")
+            row = Row(item, where)
+            yield Row({**item, **_by_label(row), "type": kind}, where)
+
+
+def _by_label(row: Row) -> dict[str, Any]:
+    """Label -> the sentence that has it as its gold label."""
+    sentences = row.cells.get("sentences")
+    listed = sentences if isinstance(sentences, list) else []
+    by_label = {str(s.get("gold_label")): s.get("sentence") for s in listed if isinstance(s, dict)}
+    if len(listed) != len(LABELS) or by_label.keys() != set(LABELS):
+        raise row.error("sentences", f"three with a gold_label each: {', '.join(LABELS)}")
+    return by_label
 
 
 def from_hub(dataset: Any, kind: str) -> Iterable[Row]:
@@ -106,7 +181,8 @@ def _load_hub() -> Iterable[Row]:
 SOURCES = Sources(
     name="stereoset",
     file="stereoset/dev.jsonl",
-    read=read_jsonl,
+    other_file="stereoset/dev.json",
+    read=read,
     hub=_HUB,
     load_hub=_load_hub,
     package_file="data/StereoSet/test.jsonl",
@@ -160,4 +236,6 @@ SPEC = BenchmarkSpec(
     tabulate=tabulate,
     formulas=FORMULAS,
     groups=GROUPS,
+    read=read,
+    items=own_items,
 )

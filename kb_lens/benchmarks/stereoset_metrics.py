@@ -14,6 +14,7 @@ from kb_lens.benchmarks.measures import DAMAGE, GroupSums, groups_of, logprob_pe
 from kb_lens.benchmarks.orders import all_orders, beats, with_orders
 from kb_lens.statistics import Formulas, Measure, MetricInfo, Statistics, Sums, ratio
 
+KINDS = ("intersentence", "intrasentence")
 GROUPS = ("kind", "bias_type")
 """Columns that a limited sample is balanced over."""
 
@@ -25,6 +26,11 @@ ORDERS = all_orders(len(OPTIONS))
 
 _MACRO = "_macro"
 _PER_TOKEN = "_per_token"
+NOT_TYPES = (
+    *("all", *KINDS, "macro", "per_token"),
+    *("by_order", "stereotype_first", "anti_first"),
+)
+"""What stands behind a metric's name where no bias type does."""
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
@@ -148,7 +154,16 @@ _CLUSTER = "target"
 
 _FLIPS = ("stereotype", "to_stereotype", "to_anti_stereotype")
 
-_PLAIN = Formulas(statistics, metrics, _FLIPS, _HEADLINE, _INFO, by_type="ss", cluster=_CLUSTER)
+_PLAIN = Formulas(
+    statistics,
+    metrics,
+    _FLIPS,
+    _HEADLINE,
+    _INFO,
+    by_type="ss",
+    not_types=NOT_TYPES,
+    cluster=_CLUSTER,
+)
 
 FORMULAS = {
     "original": _PLAIN,
@@ -159,6 +174,7 @@ FORMULAS = {
         (*_HEADLINE, "position_bias"),
         _INSTRUCTED_INFO,
         by_type="ss",
+        not_types=NOT_TYPES,
         cluster=_CLUSTER,
     ),
     "release": _PLAIN,

@@ -17,7 +17,8 @@ def tasks(
     *,
     out: Out = Path("out/tasks"),
     benchmarks: Annotated[
-        tuple[str, ...], Parameter(help="Comma-separated: NAME[:PROTOCOL][@ITEMS], else --limit.")
+        tuple[str, ...],
+        Parameter(help="Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS], else --limit."),
     ] = DEFAULT_TASKS,
     limit: Annotated[
         int | None, Parameter(help="Items a benchmark, balanced; default all.")

@@ -80,6 +80,7 @@ def evaluate(
         seconds=seconds,
         digest=benchmark.digest,
         chat_format=chat_format and chat_format.to_json(),
+        dataset=benchmark.dataset,
     )
 
 

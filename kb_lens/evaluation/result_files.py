@@ -46,6 +46,7 @@ class Details:
     seed: int
     digest: str
     chat_format: dict[str, Any] | None = None  # older folders lack it
+    dataset: str | None = None  # this too
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _another(path: Path, name: str, old: str, new: str) -> ValueError:
 def _items(folder: Path, key: str, content: ResultsFile) -> pd.DataFrame:
     """The items of a result, which must be those that its metrics are of."""
     details = content.details[key]
-    if result_key(details.benchmark, details.protocol) != key:
+    if result_key(details.benchmark, details.protocol, details.dataset) != key:
         raise ValueError(
             f"'{folder / RESULTS_FILE}', details.{key}: it is of {details.benchmark}, protocol "
             f"{details.protocol}."

@@ -77,10 +77,13 @@ class EvaluationResult:
     condition: ConditionInfo = ConditionInfo()
     """What was done to the model; `evaluate` does not know it, who calls it inside a block does."""
 
+    dataset: str | None = None
+    """What a file of the user's own is called, whose items these are; None for the benchmark's."""
+
     @property
     def key(self) -> str:
         """Its name in ``results.json`` and of its file: `kb_lens.benchmarks.result_key`."""
-        return result_key(self.benchmark, self.protocol)
+        return result_key(self.benchmark, self.protocol, self.dataset)
 
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
         """The metrics as plain numbers: name -> value, low, high, n, clusters."""
@@ -163,9 +166,8 @@ def results_json(
     its own the call writes that of the results' condition.
 
     ``benchmarks`` is {key: {metric: {value, low, high, n, clusters}}}; ``details`` is {key:
-    {benchmark, protocol, source, seconds, n_bootstrap, seed, digest, chat_format}}. The key is the
-    benchmark's name, with the protocol behind it if that is not the original one. ``fingerprint``
-    tells the model's weights.
+    {benchmark, protocol, source, seconds, n_bootstrap, seed, digest, chat_format, dataset}}. The
+    key is `result_key`. ``fingerprint`` tells the model's weights.
     """
     return json_data(_content(list(results), intervention))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.benchmarks.catalogue import formulas, is_own, named_by
 from kb_lens.figures.layout import CELL
 from kb_lens.figures.marks import number_cells
 from kb_lens.figures.study_panels import (
@@ -32,7 +32,9 @@ _DIMENSIONS = {
     "religion": "religion",
     "profession": None,
 }
-"""Bias types of the benchmarks that neurons could transfer to -> their dimension in the bank."""
+"""Bias types of the benchmarks that neurons could transfer to -> their dimension in the bank.
+
+A type that is not here is called as its dimension."""
 # The darkest colours of the scale would hide black numbers; the rest is told apart well enough.
 _BEYOND = 2.4
 """How far the ends of a diverging scale are from 0, in the largest value."""
@@ -122,12 +124,27 @@ def _targets(results: pd.DataFrame, key: str) -> tuple[str, dict[str, Metric]]:
         return "", {}
     measured = set(results.loc[results["benchmark"].eq(key), "metric"])
     metric = _metric_by_type(definition, measured)
-    targets: dict[str, Metric] = {}
-    for bias_type in _DIMENSIONS:
-        name = f"{metric}_{bias_type}"
-        if name in measured:
-            targets[bias_type] = metric_of(results, key, name, definition.describe(name))
-    return metric, targets
+    shown = [*_DIMENSIONS, *results["source"].dropna().unique()]
+    types = _types(metric, definition, measured)
+    if not is_own(key):
+        types = [name for name in types if name in shown]
+    names = {name: f"{metric}_{name}" for name in sorted(types, key=partial(_place, shown))}
+    described = {name: definition.describe(full) for name, full in names.items()}
+    return metric, {
+        name: metric_of(results, key, full, described[name]) for name, full in names.items()
+    }
+
+
+def _types(metric: str, definition: Formulas, measured: Set[str]) -> list[str]:
+    """The bias types that a metric has values of."""
+    ends = [name.removeprefix(f"{metric}_") for name in measured if name.startswith(f"{metric}_")]
+    taken = tuple(f"{end}_" for end in definition.not_types)
+    return [end for end in ends if not f"{end}_".startswith(taken)]
+
+
+def _place(order: Sequence[str], name: str) -> tuple[int, str]:
+    """A key to sort names by: in an order, then the others."""
+    return (order.index(name) if name in order else len(order)), name
 
 
 def _metric_by_type(definition: Formulas, measured: Set[str]) -> str:
@@ -136,9 +153,7 @@ def _metric_by_type(definition: Formulas, measured: Set[str]) -> str:
     # A mean over targets has none. Of a score that nothing is beyond a difference is a gain.
     bounded = [name for name in info if info[name].role == "bias" and info[name].best == 100]
     candidates = (definition.headline[0], *bounded, str(definition.by_type))
-    has_types = (
-        name for name in candidates if any(f"{name}_{kind}" in measured for kind in _DIMENSIONS)
-    )
+    has_types = (name for name in candidates if _types(name, definition, measured))
     return next(has_types, candidates[0])
 
 
@@ -154,7 +169,7 @@ def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position
     figure.add_trace(_diverging(value, text, marked), **position)
     for x, bias_type in enumerate(value.columns):
         for y, source in enumerate(value.index):
-            if _DIMENSIONS[bias_type] == source:
+            if _DIMENSIONS.get(bias_type, bias_type) == source:
                 _box(figure, x, y, position)
     sizes = next(iter(targets.values())).cases["n_neurons"]
     names = [f"{source} ({size:.0f})" for source, size in zip(value.index, sizes, strict=True)]

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Literal
 
 from kb_lens.benchmarks.bank import file_rows, of_dimensions
-from kb_lens.benchmarks.data import Row
+from kb_lens.benchmarks.source_rows import Row
 from kb_lens.files import bank_folder
 from kb_lens.rows import check_is_file
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from kb_lens.arguments import check_number, check_seed
 from kb_lens.benchmarks.bank import file_rows, of_dimensions
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.benchmarks.data import Row
+from kb_lens.benchmarks.source_rows import Row
 from kb_lens.files import bank_folder
 from kb_lens.interventions.positions import Positions, changing_activations, check_positions
 from kb_lens.interventions.residual import block_output, last_residuals, shift_for, shifted

@@ -1,4 +1,4 @@
-"""What ``--benchmarks`` names, loaded: ``NAME[:PROTOCOL][@ITEMS]``."""
+"""What ``--benchmarks`` names, loaded: ``NAME[=FILE][:PROTOCOL][@ITEMS]``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.catalogue import load_benchmark, protocols
 from kb_lens.benchmarks.data import NoDataError
+from kb_lens.benchmarks.own_items import dataset_name, own_path
+from kb_lens.files import folded_name
 from kb_lens.rows import shown
 from kb_lens.runs.settings import Items
 
+_FORM = "NAME=FILE[:PROTOCOL][@ITEMS]"
 _COUNT = re.compile("0*[1-9][0-9]{0,17}")
 """A number of items; more digits than any benchmark needs are a slip."""
 
@@ -24,14 +28,24 @@ class BenchmarkName(NamedTuple):
     name: str
     protocol: str
     limit: int | None
+    path: Path | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What its results are called by: two with the same would be in one file."""
+        dataset = "" if self.path is None else folded_name(dataset_name(self.path))
+        return self.name, self.protocol, dataset
 
 
 def parse_name(text: str, items: Items) -> BenchmarkName:
     """Read a name; protocol and number of items are those of `items` unless it has its own.
 
     Raises:
-        ValueError: If nothing, or no number, comes after the : or the @.
+        ValueError: If nothing, or no number, comes after the : or the @, or there is no such file.
     """
+    name, equals, file = text.strip().partition("=")
+    if equals:
+        return _parse_file(name, file, items)
     front, at, limit = text.strip().partition("@")
     name, colon, protocol = front.partition(":")
     if at and not _COUNT.fullmatch(limit):
@@ -40,6 +54,31 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
         raise ValueError("after the : comes a protocol, got nothing.")
     n_items = int(limit) if at else items.limit_of(name)
     return BenchmarkName(name, protocol or items.protocol, n_items)
+
+
+def _parse_file(name: str, text: str, items: Items) -> BenchmarkName:
+    """Read what stands behind the =.
+
+    From its end, since a path may have a : or an @ in it: only a number behind the last @, and
+    only a protocol behind the last :, is not of the path.
+    """
+    if name != name.rstrip() or ":" in name or "@" in name:
+        raise ValueError(f"a file comes right behind the name: {_FORM}.")
+    if not text:
+        raise ValueError(f"after the = comes a file: {_FORM}.")
+    allowed = protocols(name)
+    front, _, limit = text.rpartition("@")
+    n_items = int(limit) if front and _COUNT.fullmatch(limit) else None
+    rest = text if n_items is None else front
+    file, _, protocol = rest.rpartition(":")
+    if not file or protocol not in allowed:
+        file, protocol = rest, items.protocol
+    try:
+        path = own_path(file)
+    except ValueError as error:
+        words = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if allowed[1:] else allowed[0]
+        raise ValueError(f"{error} Write {_FORM}, PROTOCOL being {words}.") from error
+    return BenchmarkName(name, protocol, n_items or items.limit_of(name), path)
 
 
 def load_named(
@@ -62,8 +101,10 @@ def load_named(
     for text in names:
         with _naming(option, text):
             parsed[text] = parse_name(text, items)
-    if len({(choice.name, choice.protocol) for choice in parsed.values()}) < len(names):
-        raise ValueError(f"{option} has a name twice: {','.join(names)}.")
+    if len({choice.key for choice in parsed.values()}) < len(names):
+        files = [choice for choice in parsed.values() if choice.path]
+        advice = " Files are told apart by their names without folder and ending." if files else ""
+        raise ValueError(f"{option} has a name twice: {','.join(names)}.{advice}")
     benchmarks: list[Benchmark] = []
     for text, choice in parsed.items():
         with _naming(option, text):
@@ -76,10 +117,16 @@ def _load(choice: BenchmarkName, items: Items, seed: int) -> Benchmark:
         choice.name,
         limit=choice.limit,
         protocol=choice.protocol,
-        data_dir=items.data_dir,
+        data_dir=None if choice.path else items.data_dir,
+        path=choice.path,
         seed=seed,
         chat_format=items.chat_format(),
     )
+
+
+def own_sources(benchmarks: Sequence[Benchmark]) -> dict[str, str]:
+    """Result's key -> file and digest, of those that are items of the user's own."""
+    return {b.key: b.source for b in benchmarks if b.dataset is not None}
 
 
 @contextmanager

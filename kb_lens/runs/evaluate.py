@@ -13,7 +13,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.interventions.scaling import Scaling, check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons.sets import check_neurons, neurons_of
-from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.benchmark_names import load_named, own_sources
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
 from kb_lens.runs.given_neurons import GivenNeurons, given_neurons
@@ -83,6 +83,7 @@ def evaluate_model(
     log.check()
     # All that is named must be there, the default too: who measures one model compares it later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
+    log.items = own_sources(benchmarks)
     neurons = settings.given_neurons()
     if hands_out(execution):
         return by_workers(partial(evaluate_model, out, settings, execution), execution)

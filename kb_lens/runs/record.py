@@ -49,6 +49,8 @@ class RunLog:
     """The model's name, fingerprint, device, type and form."""
     also: str | None = None
     """Names and weights of other checkpoints that are measured: compared, wherever they lie."""
+    items: dict[str, str] = field(default_factory=dict)
+    """Result's key -> file and digest of the user's own items (`own_sources`): compared."""
 
     @contextmanager
     def claimed(self) -> Iterator[RunLog]:
@@ -76,7 +78,7 @@ class RunLog:
             return
         present = {"command": self.command, **self._compared(), **self._weights()}
         # A run that is older than an option was made with what is the option's default today.
-        former = _plain(defaults(self.settings)) | before["arguments"]
+        former = _plain(defaults(self.settings)) | before["arguments"] | before.get("items", {})
         former |= {"command": before["command"]}
         former |= {key: before["model"].get(key) for key in self._weights()}
         for key, value in present.items():
@@ -155,6 +157,7 @@ class RunLog:
             "arguments": self._arguments(),
             "execution": _plain(asdict(self.execution)),
             "model": self.model,
+            **({"items": self.items} if self.items else {}),
             "seconds": self.seconds,
             "versions": {name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
@@ -167,8 +170,9 @@ class RunLog:
         return _plain(asdict(self.settings))
 
     def _compared(self) -> dict[str, Any]:
-        """The arguments that results depend on: of other checkpoints the weights are compared."""
-        return {key: value for key, value in self._arguments().items() if key != "also"}
+        """What results depend on: arguments, but of other checkpoints the weights; own items."""
+        arguments = {key: value for key, value in self._arguments().items() if key != "also"}
+        return arguments | self.items
 
     def _weights(self) -> dict[str, Any]:
         """What tells the weights; nothing before the model is loaded."""
@@ -246,6 +250,7 @@ class _File:
     command: str
     arguments: dict[str, Any]
     model: dict[str, str | None]
+    items: dict[str, str] | None = None
     execution: dict[str, Any] | None = None
     seconds: dict[str, float] | None = None
     versions: dict[str, str | None] | None = None

@@ -25,7 +25,7 @@ from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.loading import EMBEDDED_MODEL
 from kb_lens.records.tables import write_csv
-from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.benchmark_names import load_available, own_sources
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.diagnose import Compared, compared, save_checks
 from kb_lens.runs.execution import RunExecution
@@ -84,6 +84,7 @@ def run(
     benchmarks = load_available(
         settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
     )
+    log.items = own_sources(benchmarks)
     with log.claimed():
         loaded = log.load_model(model)
         check_asked(loaded, Condition("base"), benchmarks)

@@ -177,7 +177,7 @@ class Measuring(Items):
     """What is measured."""
 
     benchmarks: tuple[str, ...] = DEFAULT_BENCHMARKS
-    """Comma-separated: NAME[:PROTOCOL][@ITEMS], else --protocol, --limit."""
+    """Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS], else --protocol, --limit."""
 
 
 # Of a job's groups the last one comes first on the command line: MODEL is positional.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.neurons.sets import check_neurons, neurons_of
-from kb_lens.runs.benchmark_names import load_named
+from kb_lens.runs.benchmark_names import load_named, own_sources
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import EvaluateExecution
 from kb_lens.runs.given_neurons import given_neurons
@@ -59,6 +59,7 @@ def choose_lambda(
     log.check()
     given = given_neurons(settings.neurons)
     benchmarks = _benchmarks(settings)
+    log.items = own_sources(benchmarks)
     for benchmark in benchmarks:
         benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
     if hands_out(execution):

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.benchmark import Benchmark, result_key
 from kb_lens.checks.control_tests import ENOUGH_DRAWS, control_table, with_rates
 from kb_lens.evaluation.comparison import compare, rank_table
 from kb_lens.evaluation.results import EvaluationResult
@@ -137,8 +137,13 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
     for key, benchmark in benchmarks.items():
         yield (BASE.name, key), lab.unit(BASE, benchmark)
         for case in plan.cases:
-            if case.benchmarks is None or {benchmark.name, key} & {*case.benchmarks}:
+            if case.benchmarks is None or _names(benchmark) & {*case.benchmarks}:
                 yield (case.condition.name, key), lab.unit(case.condition, benchmark)
+
+
+def _names(benchmark: Benchmark) -> set[str]:
+    """What a case may call a benchmark; items of the user's own are asked as the benchmark's."""
+    return {benchmark.name, result_key(benchmark.name, benchmark.protocol), benchmark.key}
 
 
 def _done(
@@ -254,7 +259,7 @@ def _measured_on_all(case: Case, benchmarks: Mapping[str, Benchmark]) -> bool:
     if case.benchmarks is None:
         return True
     names = {*case.benchmarks}
-    on_all = all({benchmark.name, key} & names for key, benchmark in benchmarks.items())
+    on_all = all(_names(benchmark) & names for benchmark in benchmarks.values())
     return on_all and case.condition.role != "control"
 
 

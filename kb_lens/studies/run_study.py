@@ -19,7 +19,7 @@ from kb_lens.interventions.scaling import check_factor
 from kb_lens.models.hooked import HookedModel
 from kb_lens.questions import Question
 from kb_lens.runs.asking import Asking, ControlBank
-from kb_lens.runs.benchmark_names import load_available
+from kb_lens.runs.benchmark_names import load_available, own_sources
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.execution import RunExecution
 from kb_lens.runs.ray_workers import by_workers, hands_out
@@ -54,7 +54,7 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
     """What the tables of a study depend on."""
 
     benchmarks: tuple[str, ...] | None = None
-    """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default the study's own."""
+    """Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS]; default the study's own."""
     limit: int | None = None
     """Items a benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
     lam: float = 2.0
@@ -116,6 +116,7 @@ def run_study(
         job = partial(run_study, out, settings, execution)
         return by_workers(job, execution, left_out=left_out, tell=tell)
     benchmarks = settings.load_benchmarks(left_out)
+    log.items = own_sources(benchmarks)
     # What is wrong with them is refused before the model is loaded.
     settings.load_questions()
     settings.template()
@@ -167,7 +168,7 @@ def _lab(
 ) -> Lab:
     rows = execution.batch_size
     # What damage is matched on is also measured, if plain text is among the benchmarks.
-    passages = [benchmark for benchmark in benchmarks if benchmark.name == "plain_text"]
+    passages = [benchmark for benchmark in benchmarks if benchmark.key == "plain_text"]
     return Lab(
         model,
         asking=Asking(**values_of(Asking, settings)),

@@ -14,8 +14,8 @@ from kb_lens.benchmarks.bbq_answers import UNKNOWN_ANSWERS, parse_answer
 from kb_lens.benchmarks.bbq_groups import CATEGORIES, Answers, read_answers
 from kb_lens.benchmarks.bbq_metrics import ORDERS, order_of
 from kb_lens.benchmarks.catalogue import formulas, load_benchmark
-from kb_lens.benchmarks.data import Row
 from kb_lens.benchmarks.requests import OptionScores
+from kb_lens.benchmarks.source_rows import Row
 from kb_lens.evaluation.evaluate import evaluate, recompute
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.statistics import bootstrap, flips, point

@@ -345,6 +345,16 @@ def test_transfer_says_which_cells_are_the_neurons_own_dimension():
     assert boxes == [("x", 0, 0), ("x", 1, 1), ("x2", 0, 0), ("x2", 1, 1)]
 
 
+def test_transfer_has_all_types_of_own_items():
+    """Types with a dimension first; a kind of items and a variant are no types."""
+    names = ("icat_macro", "icat", "icat_old age", "icat_caste", "icat_race", "icat_per_token")
+    targets = {("stereoset-mine", name): 60.0 for name in (*names, "icat_intrasentence")}
+    figure = drawn("transfer", base=targets)["transfer_matrix"]
+    heads = [f"{name}<br>n = 200" for name in ("race", "caste", "old age")]
+    assert list(figure.layout.xaxis.ticktext) == heads
+    assert [(box.x0 + box.x1, box.y0 + box.y1) for box in figure.layout.shapes] == [(0, 2)]
+
+
 def test_transfer_without_bias_types_has_no_matrix():
     assert list(drawn("transfer", base={("openbookqa", "acc"): 24.0})) == ["transfer"]
 

@@ -164,6 +164,10 @@ CALLS = {
             "stereoset", data_dir=made.world / "data", limit=value
         ),
     ),
+    ("load_benchmark", "file"): (
+        tuple(path for path in NO_PATHS if path is not None),
+        lambda made, value: kb.load_benchmark("stereoset", path=value),
+    ),
     ("load_benchmark", "protocol"): (
         ("", "x", None, 7),
         lambda made, value: kb.load_benchmark(

@@ -58,7 +58,9 @@ LISTS = {
         "run evaluate experiment tasks paper",
         ("stereoset,", ",", "stereoset,stereoset", "stereoset@0", "stereoset@-1", "stereoset@x",
          "stereoset@", "stereoset:", "stereoset:x", "stereoset:original,stereoset", "stereoset@1.5",
-         "Stereoset", "@5", ":original", "stereoset@²", "stereoset@" + "9" * 5000),
+         "Stereoset", "@5", ":original", "stereoset@²", "stereoset@" + "9" * 5000,
+         "stereoset=", "stereoset={HERE}/none", "stereoset={HERE}", "x={BANK}", "stereoset={BANK}",
+         "stereoset@2={BANK}", "=", "stereoset={HERE}/" + "x" * 300),
     ),
     "neurons": (
         "evaluate tune neurons export",
