@@ -15,8 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from tqdm.auto import tqdm
-
+from kb_lens.progress import progress_bar
 from kb_lens.store import POLL_SECONDS, Store
 
 Piece = TypeVar("Piece")
@@ -97,7 +96,7 @@ def entries(
         progress: As for `work_off`.
     """
     if store is None:
-        yield from map(work, tqdm(pieces, desc=f"{kind}s", unit=kind, disable=not progress))
+        yield from map(work, progress_bar(pieces, desc=f"{kind}s", unit=kind, shown=progress))
         return
     keys = [key(piece) for piece in pieces]
     options: dict[str, Any] = {"kind": kind, "name": name, "progress": progress}
@@ -166,8 +165,8 @@ class _Queue(Generic[Piece]):
         self._divided: set[str] = set()
         """What others are at and nothing more can be done of."""
         self._done = done = len(pieces) - len(self.left)
-        self._bar = tqdm(
-            total=len(pieces), initial=done, desc=f"{kind}s", unit=kind, disable=not progress
+        self._bar = progress_bar(
+            total=len(pieces), initial=done, desc=f"{kind}s", unit=kind, shown=progress
         )
 
     def __enter__(self) -> _Queue[Piece]:

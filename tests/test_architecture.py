@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kb_lens"
 
 ROOMS = {
-    "cli": "main jobs studies pages tasks terminal options parsing errors",
+    "cli": "main jobs studies pages tasks terminal options config parsing errors",
     "report": "push card write run study words page",
     "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
         neuron_effects specificity words results results_panels knowledge completeness attribution
@@ -42,11 +42,12 @@ ROOMS = {
     "records": "tensors tables objects",
     "models": """hub loading pretrained placement devices adapters sources taught gguf low_rank
         config_sizes completeness bridge_check evaluation_mode exclusive_use answers prompts chat
-        template_syntax time_limit lessons hooked foreign_code digests offloaded""",
+        template_syntax time_limit lessons hooked foreign_code library_bars digests offloaded""",
     "statistics": "",
     "intervals": "",
     "resampling": "",
     "shared_work": "",
+    "progress": "",
     "store": "",
     "files": "",
     "arguments": "",

@@ -179,7 +179,8 @@ def test_what_was_finished_before_an_exception_stays(undisturbed, tmp_path, rais
     assert table(tmp_path / "units") == undisturbed
 
 
-def test_the_progress_bar_counts_what_is_done_already(tmp_path, capsys):
+def test_the_progress_bar_counts_what_is_done_already(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kb_lens.progress._is_watched", lambda: True)
     store = Store(tmp_path, SUFFIX)
     work_off(some_units(2), store, some_entry, progress=True)
     capsys.readouterr()

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_texts
 from kb_lens.benchmarks.benchmark import Benchmark
@@ -32,6 +31,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, model_name
 from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
+from kb_lens.progress import progress_bar
 from kb_lens.resampling import Statistics, means
 from kb_lens.statistics import DEFAULT_RESAMPLES, bootstrap, check_resampling
 
@@ -103,7 +103,7 @@ def ablation_study(
     rows: list[pd.DataFrame] = []
     by_prompt: list[pd.DataFrame] = []
     trials = list(_trials(members, lams))
-    for name, changed, lam in tqdm(trials, desc="changing neurons", disable=not progress):
+    for name, changed, lam in progress_bar(trials, desc="changing neurons", shown=progress):
         with scale_neurons(model, changed, lam=lam, positions=positions):
             after = measured.take()
         key = {"neuron": name, "lam": float(lam)}

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_texts
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -20,6 +19,7 @@ from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, site_hooks
 from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
 from kb_lens.passes.matrix_products import fast_products
+from kb_lens.progress import progress_bar
 
 # enough to keep a processor busy, few enough for the activations of a large model
 _BATCH_TOKENS = 2048
@@ -64,7 +64,7 @@ def activations(
     order = sorted(range(len(encoded)), key=lambda number: len(encoded[number]))
     of_text: dict[int, Tensor] = {}
     batches = batched([encoded[number] for number in order])
-    bar = tqdm(batches, desc="reading activations", disable=not progress)
+    bar = progress_bar(batches, desc="reading activations", shown=progress)
     numbers = iter(order)
     for batch in bar:
         for ids, values in zip(batch, read(model, members, batch), strict=True):

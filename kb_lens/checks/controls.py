@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_seed, check_texts
 from kb_lens.attribution.attribute import check_cache
@@ -29,6 +28,7 @@ from kb_lens.models.hooked import HookedModel, site_hooks, weights_digest
 from kb_lens.neurons.names import Neuron
 from kb_lens.neurons.sets import NeuronSet
 from kb_lens.passes.matrix_products import fast_products
+from kb_lens.progress import progress_bar
 from kb_lens.store import Store, entry_key
 
 _BATCH_TOKENS = 1024
@@ -87,7 +87,7 @@ def _influence(
         ]
     )
     sums = torch.zeros_like(norms)
-    bar = tqdm(total=len(texts), desc="influence", unit="text", disable=not progress)
+    bar = progress_bar(total=len(texts), desc="influence", unit="text", shown=progress)
     with bar, fast_products(model.cfg):
         for batch in _like_lengths(texts):
             _add_batch(model, batch, sums)

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_texts
 from kb_lens.benchmarks import plain_text
@@ -25,6 +24,7 @@ from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import HookedModel, block_of, model_name, site_hooks
 from kb_lens.models.offloaded import at_hand, output_weights
 from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
+from kb_lens.progress import progress_bar
 from kb_lens.questions import load_questions
 
 
@@ -223,7 +223,7 @@ def _peaks(
 ) -> _Peaks:
     """`_extremes` of all texts, which come shortest first, and the mean size."""
     check_lengths(model, texts, at_least=2)
-    batches = tqdm(batched(texts), desc="reading activations", disable=not progress)
+    batches = progress_bar(batched(texts), desc="reading activations", shown=progress)
     values, positions, sizes = zip(
         *(_extremes(model, neurons, batch) for batch in batches), strict=True
     )

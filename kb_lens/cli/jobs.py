@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from kb_lens.cli import terminal
-from kb_lens.cli.options import FLAT, DryRun, Out, left_out, save_figures, tell
+from kb_lens.cli.options import FLAT, Config, DryRun, Out, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.figures import make_all
 from kb_lens.neurons.selection import overlap
@@ -29,6 +29,7 @@ def run(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/run"),
+    config: Config = None,
 ) -> None:
     """The whole job: find neurons, enhance them, measure before and after, draw."""
     if dry_run:
@@ -57,6 +58,7 @@ def identify(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/identify"),
+    config: Config = None,
 ) -> None:
     """Find the know-bias neurons of a model."""
     if dry_run:
@@ -74,6 +76,7 @@ def evaluate(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/evaluate"),
+    config: Config = None,
 ) -> None:
     """Measure a model, with or without scaled neurons."""
     if dry_run:
@@ -90,6 +93,7 @@ def export(
     execution: Annotated[ExportExecution, FLAT] = ExportExecution(),
     *,
     out: Out = Path("out/export"),
+    config: Config = None,
 ) -> None:
     """Write a checkpoint that has the scaled neurons in its weights and needs no kb_lens."""
     export_model(out, settings, execution, tell)

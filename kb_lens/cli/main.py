@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from cyclopts import App, Parameter
 
+from kb_lens.cli.config import read_config
 from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words, warning_line
 from kb_lens.cli.parsing import check_whole_numbers, default_text, split_commas
 
@@ -26,7 +27,7 @@ app = App(
     version=lambda: version("kb-lens"),
     version_flags="--version",
     suppress_keyboard_interrupt=False,  # what ended the command is said, and how to go on
-    config=(split_commas, check_whole_numbers),
+    config=(read_config, split_commas, check_whole_numbers),
     # A flag has no --no-FLAG beside it, and a list is shown as a user types it.
     default_parameter=Parameter(negative="", show_default=default_text),
 )

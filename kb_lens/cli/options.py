@@ -16,6 +16,11 @@ from kb_lens.figures.themes import Theme
 FLAT = Parameter(name="*")
 """Of a dataclass: its fields are the options."""
 Out = Annotated[Path, Parameter(help="Folder for everything that is written.")]
+Config = Annotated[
+    Path | None,
+    Parameter(help="Options that are not given: a run.json to repeat, or YAML with their names."),
+]
+"""Read by `kb_lens.cli.config` before a command is called, which has no use for it."""
 DryRun = Annotated[
     bool,
     Parameter("--dry-run", help="Say what would be done and about what it takes; write nothing."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, get_args, get_origin
 
-from cyclopts import App, ArgumentCollection
+from cyclopts import App, Argument, ArgumentCollection
 
 from kb_lens.rows import shown
 
@@ -21,14 +21,18 @@ def split_commas(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
     """
     del app, commands
     for argument in arguments:
-        # An option that may be absent is a union with None.
-        types = [get_origin(hint) for hint in (argument.hint, *get_args(argument.hint))]
-        if tuple in types:
+        if is_list(argument):
             argument.tokens = [
                 token.evolve(value=value.strip())
                 for token in argument.tokens
                 for value in token.value.split(",")
             ]
+
+
+def is_list(option: Argument) -> bool:
+    """Whether an option takes several values."""
+    # One that may be absent is a union with None.
+    return tuple in (get_origin(hint) for hint in (option.hint, *get_args(option.hint)))
 
 
 def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -42,9 +46,11 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
         if int not in (argument.hint, *get_args(argument.hint)):
             continue
         for token in argument.tokens:
-            if not _WHOLE.fullmatch(token.value.strip()):
+            is_none = token.value == "" and token.implicit_value is None  # null in a file
+            if not (is_none or _WHOLE.fullmatch(token.value.strip())):
+                where = "" if token.source in ("", "cli") else f" in '{token.source}'"
                 raise ValueError(
-                    f"{argument.name} is {shown(token.value)}: allowed are whole numbers."
+                    f"{argument.name} is {shown(token.value)}{where}: allowed are whole numbers."
                 )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from kb_lens.checks.control_tests import NO_P
 from kb_lens.checks.doctor import as_table
 from kb_lens.cli import terminal
-from kb_lens.cli.options import FLAT, DryRun, Out, left_out, save_figures, tell
+from kb_lens.cli.options import FLAT, Config, DryRun, Out, left_out, save_figures, tell
 from kb_lens.figures import (
     dose_response,
     draw_folder,
@@ -36,6 +36,7 @@ def experiment(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/studies"),
+    config: Config = None,
 ) -> None:
     """One of the paper's studies, or all methods side by side; interrupted, it goes on."""
     if dry_run:
@@ -63,6 +64,7 @@ def paper(
     execution: Annotated[PaperExecution, FLAT] = PaperExecution(),
     *,
     out: Out = Path("out/paper"),
+    config: Config = None,
 ) -> None:
     """The paper's table for one model: published, by the release's protocol, and by ours."""
     table = make_paper(out, settings, execution, left_out, tell)
@@ -82,6 +84,7 @@ def tune(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/tune"),
+    config: Config = None,
 ) -> None:
     """Choose lambda on one half of the items and report on the other."""
     if dry_run:
@@ -102,6 +105,7 @@ def neurons(
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/neurons"),
+    config: Config = None,
 ) -> None:
     """What each neuron does by itself: its effect, its dose-response, its tokens, its texts."""
     if dry_run:
@@ -123,6 +127,7 @@ def doctor(
     execution: Annotated[AttributeExecution, FLAT] = AttributeExecution(),
     *,
     out: Out = Path("out/doctor"),
+    config: Config = None,
 ) -> None:
     """Should the results be believed? The known ways to fail, checked, with advice."""
     diagnosis = diagnose_model(out, settings, execution)

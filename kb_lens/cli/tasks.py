@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kb_lens.benchmarks.export_tasks import DEFAULT_TASKS, write_tasks
-from kb_lens.cli.options import Out, tell
+from kb_lens.cli.options import Config, Out, tell
 from kb_lens.runs.benchmark_names import load_named
 from kb_lens.runs.settings import Items
 
@@ -25,6 +25,7 @@ def tasks(
     ] = None,
     data_dir: Annotated[Path | None, Parameter(help="Folder with the benchmarks' files.")] = None,
     seed: Annotated[int, Parameter(help="Seed of samples.")] = 0,
+    config: Config = None,
 ) -> None:
     """Write benchmarks as task files of lm-evaluation-harness, which need no kb_lens."""
     loaded = load_named(benchmarks, Items(limit=limit, data_dir=data_dir), seed)

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.requests import OptionScores, Request
 from kb_lens.evaluation.encoding import Score, Twice, batch_limit, encode
@@ -25,6 +24,7 @@ from kb_lens.passes.matrix_products import fast_products
 from kb_lens.passes.plain_scores import Scores, Text, plain_scores
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.passes.token_trees import TreeScorer
+from kb_lens.progress import progress_bar
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
 """Tokens (padding included) in one forward pass: they fill the device and fit small memories."""
@@ -69,7 +69,7 @@ def option_logprobs(
         raise ValueError("there is nothing to score: got no requests, at least one is needed.")
     asked = encode(model, requests)
     n_texts = len(different_texts(asked))
-    with tqdm(total=n_texts, desc="scoring", unit="text", disable=not progress) as bar:
+    with progress_bar(total=n_texts, desc="scoring", unit="text", shown=progress) as bar:
         return text_logprobs(model, asked, batch_tokens=batch_tokens, advance=bar.update)
 
 

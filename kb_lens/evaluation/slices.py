@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark
 from kb_lens.benchmarks.requests import OptionScores
@@ -18,6 +17,7 @@ from kb_lens.evaluation.first_turns import answered, check_room, first_turns
 from kb_lens.evaluation.generation import check_writable, greedy_texts
 from kb_lens.evaluation.scoring import different_texts, text_logprobs
 from kb_lens.models.hooked import HookedModel, weights_digest
+from kb_lens.progress import progress_bar
 from kb_lens.shared_work import assist_with, entries
 from kb_lens.store import Store, entry_key
 
@@ -52,7 +52,7 @@ def benchmark_scores(
     # in which the model never runs is taken for a mistake.
     *slices, last = _slices(model, benchmark)
     total = sum(items.n_texts for items in (*slices, last))
-    with tqdm(total=total, desc=benchmark.key, unit="text", disable=not progress) as bar:
+    with progress_bar(total=total, desc=benchmark.key, unit="text", shown=progress) as bar:
 
         def work(items: _Slice) -> bytes:
             before = bar.n

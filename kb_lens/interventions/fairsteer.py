@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count, check_number, check_seed
 from kb_lens.benchmarks.benchmark import Benchmark
@@ -40,6 +39,7 @@ from kb_lens.interventions.residual import block_output, last_residuals, shift_f
 from kb_lens.interventions.steering import StatementPair
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
+from kb_lens.progress import progress_bar
 from kb_lens.records.tensors import build_from, write_tensors
 
 _FORMAT = "kb_lens fairsteer 1"
@@ -247,7 +247,7 @@ def fair_steer(
     residuals = torch.stack(
         [
             torch.stack([last_residuals(model, layers, text) for text in (pair.biased, pair.fair)])
-            for pair in tqdm(pairs, desc="FairSteer", unit="pair", disable=not progress)
+            for pair in progress_bar(pairs, desc="FairSteer", unit="pair", shown=progress)
         ]
     )
     accuracies = tuple(

@@ -26,6 +26,7 @@ from kb_lens.models.bridge_check import plain_name, plain_outline
 from kb_lens.models.evaluation_mode import evaluation_mode
 from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, fingerprint, is_bridge, model_name
+from kb_lens.models.library_bars import no_library_bars
 from kb_lens.models.loading import load_model
 from kb_lens.models.offloaded import at_hand
 from kb_lens.models.placement import is_spread, stored_dtype
@@ -41,6 +42,7 @@ Source = HookedModel | str | os.PathLike[str]
 """A model, or what `load_model` takes."""
 
 
+@no_library_bars()
 def fold_neurons(
     model: Source, neurons: Neurons, *, lam: float, trust_remote_code: bool = False
 ) -> Any:
@@ -116,6 +118,7 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
     return plain.to("cpu" if is_spread(bridge) else bridge.cfg.device).eval()
 
 
+@no_library_bars()
 def export(
     model: Source,
     neurons: Neurons,

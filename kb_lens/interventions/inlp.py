@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count
 from kb_lens.interventions.group_texts import TextPair
@@ -37,6 +36,7 @@ from kb_lens.interventions.projection import Projection, orthonormal
 from kb_lens.interventions.residual import block_output, last_residuals
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def inlp(
     layer = int(model.cfg.n_layers) - 1 if settings.layer is None else settings.layer
     block_output(model, layer)  # refuses a wrong layer before work
     rows: dict[str, list[Tensor]] = {}
-    for pair in tqdm(pairs, desc="INLP", unit="pair", disable=not progress):
+    for pair in progress_bar(pairs, desc="INLP", unit="pair", shown=progress):
         texts = (pair.first, pair.second)
         rows.setdefault(pair.dimension, []).extend(
             last_residuals(model, [layer], text)[0] for text in texts

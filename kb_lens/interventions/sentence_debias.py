@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count
 from kb_lens.interventions.group_texts import TextPair
@@ -31,6 +30,7 @@ from kb_lens.interventions.projection import Projection, orthonormal
 from kb_lens.interventions.residual import block_output, last_residuals
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, fingerprint, model_name
+from kb_lens.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def sentence_debias(
     layer = int(model.cfg.n_layers) - 1 if settings.layer is None else settings.layer
     block_output(model, layer)  # refuses a wrong layer before work
     differences: dict[str, list[Tensor]] = {}
-    for pair in tqdm(pairs, desc="SentenceDebias", unit="pair", disable=not progress):
+    for pair in progress_bar(pairs, desc="SentenceDebias", unit="pair", shown=progress):
         first, second = (last_residuals(model, [layer], t)[0] for t in (pair.first, pair.second))
         # both texts less the mean of the two: half the difference, and its opposite
         differences.setdefault(pair.dimension, []).append((first - second) / 2)

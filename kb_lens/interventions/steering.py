@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_number, check_seed
 from kb_lens.benchmarks.bank import file_rows, of_dimensions
@@ -31,6 +30,7 @@ from kb_lens.interventions.positions import Positions, changing_activations, che
 from kb_lens.interventions.residual import block_output, last_residuals, shift_for, shifted
 from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, check_weights, fingerprint, model_name
+from kb_lens.progress import progress_bar
 from kb_lens.records.tensors import build_from, write_tensors
 from kb_lens.rows import check_is_file
 
@@ -235,7 +235,7 @@ def steering_vector(
     differences = [
         last_residuals(model, [layer], pair.fair)[0]
         - last_residuals(model, [layer], pair.biased)[0]
-        for pair in tqdm(pairs, desc="steering", unit="pair", disable=not progress)
+        for pair in progress_bar(pairs, desc="steering", unit="pair", shown=progress)
     ]
     dimensions = ", ".join(dict.fromkeys(pair.dimension for pair in pairs))
     return Steering(

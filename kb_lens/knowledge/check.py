@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from kb_lens.arguments import check_count
 from kb_lens.knowledge.verdict import Knowledge
@@ -30,6 +29,7 @@ from kb_lens.models.hooked import HookedModel, fingerprint, model_name
 from kb_lens.models.lessons import taught_among
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes import last_position
+from kb_lens.progress import progress_bar
 from kb_lens.questions import BANK, Question, bank_folder, load_questions
 
 N_TOKENS = 5
@@ -244,7 +244,7 @@ def _ask(
     candidate_rows: list[Tensor] = []
     total = torch.zeros(())
     with torch.no_grad():
-        for batch in tqdm(batches, desc="asking the questions", disable=not progress):
+        for batch in progress_bar(batches, desc="asking the questions", shown=progress):
             # Causal attention never looks right, so padding there needs no mask.
             tokens = pad_sequence(batch, batch_first=True)
             last = torch.tensor([len(prompt) - 1 for prompt in batch], device=tokens.device)

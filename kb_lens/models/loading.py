@@ -18,6 +18,7 @@ from kb_lens.models.evaluation_mode import float32_default
 from kb_lens.models.foreign_code import NEEDS_CODE, never_asked, wants_code
 from kb_lens.models.gguf import fill_architectures, first_line
 from kb_lens.models.hooked import carry_fingerprint, fingerprint
+from kb_lens.models.library_bars import no_library_bars
 from kb_lens.models.placement import (
     Placement,
     Quantization,
@@ -78,7 +79,7 @@ def load_model(
     """
     name = os.fspath(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
-    with float32_default(), never_asked():
+    with float32_default(), never_asked(), no_library_bars():
         try:
             check_device_map(device, device_map, max_memory)
             dtype = checked_dtype(dtype)

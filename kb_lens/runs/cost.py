@@ -24,12 +24,12 @@ from kb_lens.evaluation.slices import benchmark_scores
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.models.sources import is_downloaded
+from kb_lens.progress import duration
 from kb_lens.questions import Question
 from kb_lens.runs.execution import Execution
 from kb_lens.runs.given_neurons import GivenNeurons
 from kb_lens.runs.settings import ModelChoice
 
-_MINUTE, _HOUR = 60, 3600
 # Enough that one long item does not count for all, and few enough to be done in seconds.
 _SAMPLE_ITEMS = 16
 
@@ -146,12 +146,3 @@ def _memory(model: HookedModel) -> str:
     most["this process"] = psutil.Process().memory_info().rss
     used = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in most.items() if size)
     return f"Memory: {used}; the model is on {model.cfg.device}."
-
-
-def duration(seconds: float) -> str:
-    """A time as a user would say it: ``40 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / _MINUTE)
-    hours, rest = divmod(minutes, _HOUR // _MINUTE)
-    return f"{hours} h {rest} min" if hours else f"{minutes} min"

@@ -61,8 +61,8 @@ class Execution(Devices):
 
     overwrite: bool = False
     """Replace a run with other arguments in --out."""
-    progress: Annotated[bool, Parameter(parse=False)] = True
-    """Whether to show progress bars."""
+    progress: Annotated[bool, Parameter(negative="--no-progress")] = True
+    """Show progress bars; in a log a line now and then."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tqdm.auto import tqdm
-
+from kb_lens.progress import progress_bar
 from kb_lens.runs.execution import SharedExecution
 from kb_lens.runs.ray_cluster import check_ray, connected, room_for
 from kb_lens.shared_work import Progress, watcher
@@ -197,12 +196,12 @@ class _Watch:
         if shown != self._shown:
             self._close()
             self._shown = shown
-            self._bar = tqdm(
+            self._bar = progress_bar(
                 total=progress.total,
                 initial=progress.done,
                 unit=progress.kind,
                 desc=f"{progress.kind}s",
-                disable=not self._progress,
+                shown=self._progress,
             )
         self._bar.update(max(0, progress.done - self._bar.n))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from kb_lens.runs.cost import duration
+from kb_lens.progress import duration
 from kb_lens.runs.units import Unit
 
 

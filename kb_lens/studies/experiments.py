@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from kb_lens.benchmarks.benchmark import Benchmark, result_key
 from kb_lens.checks.control_tests import ENOUGH_DRAWS, control_table, with_rates
@@ -21,6 +20,7 @@ from kb_lens.evaluation.comparison import compare, rank_table
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.progress import progress_bar
 from kb_lens.runs.units import Unit, check_units
 from kb_lens.shared_work import work_off
 from kb_lens.studies.cost import time_words, work_words
@@ -167,7 +167,7 @@ def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
 def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult]:
     """Some units' results, by key."""
     if lab.store is None:
-        bar = tqdm(units.items(), desc="units", unit="unit", disable=not lab.progress)
+        bar = progress_bar(units.items(), desc="units", unit="unit", shown=lab.progress)
         return {key: unit.work(lab.model) for key, unit in bar}
     model, store = lab.model, lab.store
     work_off(
@@ -184,8 +184,8 @@ def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
     """The table ``results``, see `Experiment`: a row a condition, benchmark and metric."""
     cases = {case.condition.name: case for case in plan.cases}
     rows: list[dict[str, Any]] = []
-    for (name, key), result in tqdm(
-        results.items(), desc="tables", unit="result", disable=not lab.progress
+    for (name, key), result in progress_bar(
+        results.items(), desc="tables", unit="result", shown=lab.progress
     ):
         if name == BASE.name:
             rows += _metric_rows({}, result)

@@ -110,6 +110,7 @@ def test_a_slice_is_named_by_what_its_scores_depend_on(llama):
 
 
 def test_the_progress_bar_counts_kept_slices_at_once(llama, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("kb_lens.progress._is_watched", lambda: True)
     monkeypatch.setattr(slices, "SLICE_ITEMS", 5)
     store, benchmark = Store(tmp_path, ".parquet"), made_up_benchmark()
     for _ in range(2):

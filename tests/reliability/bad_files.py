@@ -12,6 +12,7 @@ PATHS = {
     "examples": "run identify experiment neurons doctor",
     "neurons": "evaluate export tune neurons",
     "attributions": "neurons",
+    "config": "run identify evaluate export experiment paper tune neurons doctor tasks",
 }
 """Option that names a file -> the commands that have it."""
 FOLDERS = {"data-dir": "run evaluate experiment tune tasks", "results": "doctor export"}

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from bad_calls import CALL_CASES
+from bad_configs import CONFIG_CASES
 from bad_files import BANK_CASES, MODEL_CASES, OUT_CASES, PATH_CASES
 from bad_inputs import Made
 from bad_options import (
@@ -24,7 +25,7 @@ from kb_lens.cli.main import COMMANDS, app
 
 CASES = (
     *(*NUMBER_CASES, *CHOICE_CASES, *LIST_CASES, *CONTRADICTION_CASES),
-    *(*PATH_CASES, *BANK_CASES, *OUT_CASES, *MODEL_CASES),
+    *(*PATH_CASES, *BANK_CASES, *CONFIG_CASES, *OUT_CASES, *MODEL_CASES),
     *(*DAMAGED_CASES, *EDITED_CASES, *MIXED_CASES, *CALL_CASES),
 )
 QUICK_OF = 6
@@ -75,7 +76,16 @@ NO_CHOICE = {
 }
 """Options that take any text, or none."""
 TRIED_ELSEWHERE = {"model", "folder", "folders", "name", "revision", "push", "out", "repository"}
-FILES = {"bank", "control-bank", "examples", "neurons", "attributions", "data-dir", "results"}
+FILES = {
+    "config",
+    "bank",
+    "control-bank",
+    "examples",
+    "neurons",
+    "attributions",
+    "data-dir",
+    "results",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

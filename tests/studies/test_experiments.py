@@ -16,9 +16,9 @@ from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.interventions.self_debiasing import SelfDebiasing
 from kb_lens.models.hooked import fingerprint, model_name
+from kb_lens.progress import duration
 from kb_lens.runs.asking import Asking
 from kb_lens.runs.benchmark_names import parse_name
-from kb_lens.runs.cost import duration
 from kb_lens.runs.units import Unit
 from kb_lens.store import Store
 from kb_lens.studies import methods as methods_module
