@@ -56,15 +56,18 @@ def benchmark_title(key: str) -> str:
     """A benchmark as people write it.
 
     Args:
-        key: Of a result: the benchmark's name, with its protocol if that is not the original one.
+        key: Of a result: the benchmark's name, with its protocol if that is not the original one,
+            and of your own items the file's name.
     """
+    key, _, file = key.partition("-")
     name, rest = _known(key, _BENCHMARKS)
     words = _in_words(rest)
     protocol = words.pop() if words and words[-1] in _PROTOCOLS else ""
     # BBQ's categories are parts of it.
     between = " " if name == _BENCHMARKS["bbq"] else ", "
     title = between.join(filter(None, [name, " ".join(words)]))
-    return ", ".join(filter(None, [title, protocol]))
+    title = ", ".join(filter(None, [title, protocol]))
+    return f"{title} ({file})" if file else title
 
 
 def metric_title(metric: str) -> str:

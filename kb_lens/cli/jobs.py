@@ -10,7 +10,6 @@ from kb_lens.cli.options import FLAT, Config, DryRun, Out, left_out, save_figure
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.figures import make_all
 from kb_lens.neurons.selection import overlap
-from kb_lens.records.tables import read_table
 from kb_lens.report.write import write_report
 from kb_lens.runs.cost import say_cost
 from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model, evaluate_work
@@ -37,18 +36,12 @@ def run(
         say_cost(settings, execution, work, tell, batch_tokens=batch)
         return
     folder = run_job(settings.model, out, settings, execution, tell=tell, left_out=left_out)
-    if len(folder.sets) > 1:
-        terminal.show_table(overlap(folder.sets), "Overlap of the dimensions' neurons")
-    measured = next(iter(folder.results.values()))
-    # Read and not computed: the bootstrap behind it takes as long as a small benchmark.
-    summary, _ = read_table(out / "summary.csv", {})
-    terminal.show_summary(summary, measured)
     with later_stage(out, "figures"):
         figures = make_all(folder.attributions, folder.sets, folder.results, folder.knowledge)
         save_figures(figures, out / "figures")
-        write_report(out, figures, out / "report.html")
-    if folder.knowledge is not None:
-        tell(f"\n{folder.knowledge.verdict()}")
+        summary = write_report(out, figures, out / "report.html")
+    tell("")
+    terminal.show_answer(summary)
     tell(f"Everything is in {out}; read {out}/report.html")
 
 

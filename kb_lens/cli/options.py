@@ -13,6 +13,8 @@ from plotly.graph_objects import Figure
 from kb_lens.figures.export import FORMATS, write_figures
 from kb_lens.figures.themes import Theme
 
+QUOTE = "'"
+"""Around commands on the terminal."""
 FLAT = Parameter(name="*")
 """Of a dataclass: its fields are the options."""
 Out = Annotated[Path, Parameter(help="Folder for everything that is written.")]
@@ -33,8 +35,8 @@ WidthOption = Annotated[
 
 
 def tell(text: str) -> None:
-    """Print a line for the user."""
-    sys.stdout.write(f"{text}\n")
+    """Print a line for the user; what is code on a page is in quotation marks."""
+    sys.stdout.write(f"{text.replace('`', QUOTE)}\n")
 
 
 def left_out(text: str) -> None:

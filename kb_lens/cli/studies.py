@@ -17,6 +17,7 @@ from kb_lens.figures import (
     make_all,
     tuning_figure,
 )
+from kb_lens.report.study import conclusion
 from kb_lens.report.write import write_report
 from kb_lens.runs.cost import say_cost
 from kb_lens.runs.diagnose import DoctorSettings, diagnose_model
@@ -44,6 +45,7 @@ def experiment(
         say_cost(settings, execution, work, tell, batch_tokens=batch)
         return
     study = run_study(out, settings, execution, left_out, tell)
+    tell(f"\n{conclusion(study)}\n")
     tests = study.tables.get("control_tests")
     for name, table in study.tables.items():
         # A table with a row a metric is long: the first headline metric of each benchmark is shown.
@@ -74,7 +76,8 @@ def paper(
     with later_stage(out, "figures"):
         figures = draw_folder(out)
         save_figures(figures, out / "figures")
-        write_report(out, figures, out / "report.html")
+        summary = write_report(out, figures, out / "report.html")
+    terminal.show_answer(summary)
     tell(f"Everything is in {out}; read {out}/report.html")
 
 
@@ -92,11 +95,12 @@ def tune(
         say_cost(settings, execution, work, tell, batch_tokens=batch)
         return
     tuning = choose_lambda(out, settings, execution)
+    tell(f"\n{tuning.verdict}\n")
     terminal.show_table(tuning.development, "Development items")
     terminal.show_table(tuning.test, "Test items")
     with later_stage(out, "figures"):
         save_figures({"tuning": tuning_figure(tuning)}, out / "figures")
-    tell(f"\n{tuning.verdict}\nWritten to {out}")
+    tell(f"Written to {out}")
 
 
 def neurons(
@@ -132,6 +136,7 @@ def doctor(
     """Should the results be believed? The known ways to fail, checked, with advice."""
     diagnosis = diagnose_model(out, settings, execution)
     knowledge = diagnosis.knowledge
+    tell(f"\n{knowledge.verdict()}\n")
     terminal.show_knowledge(knowledge)
     specificity = diagnosis.specificity
     if specificity is not None:
@@ -141,4 +146,4 @@ def doctor(
     with later_stage(out, "figures"):
         save_figures(figures, out / "figures")
     terminal.show_table(as_table(diagnosis.checks), f"{knowledge.model}: the checks")
-    tell(f"\n{knowledge.verdict()}\nWritten to {out}")
+    tell(f"Written to {out}")

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from kb_lens.cli.options import tell
+from kb_lens.cli.options import QUOTE, tell
 from kb_lens.evaluation.results import EvaluationResult
-from kb_lens.intervals import interval_text
+from kb_lens.intervals import count_text, interval_text
 from kb_lens.knowledge.verdict import Knowledge
+from kb_lens.report.page import INTERVALS, SIGNED, Section
 
-_INTERVALS = {
-    "value": ("low", "high", ""),
-    "difference": ("difference_low", "difference_high", "+"),
-    "gain": ("low", "high", "+"),
-    "control_mean": ("control_low", "control_high", "+"),
-    "balanced_accuracy": ("balanced_accuracy_low", "balanced_accuracy_high", ""),
-    "auc": ("auc_low", "auc_high", ""),
-    "average_rank": ("rank_low", "rank_high", ""),
-}
-"""Column -> the columns with the ends of its interval, and the sign that it is written with."""
+_WIDTH = 80
+"""Letters in a line of what is read first."""
+_SUMMARY = ["benchmark", "metric", "condition", "value", "difference", "n", "clusters"]
+_HEADLINE = "In the metric's unit, with 95 % paired intervals. The rest is in the files."
 
 
 def show_knowledge(knowledge: Knowledge) -> None:
@@ -41,7 +39,7 @@ def show_table(table: pd.DataFrame, title: str) -> None:
         on_screen.add_column(str(column), justify="right" if numbers else "left")
     for row in table.itertuples(index=False):
         on_screen.add_row(*map(_cell, row))
-    _console().print(on_screen)
+    _print(on_screen)
 
 
 def show_study(table: pd.DataFrame, title: str) -> None:
@@ -55,6 +53,25 @@ def show_study(table: pd.DataFrame, title: str) -> None:
     show_table(brief.drop(columns=details).dropna(axis="columns", how="all"), title)
 
 
+def show_answer(summary: Section) -> None:
+    """A report's answer, and below it its headline metrics in 80 columns."""
+    for sentence in summary.words:
+        _print("\n".join(textwrap.wrap(sentence, _WIDTH)), style="bold")
+    if summary.headline is None:
+        return
+    on_screen = _columns(
+        {"metric": 25, "before, after": 13, "nearer to the best": 20, "than random do": 19}
+    )
+    rows = _with_intervals(summary.headline.data, digits=1)
+    for condition, changes in rows.groupby("condition", sort=False):
+        on_screen.add_row(f"[bold]{escape(str(condition))}[/bold]")
+        for row in changes.to_dict("records"):
+            values = f"{row['before']:.1f}, {row['after']:.1f}"
+            on_screen.add_row(escape(row["metric"]), values, row["gain"], row["beyond"])
+    _print(on_screen)
+    _print(f"[dim]{_HEADLINE}[/dim]")
+
+
 def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()) -> None:
     """Value and interval of every condition, and the paired difference from the first one.
 
@@ -62,45 +79,74 @@ def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()
         summary: `kb_lens.evaluation.comparison.summarize`.
         results: Of one condition: under the table stands what each benchmark is.
     """
-    on_screen = Table(title="Value [95 % interval], and paired difference from the base model")
-    columns = ["benchmark", "metric", "condition", "value", "difference", "n", "clusters"]
-    for column in columns:
-        on_screen.add_column(column, justify="right" if column in ("n", "clusters") else "left")
-    brief = _with_intervals(summary).reindex(columns=columns, fill_value="")
-    for number, (_, rows) in enumerate(brief.groupby(["benchmark", "metric"], sort=False)):
-        if number:
-            on_screen.add_section()
-        repeated = rows[["benchmark", "metric"]].duplicated()
-        rows.loc[repeated, ["benchmark", "metric"]] = ""
-        for row in rows.itertuples(index=False):
-            on_screen.add_row(*map(_cell, row))
-    _console().print(on_screen)
+    brief = _with_intervals(summary).reindex(columns=_SUMMARY, fill_value="")
+    if len(set(summary["condition"])) == 1:
+        _print(_values(brief))
+    else:
+        _print("Value [95 % interval], and paired difference from the first condition")
+        for _, rows in brief.groupby(["benchmark", "metric"], sort=False):
+            first = rows.to_dict("records")[0]
+            _print(f"\n[bold]{escape(_subject(first))}[/bold], n = {_count(first)}")
+            _print(_differences(rows))
     for result in results:
         tell(f"{result.key}: {len(result.items)} items. {result.source}")
 
 
-def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+def _columns(widths: Mapping[str, int], *, head: bool = True) -> Table:
+    """An empty table in 80 columns: name -> letters."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0), show_edge=False, show_header=head)
+    for number, (name, width) in enumerate(widths.items()):
+        table.add_column(name, width=width, justify="right" if number else "left")
+    return table
+
+
+def _values(brief: pd.DataFrame) -> Table:
+    """The metrics of one condition."""
+    on_screen = _columns({"metric": 37, "value [95 %]": 22, "n": 19})
+    for row in brief.to_dict("records"):
+        on_screen.add_row(escape(_subject(row)), _cell(row["value"]), _count(row))
+    return on_screen
+
+
+def _differences(rows: pd.DataFrame) -> Table:
+    """One metric under every condition."""
+    on_screen = _columns({"condition": 30, "value": 23, "difference": 25}, head=False)
+    for row in rows.to_dict("records"):
+        cells = (_cell(row["value"]), _cell(row["difference"]))
+        on_screen.add_row(escape(f"  {row['condition']}"), *cells)
+    return on_screen
+
+
+def _subject(row: Mapping[Any, Any]) -> str:
+    return f"{row['benchmark']} {row['metric']}"
+
+
+def _count(row: Mapping[Any, Any]) -> str:
+    return count_text(int(row["n"]), int(row["clusters"]))
+
+
+def _with_intervals(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
     """Each value with its interval as text in one column."""
     brief = table.copy()
-    for column, (low, high, sign) in _INTERVALS.items():
-        if {column, low, high} <= set(table.columns):
-            rows = zip(table[column], table[low], table[high], strict=True)
-            brief[column] = [
-                "" if pd.isna(row[0]) else interval_text(*row, spec=f"{sign}.2f") for row in rows
-            ]
-    ends = {end for low, high, _ in _INTERVALS.values() for end in (low, high)}
-    return brief.drop(columns=[name for name in brief if name in ends])
+    present = [interval for interval in INTERVALS if set(interval) <= set(table.columns)]
+    for column, low, high in present:
+        spec = f"{'+' if column in SIGNED else ''}.{digits}f"
+        rows = zip(table[column], table[low], table[high], strict=True)
+        brief[column] = ["" if pd.isna(row[0]) else interval_text(*row, spec=spec) for row in rows]
+    ends = {end for _, low, high in present for end in (low, high)}
+    return brief.drop(columns=list(ends))
 
 
-def _console() -> Console:
+def _print(content: Any, **settings: Any) -> None:
     """Wide enough for a row a line where the output goes into a file."""
     console = Console()
-    # Rich takes a file for a terminal of 80 columns, which breaks the rows of a summary.
-    return console if console.is_terminal else Console(width=120)
+    # Rich takes a file for a terminal of 80 columns, which breaks the rows of a study.
+    console = console if console.is_terminal else Console(width=120)
+    console.print(content, highlight=False, **settings)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         # Two decimals at most, and none that says nothing: 2 and not 2.00.
         return "" if pd.isna(value) else f"{value:.2f}".rstrip("0").rstrip(".")
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).replace("`", QUOTE)

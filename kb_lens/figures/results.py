@@ -105,7 +105,7 @@ def _drawn(
     if any(panel.ideal is not None for panel in panels):
         note += " Dotted: the best value, where it is in reach."
     if len(panels) < n_all:
-        note += f" {len(panels)} of {n_all} headline metrics: `metrics` chooses others."
+        note += f" {len(panels)} of {n_all} headline metrics: the argument metrics chooses others."
     return finish(
         figure,
         "What the intervention changes",

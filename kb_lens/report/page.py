@@ -23,6 +23,7 @@ from jaxtyping import Float
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from kb_lens.figures.fonts import style_sheet
 from kb_lens.figures.layout import without_title
 from kb_lens.files import shared_name
 
@@ -35,6 +36,9 @@ INTERVALS = (
     ("control_mean", "control_low", "control_high"),
     ("jaccard", "low", "high"),
     ("average_rank", "rank_low", "rank_high"),
+    ("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"),
+    ("AUC", "auc_low", "auc_high"),
+    ("auc", "auc_low", "auc_high"),
 )
 """A column, and those with the ends of its interval, which are written behind it."""
 SIGNED = ("difference", "gain", "control_mean", "beyond")
@@ -46,6 +50,7 @@ _EDGE = 12
 _SHORT_CELL = 24
 _LONG_CELL = 40
 _TALL_TABLE = 15
+_GLUE = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +64,19 @@ class Table:
     note: str = ""
     """What it rests on."""
     marked: str = ""
-    """The column whose words are coloured: ok, warning, failed."""
+    """The column whose words are coloured: ok, warning, failed; such a table has code in prose."""
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of the page, in this order: words, points, facts, figures, tables."""
+    """A part of the page, in this order: words, headline, points, facts, figures, tables."""
 
     title: str
     """Its heading."""
     words: Sequence[str] = ()
     """Paragraphs."""
+    headline: Table | None = None
+    """What is to be seen first."""
     points: Sequence[tuple[str, Sequence[str]]] = ()
     """A list; each point may have points below it."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +89,7 @@ class Section:
     @property
     def filled(self) -> bool:
         """Whether there is anything below the heading."""
-        return any((self.words, self.points, self.facts, self.figures, self.tables))
+        return any((self.words, self.headline, self.points, self.facts, self.figures, self.tables))
 
     @property
     def anchor(self) -> str:
@@ -103,12 +110,13 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["prose"] = _prose
+    environment.filters["cell"] = _cell_text
     template = environment.from_string(_resource("page.html"))
     return template.render(
         title=title,
         lead=lead,
         sections=[section for section in sections if section.filled],
-        css=Markup(_resource("page.css")),
+        css=Markup(style_sheet() + _resource("page.css")),
         scripts=[Markup(script) for script in scripts],
         hashes=" ".join(map(_hash, scripts)),
         columns_of=_columns,
@@ -124,6 +132,11 @@ def _resource(name: str) -> str:
 def _prose(text: str) -> Markup:
     """Escaped text, in which what stands between backticks is code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _cell_text(text: str) -> Markup:
+    """Text as it is; a name_of_parts may be broken between them, which keeps columns narrow."""
+    return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
 def _hash(script: str) -> str:
@@ -207,7 +220,8 @@ def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
             continue
         text = f"{value:{sign}z.{decimals}f}"
         if ends:
-            text += f" [{', '.join(f'{end:{sign}z.{decimals}f}' for end in ends)}]"
+            # the value and its interval may stand below one another, each in one line
+            text += f" [{f',{_GLUE}'.join(f'{end:{sign}z.{decimals}f}' for end in ends)}]"
         cells.append(_Cell(text, repr(float(value))))
     return cells
 

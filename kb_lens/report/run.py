@@ -44,8 +44,8 @@ _NO_TOKENS = (
 _PROBABILITIES = {"p_yes": "P(yes)", "p_no": "P(no)", "p_right": "P(right)", "auc": "AUC"}
 _GAIN = (
     "Each benchmark's first metric. Gain: how much nearer it came to its best value; beyond: the "
-    "gain minus that of random neurons. 95 % paired bootstrap intervals over the "
-    "clusters of n items."
+    "gain minus that of random neurons. 95 % paired bootstrap intervals over "
+    "clusters of items."
 )
 _PAIRED = (
     "Difference: from the base model, on the same items, with its 95 % paired bootstrap interval. "
@@ -79,7 +79,7 @@ def run_sections(run: RunFolder, figures: Figures) -> list[Section]:
         _neurons(run, figures),
         _specificity(run, figures),
         *_paper(run, figures),
-        _changes(changes, summary, figures),
+        _changes(summary, figures),
         _checks(run),
     ]
 
@@ -109,10 +109,15 @@ def _summary(run: RunFolder, changes: Sequence[words.Change], summary: pd.DataFr
     if run.neurons is not None:
         aggregation = _argument(run, "aggregation", "union")
         points.append((words.neuron_words(run.neurons, run.sets, aggregation), []))
-    points += words.change_points(changes, summary)
+    if len(summary):
+        points += words.damage_points(summary)
     if run.checks is not None:
         points.append(words.check_point(run.checks))
-    return Section("Summary", words=[words.conclusion(changes, knows)], points=points)
+    headline = None
+    if changes:
+        headline = Table("How much nearer to the best value", words.headline(changes), _GAIN)
+    conclusion = [words.conclusion(changes, knows)]
+    return Section("Summary", words=conclusion, headline=headline, points=points)
 
 
 def _settings(run: RunFolder) -> dict[str, str]:
@@ -234,7 +239,7 @@ def _neuron_table(run: RunFolder, neurons: NeuronSet) -> pd.DataFrame:
     if run.tokens is not None:
         for side in ("promotes", "suppresses"):
             table[side] = _tokens(run.tokens, neurons, side)
-    return table
+    return table.sort_values("score", ascending=False) if "score" in table else table
 
 
 def _at(values: Float[Tensor, "layer d_mlp"], neurons: NeuronSet) -> list[float]:
@@ -268,13 +273,15 @@ def _specificity(run: RunFolder, figures: Figures) -> Section:
     )
 
 
-def _changes(changes: Sequence[words.Change], summary: pd.DataFrame, figures: Figures) -> Section:
+def _changes(summary: pd.DataFrame, figures: Figures) -> Section:
     elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY, *_PAPER)
     figures = _chosen(figures, [name for name in figures if name not in elsewhere])
-    tables = [Table("Every headline metric", summary, _PAIRED)] if len(summary) else []
-    if changes:
-        tables.insert(0, Table("How much nearer to the best value", words.table(changes), _GAIN))
-    return Section("What changed", figures=figures, tables=tables)
+    if summary.empty:
+        return Section("What changed", figures=figures)
+    # Whose control a condition is, its name says.
+    brief = summary.drop(columns=["role", "control_of", "draw"])
+    table = Table("Every headline metric", brief, _PAIRED)
+    return Section("What changed", figures=figures, tables=[table])
 
 
 def _checks(run: RunFolder) -> Section:

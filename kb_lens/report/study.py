@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.checks.control_tests import ENOUGH_DRAWS, NO_P
 from kb_lens.intervals import interval_text
 from kb_lens.report.page import Section, Table, is_number, setting_text
@@ -49,7 +50,7 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
     subjects = [_Subject.read(study, key) for key in _keys(study)]
     points = [_point(subject) for subject in subjects]
     return [
-        Section("Summary", [_conclusion(subjects)], [*points, *_control_points(study)]),
+        Section("Summary", [conclusion(study)], points=[*points, *_control_points(study)]),
         Section("Method settings", facts=facts),
         Section("Figures", figures=figures),
         Section("Tables", tables=tables),
@@ -62,7 +63,9 @@ def _note(name: str, table: pd.DataFrame) -> str:
         return _HEADLINES
     if name != "control_tests":
         return ""
-    return f"{_TESTS} {NO_P}" if table["p"].hasnans else _TESTS
+    # of few draws alone the column was empty
+    all_have_p = "p" in table and not table["p"].hasnans
+    return _TESTS if all_have_p else f"{_TESTS} {NO_P}"
 
 
 def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
@@ -75,11 +78,27 @@ def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
     tables = {**study.tables, "results": results.dropna(axis="columns", how="all")}
     if "control_tests" in tables:
         tables["control_tests"] = _tests_of(study)
+    if "ranks" in tables:
+        tables["ranks"] = _brief_ranks(tables["ranks"])
     return {name: _words_first(table) for name, table in tables.items()}
 
 
+def _brief_ranks(ranks: pd.DataFrame) -> pd.DataFrame:
+    """A column a benchmark, with the rank and behind it the metric."""
+    keys = [name.removesuffix(" rank") for name in ranks if name.endswith(" rank")]
+    brief = pd.DataFrame(ranks[["method", "average_rank", "rank_low", "rank_high"]])
+    for key in keys:
+        metric = next(name for name in ranks if name.startswith(f"{key} ") and " rank" not in name)
+        title = metric_title(metric.removeprefix(f"{key} "))
+        pairs = zip(ranks[f"{key} rank"], ranks[metric], strict=True)
+        column = f"{benchmark_title(key)}: rank ({title})"
+        brief = brief.assign(**{column: [f"{rank:g} ({value:.1f})" for rank, value in pairs]})
+    return brief
+
+
 def _words_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the costs of the tests, which are a row of the results each."""
+    """Without the costs of the tests, which are a row of the results each, and what is empty."""
+    table = table.drop(columns="role", errors="ignore").dropna(axis="columns", how="all")
     columns = [column for column in table if not str(column).endswith(" change")]
     return table.reindex(columns=sorted(columns, key=lambda name: is_number(table[name])))
 
@@ -173,8 +192,9 @@ def _first(key: str, table: pd.DataFrame) -> tuple[str, MetricInfo | None]:
     return metric, definition.describe(metric)
 
 
-def _conclusion(subjects: Sequence[_Subject]) -> str:
-    """Whether the cases change the bias benchmarks at all."""
+def conclusion(study: Experiment) -> str:
+    """Whether a study's cases change the bias benchmarks at all, in a sentence or two."""
+    subjects = [_Subject.read(study, key) for key in _keys(study)]
     cases = [
         case
         for subject in subjects
@@ -206,7 +226,8 @@ def _point(subject: _Subject) -> Point:
     differ = "differ" if len(clear) > 1 else "differs"
     value = interval_text(base["value"], base["low"], base["high"])
     sentence = (
-        f"{subject.key} {subject.metric} (base model {value}{best}, n = {base['n']:.0f}): "
+        f"{benchmark_title(subject.key)}: {metric_title(subject.metric)} (base model "
+        f"{value}{best}, n = {base['n']:.0f}): "
         f"{len(clear) or 'none'} of {len(subject.cases)} cases {differ} from the base model"
     )
     return sentence + (":" if clear else "."), first_few(clear)
@@ -262,7 +283,7 @@ def _placed(row: Mapping[Any, Any]) -> str:
 
 
 def _against(row: Mapping[Any, Any]) -> str:
-    return f"{row['method']} on {row['benchmark']}, against {row['control']}"
+    return f"{row['method']} on {benchmark_title(row['benchmark'])}, against {row['control']}"
 
 
 def _gain(row: Mapping[Any, Any]) -> str:

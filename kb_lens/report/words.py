@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kb_lens.benchmarks.catalogue import formulas, named_by
+from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.evaluation.comparison import gain
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.intervals import count_text, interval_text
@@ -81,6 +82,11 @@ class Change:
     beyond: Metric | None
     """The gain minus that of random neurons, of several such controls the one that leaves least;
     None without one."""
+
+    @property
+    def name(self) -> str:
+        """The benchmark and the metric, as people write them."""
+        return f"{benchmark_title(self.benchmark)}: {metric_title(self.metric)}"
 
     @property
     def specific(self) -> bool:
@@ -162,17 +168,25 @@ def _change(
     )
 
 
-def table(rows: Iterable[Change]) -> pd.DataFrame:
-    """One row a change; `gain` and `beyond` with the ends of their intervals."""
+def headline(rows: Iterable[Change]) -> pd.DataFrame:
+    """One row a change, in readers' words.
+
+    Returns:
+        condition, metric, before, after, best, gain and beyond with the ends of their intervals
+        (``gain_low``, ...), verdict, items.
+    """
     nothing = Metric(*3 * [float("nan")], n=0)  # an empty cell
-    columns = ("condition", "benchmark", "metric", "verdict", "best", "before", "after")
     return pd.DataFrame(
         {
-            **{column: getattr(change, column) for column in columns},
+            "condition": change.condition,
+            "metric": change.name,
+            "before": change.before,
+            "after": change.after,
+            "best": change.best,
             **_ends("gain", change.gain),
             **_ends("beyond", change.beyond or nothing),
-            "n": change.gain.n,
-            "clusters": change.gain.clusters,
+            "verdict": change.verdict,
+            "items": count_text(change.gain.n, change.gain.clusters),
         }
         for change in rows
     )
@@ -225,7 +239,7 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
 
 
 def _names(rows: Sequence[Change]) -> str:
-    names = [f"{change.condition} on {change.benchmark}" for change in rows]
+    names = [f"{change.condition} on {benchmark_title(change.benchmark)}" for change in rows]
     rest = len(names) - N_LISTED
     return ", ".join(names[:N_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -236,57 +250,38 @@ def first_few(lines: Sequence[str]) -> list[str]:
     return [*lines[:N_LISTED], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def change_points(rows: Sequence[Change], summary: pd.DataFrame) -> list[Point]:
-    """What each condition changed, and what it did to the language model.
+def damage_points(summary: pd.DataFrame) -> list[Point]:
+    """What each method did to the language model: a sentence each.
 
     Args:
-        rows: What `changes` returned.
-        summary: What `kb_lens.evaluation.comparison.summarize` returned for the same results.
+        summary: What `kb_lens.evaluation.comparison.summarize` returned.
     """
+    methods = summary.query("role == 'method'")
     points: list[Point] = []
-    for name in dict.fromkeys(change.condition for change in rows):
-        lines = [_change_words(change) for change in rows if change.condition == name]
-        lines += _damage_words(summary.query("condition == @name"))
-        points.append(
-            (f"{name}, how much nearer each metric came to its best value (gain):", lines)
-        )
+    for condition, rows in methods.groupby("condition", sort=False):
+        verdicts = [f"{verdict} on {', '.join(keys)}" for verdict, keys in _damage(rows).items()]
+        if verdicts:
+            words = "; ".join(verdicts)
+            sentence = f"{condition}, change of a token's mean log-probability: {words}."
+            points.append((sentence, []))
     return points
 
 
-def _change_words(change: Change) -> str:
-    beyond = ""
-    if change.beyond is not None:
-        beyond = f", minus that of random neurons {_metric_text(change.beyond)}"
-    return (
-        f"{change.benchmark} {change.metric}: {change.verdict}. {change.before:.2f} to "
-        f"{change.after:.2f} (best {change.best:g}), gain {_metric_text(change.gain)}{beyond}; "
-        f"n = {count_text(change.gain.n, change.gain.clusters)}."
-    )
-
-
-def _metric_text(metric: Metric) -> str:
-    return interval_text(metric.value, metric.low, metric.high, CHANGE)
-
-
-def _damage_words(summary: pd.DataFrame) -> Iterator[str]:
-    """One sentence for every verdict, with the benchmarks that it is about."""
+def _damage(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """What the intervals allow to be said -> the benchmarks of which it is said."""
     verdicts: dict[str, list[str]] = {}
-    for row in summary.to_dict("records"):
+    for row in rows.to_dict("records"):
         if not _in_nats(row["benchmark"], row["metric"]):
             continue
         verdict = "no change shown"
         if row["difference_high"] < 0:
-            verdict = "damaged, which by itself pulls bias scores to the middle"
+            verdict = "damaged, which by itself pulls bias scores to the middle,"
         elif row["difference_low"] > 0:
             verdict = "the texts became likelier"
         ends = row["difference_low"], row["difference_high"]
         change = interval_text(row["difference"], *ends, CHANGE)
-        verdicts.setdefault(verdict, []).append(f"{row['benchmark']} {change}")
-    for verdict, lines in verdicts.items():
-        yield (
-            f"the language model: {verdict}. Change of a token's mean log-probability: "
-            f"{'; '.join(lines)}."
-        )
+        verdicts.setdefault(verdict, []).append(f"{benchmark_title(row['benchmark'])} {change}")
+    return verdicts
 
 
 def _in_nats(key: str, metric: str) -> bool:

@@ -27,13 +27,16 @@ def write_report(
     folder: str | os.PathLike[str],
     figures: Mapping[str, go.Figure],
     path: str | os.PathLike[str],
-) -> None:
+) -> Section:
     """Write the page of a folder.
 
     Args:
         folder: What ``run``, ``identify``, ``doctor`` or ``experiment`` wrote.
         figures: Name -> figure, of `kb_lens.figures.folders.draw_folder`.
         path: The HTML file; folders are made.
+
+    Returns:
+        Its summary: the answer in a sentence, and the headline metrics.
 
     Raises:
         ValueError: If the folder has no results, or a damaged file.
@@ -52,6 +55,7 @@ def write_report(
         sections = run_sections(RunFolder.load(folder), figures)
     lead = f"{shown_model(model)}, by kb-lens {command}"
     write_text(path, render(title, lead, [*sections, _provenance(record)]))
+    return sections[0]
 
 
 def _provenance(record: Mapping[str, Any]) -> Section:

@@ -19,7 +19,7 @@ from kb_lens.evaluation.results import ConditionInfo
 from kb_lens.figures.folders import draw_folder
 from kb_lens.figures.style import finish
 from kb_lens.report.page import Section, Table, render
-from kb_lens.report.words import change_points, changes, conclusion
+from kb_lens.report.words import changes, conclusion, damage_points
 from kb_lens.report.write import write_report
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified
@@ -79,7 +79,7 @@ def test_an_effect_is_claimed_only_beyond_0_and_beyond_random_neurons():
     base, better, same = [crows(160, 200)], [crows(100, 200)], [crows(158, 200)]
     shown = {"base": base, "lambda 2": better, "random lambda 2": random(same)}
     assert said(shown).startswith("In 1 of 1 comparisons")
-    assert "lambda 2 on crows_pairs" in said(shown)
+    assert "lambda 2 on CrowS-Pairs" in said(shown)
     nothing = {"base": base, "lambda 2": same, "random lambda 2": random(base)}
     assert said(nothing).startswith("No debiasing is shown: in none of 1 comparisons")
     as_random = {"base": base, "lambda 2": better, "random lambda 2": random(better)}
@@ -91,7 +91,7 @@ def test_an_effect_is_claimed_only_beyond_0_and_beyond_random_neurons():
     assert "In 1 of 1 comparisons" in said(without)
     assert changes(without)[0].verdict == "nearer to its best value, no random control"
     worse = {"base": same, "lambda 2": [crows(195, 200)], "random lambda 2": random(same)}
-    assert "In 1 it moved further away: lambda 2 on crows_pairs." in said(worse)
+    assert "In 1 it moved further away: lambda 2 on CrowS-Pairs." in said(worse)
 
 
 def test_an_effect_has_to_be_beyond_every_kind_of_control():
@@ -147,10 +147,11 @@ def test_an_effect_on_a_model_that_does_not_know_is_none_of_knowing():
 
 def test_a_damaged_language_model_is_named():
     results = {"base": [crows(160, 200)], "lambda 9": [crows(160, 200, shift=-8.0)]}
-    ((head, below),) = change_points(changes(results), summarize(results))
-    assert head.startswith("lambda 9")
-    assert "the language model: damaged" in below[-1]
-    assert "log-probability: crows_pairs -2.00 [-2.00, -2.00]" in below[-1]
+    results["random"] = random([crows(160, 200, shift=-8.0)], "lambda 9")
+    ((sentence, below),) = damage_points(summarize(results))  # of the method alone
+    assert sentence.startswith("lambda 9, change of a token's mean log-probability: damaged")
+    assert "on CrowS-Pairs -2.00 [-2.00, -2.00]." in sentence
+    assert not below
 
 
 def test_the_summary_of_a_run(tmp_path):
@@ -159,8 +160,8 @@ def test_the_summary_of_a_run(tmp_path):
     assert "answers 3 of 4 questions right" in text
     assert "2 of 6 neurons (33 %) were selected (union of the dimensions, tau 10 %" in text
     assert "gender 2, race 1." in text
-    assert "crows_pairs stereotype_share: no change shown. 80.00 to 79.00 (best 50), gain " in text
-    assert re.search(r"gain \+1\.00 \[[+-]\d\.\d\d, [+-]\d\.\d\d\], minus that of random", text)
+    assert re.search(r"CrowS-Pairs: stereotype share 80\S* 79\S* 50\S* \+1\S* \[", text)
+    assert text.index("No debiasing is shown") < text.index("CrowS-Pairs") < text.index("answers 3")
     assert "the effect is beyond random neurons' (failed)" in text
     text = Page(page_of(run_folder(tmp_path / "other", **EFFECT))).text
     assert "In 1 of 1 comparisons" in text
@@ -210,7 +211,7 @@ def test_a_study_that_shows_nothing_and_one_that_does(tmp_path):
     assert "No effect on bias is shown: none of 2 differences" in text
     assert "none of 2 cases differs from the base model" in text
     assert "No p with fewer than 99 random draws" in text
-    assert "case 0 on crows_pairs, against layer: rank 1 of 4, gain +9.00 [+1.00, +12.00]" in text
+    assert "case 0 on CrowS-Pairs, against layer: rank 1 of 4, gain +9.00 [+1.00, +12.00]" in text
     assert "0.25" not in text, "an older table's p of few draws is shown nowhere"
     assert "lam varies" in text
     shown = study_folder(tmp_path / "shown", (-9.0, -12.0, -1.0), (4.0, 1.0, 6.0))
@@ -284,7 +285,18 @@ def test_cells_show_numbers_to_one_precision_with_their_intervals():
     heads = re.findall(r'<button type="button">(.*?)</button>', html)
     assert heads == ["name", "n", "value", "p", "right"]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", html)
-    assert cells == ["a", "3", "50.00 [1.25, 60.00]", "0.004", "yes", "", "12", "", "0.500", "no"]
+    assert cells == [
+        "a",
+        "3",
+        "50.00 [1.25,\N{NO-BREAK SPACE}60.00]",
+        "0.004",
+        "yes",
+        "",
+        "12",
+        "",
+        "0.500",
+        "no",
+    ]
     keys = re.findall(r'data-number="([^"]*)"', html)
     assert keys == ["3.0", "50.0", "0.004", "", "12.0", "", "0.5"]
 
