@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ def main() -> None:
 def done(name: str, device: str, dtype: torch.dtype, work: Work) -> Done:
     """Load a model and let it do everything."""
     row: dict[str, Any] = {"device": device, "type": str(dtype).removeprefix("torch.")}
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # or it is the former type's
     with timed(row, "load, s"):
         model = kb.load_model(name, device=device, dtype=dtype)
     knowledge = kb.check_knowledge(model, work.questions, forms=(), progress=False)
@@ -115,14 +119,19 @@ def timed(row: dict[str, Any], name: str, count: int = 1) -> Iterator[None]:
 
 
 def most_rows(model: Any, questions: list[kb.Question], options: dict[str, Any]) -> int:
-    """As many rows as a pass held, of 512 equal steps."""
+    """As many rows as a pass held, of a pass and a half; `_MOST_ROWS` says nothing ran out."""
     rows = 64
     while rows < _MOST_ROWS:
-        try:
-            kb.attribute(
-                model, questions, rule="riemann", n_steps=512, batch_size=2 * rows, **options
-            )
-        except torch.cuda.OutOfMemoryError:
+        steps = 3 * rows // model.cfg.n_layers + 1  # enough to fill the pass that is tried
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                kb.attribute(
+                    model, questions, rule="riemann", n_steps=steps, batch_size=2 * rows, **options
+                )
+            except torch.OutOfMemoryError:
+                break
+        if any("memory ran out" in str(warning.message) for warning in said):
             break
         rows *= 2
     return rows

@@ -38,7 +38,8 @@ ROOMS = {
         own_items benchmark orders bank data source_rows release requests titles""",
     "completions": "",
     "questions": "",
-    "passes": "token_trees plain_scores one_token_rows shared_prefix last_position matrix_products",
+    "passes": """token_trees plain_scores one_token_rows shared_prefix last_position matrix_products
+        out_of_memory""",
     "records": "tensors tables objects",
     "models": """hub loading pretrained placement devices adapters sources taught gguf low_rank
         config_sizes completeness bridge_check evaluation_mode exclusive_use answers prompts chat

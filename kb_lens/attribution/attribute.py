@@ -26,6 +26,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path as Folder
 from typing import Any, cast
 
@@ -56,6 +57,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, Site, weights_digest
 from kb_lens.models.prompts import PromptTemplate
 from kb_lens.passes.matrix_products import fast_products
+from kb_lens.passes.out_of_memory import tried
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
 from kb_lens.shared_work import entries
@@ -188,7 +190,11 @@ def _attribute_all(
         return each.key(model, settings)
 
     def work(each: _Asked) -> bytes:
-        return save(attribute_question(model, each.question, each.tokens, settings, max_rows))
+        nonlocal max_rows
+        attributed = partial(attribute_question, model, each.question, each.tokens, settings)
+        while (done := tried(partial(attributed, max_rows), max_rows, "rows a pass")) is None:
+            max_rows //= 2
+        return save(done)
 
     def name(each: _Asked) -> str:
         return each.question.text[-40:]  # the bar has room for no more

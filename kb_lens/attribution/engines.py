@@ -102,13 +102,20 @@ def default_rows(model: HookedModel, engine: str) -> int:
     # What autograd saves in a block: about 16 vectors of the residual stream's width and 8 of the
     # MLP's. A row joins at its own layer, so it passes half of the blocks on average.
     block = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
-    numbers = config.n_layers * block / 2 + 3 * config.d_vocab  # logits, their softmax, gradient
-    row_bytes = numbers * (torch.finfo(config.dtype).bits // 8)
+    numbers = config.n_layers * block / 2
+    # logits, their softmax, gradient: in float32, see `head`
+    row_bytes = numbers * (torch.finfo(config.dtype).bits // 8) + 3 * 4 * config.d_vocab
     return int(min(_MOST_ROWS, max(_FEWEST_ROWS, _free_memory(model) / 4 / row_bytes)))
 
 
 def _free_memory(model: HookedModel) -> float:
     """Free bytes where the model runs; of several devices where there are fewest."""
     devices = {weight.device for weight in model.parameters() if not weight.is_meta}
-    gpus = [torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda"]
+    gpus = [_free_on(device) for device in devices if device.type == "cuda"]
     return min(gpus, default=psutil.virtual_memory().available)
+
+
+def _free_on(gpu: torch.device) -> int:
+    """What the driver has free, and what torch keeps for itself and does not use."""
+    kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return torch.cuda.mem_get_info(gpu)[0] + kept

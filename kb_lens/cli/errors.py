@@ -26,7 +26,10 @@ _ADVICE = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
 }
 """What to do about an error of the system."""
-_MEMORY = "out of memory: --batch-size, --batch-tokens or bfloat16 take less."
+_MEMORY = (
+    "out of memory, in batches of one already where they can be halved: --dtype bfloat16 or "
+    "--quantization 4bit take less, or a larger GPU, --device-map auto over several, --device cpu."
+)
 _FULL_DISK = ("No space left", "disk quota", "os error 28")
 """What libraries that write files themselves say of a full disk."""
 _PYTHONS_OWN = warnings.formatwarning

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
@@ -18,6 +19,7 @@ from kb_lens.evaluation.encoding import batch_limit, other_prompts, prompt_token
 from kb_lens.evaluation.sampling import sampling_processors
 from kb_lens.evaluation.second_pass import SecondPassProcessor
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
+from kb_lens.passes.out_of_memory import tried
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
 """Prompt tokens (padding included) that are written on from at once. More than in scoring: each
@@ -54,8 +56,15 @@ def greedy_texts(
     assert is_bridge(model)  # or it was refused
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     texts: dict[Request, str] = dict.fromkeys(prompts, "")
-    for batch in _batches(prompts, limit):
-        texts.update(zip(batch, _write(model, batch, prompts), strict=True))
+    batches = list(_batches(prompts, limit))[::-1]
+    while batches:
+        batch = batches.pop()
+        written = tried(partial(_write, model, batch, prompts), len(batch), "prompts a batch")
+        if written is None:
+            half = len(batch) // 2
+            batches += [batch[half:], batch[:half]]
+            continue
+        texts.update(zip(batch, written, strict=True))
         if advance is not None:
             advance(len(batch))
     return tuple(texts[request] for request in requests)

@@ -79,6 +79,7 @@ def load_model(
     """
     name = os.fspath(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
+    target: torch.device | None = None
     with float32_default(), never_asked(), no_library_bars():
         try:
             check_device_map(device, device_map, max_memory)
@@ -95,10 +96,25 @@ def load_model(
             remember(bridge, placement)
             _carry_fingerprint(bridge, name, source, placement, options)
             return bridge
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"cannot load the model {name!r}: {_too_small(target)}") from error
         except Exception as error:  # both libraries raise many kinds for what they cannot read
             needs_code = wants_code(error) and not trust_remote_code
             reason = NEEDS_CODE if needs_code else first_line(error)
             raise ValueError(f"cannot load the model {name!r}: {reason}") from error
+
+
+def _too_small(device: torch.device | None) -> str:
+    """A card that does not hold a model; torch's own words take a screen."""
+    free = ""
+    if device is not None and device.type == "cuda":
+        free = ", where {:.1f} of {:.1f} GB were free".format(
+            *(n / 1e9 for n in torch.cuda.mem_get_info(device))
+        )
+    return (
+        f"it does not fit on {'the GPUs' if device is None else device}{free}. Use dtype=bfloat16, "
+        "quantization='4bit', a device_map over several GPUs, or device='cpu'."
+    )
 
 
 def _check_revision(source: str, revision: str | None) -> None:

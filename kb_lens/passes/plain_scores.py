@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from kb_lens.models.hooked import HookedModel
 from kb_lens.passes import last_position
+from kb_lens.passes.out_of_memory import tried
 
 
 class Text(NamedTuple):
@@ -46,7 +48,11 @@ def plain_scores(model: HookedModel, texts: Sequence[Text], batch_tokens: int) -
     while start < len(ordered):
         n_rows = max(1, batch_tokens // len(ordered[start].ids))
         batch = ordered[start : start + n_rows]
-        yield dict(zip(batch, _padded_batch(model, batch), strict=True))
+        scores = tried(partial(_padded_batch, model, batch), len(batch), "texts a pass")
+        if scores is None:
+            batch_tokens = len(batch) // 2 * len(ordered[start].ids)
+            continue
+        yield dict(zip(batch, scores, strict=True))
         start += n_rows
 
 

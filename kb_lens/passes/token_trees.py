@@ -27,6 +27,7 @@ from transformers import DynamicCache
 
 from kb_lens.models.hooked import HookedModel
 from kb_lens.passes import last_position
+from kb_lens.passes.out_of_memory import tried
 from kb_lens.passes.plain_scores import Scores, Text, by_text, plain_scores
 from kb_lens.passes.shared_prefix import SharedPrefix, UncoveredError, cached, check_covered
 
@@ -79,7 +80,12 @@ class TreeScorer:
         start = 0
         while start < len(trees):
             n_rows = max(1, batch_tokens // len(trees[start]))
-            yield self._score(trees[start : start + n_rows])
+            batch = trees[start : start + n_rows]
+            scores = tried(partial(self._score, batch), len(batch), "rows of texts a pass")
+            if scores is None:
+                batch_tokens = len(batch) // 2 * len(trees[start])
+                continue
+            yield scores
             start += n_rows
 
     def _tree(self) -> _Tree:
