@@ -20,8 +20,8 @@ ROOMS = {
         cost benchmark_names settings ray_workers ray_cluster
         execution devices asking measure same_damage units
         given_neurons holders""",
-    "checks": """neuronpedia ablation_study doctor effect_checks neuron_checks check control_tests
-        matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
+    "checks": """neuronpedia neuron_cards ablation_study doctor effect_checks neuron_checks check
+        control_tests matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
         specificity agreed_spelling""",
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
         inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals

@@ -8,12 +8,12 @@ from typing import Annotated
 from kb_lens.cli import terminal
 from kb_lens.cli.options import FLAT, Config, DryRun, Out, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import summarize
-from kb_lens.figures import make_all
+from kb_lens.figures import draw_folder
 from kb_lens.neurons.selection import overlap
 from kb_lens.report.write import write_report
 from kb_lens.runs.cost import say_cost
 from kb_lens.runs.evaluate import EvaluateSettings, evaluate_model, evaluate_work
-from kb_lens.runs.execution import EvaluateExecution, IdentifyExecution, RunExecution
+from kb_lens.runs.execution import EvaluateExecution, IdentifyExecution, JobExecution
 from kb_lens.runs.export import ExportExecution, ExportSettings, export_model
 from kb_lens.runs.identify import find_neurons, identify_work
 from kb_lens.runs.record import later_stage
@@ -24,7 +24,7 @@ from kb_lens.runs.settings import IdentifySettings, RunSettings
 
 def run(
     settings: Annotated[RunSettings, FLAT] = RunSettings(),
-    execution: Annotated[RunExecution, FLAT] = RunExecution(),
+    execution: Annotated[JobExecution, FLAT] = JobExecution(),
     *,
     dry_run: DryRun = False,
     out: Out = Path("out/run"),
@@ -35,9 +35,9 @@ def run(
         work, batch = run_work(settings, execution, left_out), execution.batch_tokens
         say_cost(settings, execution, work, tell, batch_tokens=batch)
         return
-    folder = run_job(settings.model, out, settings, execution, tell=tell, left_out=left_out)
+    run_job(settings.model, out, settings, execution, tell=tell, left_out=left_out)
     with later_stage(out, "figures"):
-        figures = make_all(folder.attributions, folder.sets, folder.results, folder.knowledge)
+        figures = draw_folder(out)
         save_figures(figures, out / "figures")
         summary = write_report(out, figures, out / "report.html")
     tell("")

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.control_tests import saved_tests
 from kb_lens.checks.effects import NeuronEffects
+from kb_lens.checks.neuron_cards import NeuronCards
 from kb_lens.checks.specificity import Specificity
 from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.figures.attribution import attribution_heatmap
@@ -20,6 +21,7 @@ from kb_lens.figures.completeness import completeness
 from kb_lens.figures.knowledge import knowledge_plot
 from kb_lens.figures.layers import layer_profile, shared_per_layer
 from kb_lens.figures.methods import control_distribution, rank_figure
+from kb_lens.figures.neuron_card import drawn_card
 from kb_lens.figures.neuron_effects import dose_response
 from kb_lens.figures.neurons import (
     MAX_UPSET_SETS,
@@ -86,6 +88,11 @@ def draw_folder(
         run.specificity,
         metrics=metrics,
     )
+    if (folder / "cards").exists():
+        cards = NeuronCards.load(folder / "cards")
+        Belongs.of(cards.effects.settings).check(run.whose(folder), f"'{folder / 'cards'}'")
+        for number, neuron in enumerate(cards.effects.neurons, 1):
+            figures[f"neuron_card_{number}"] = drawn_card(cards, neuron)
     if run.record.get("command") == "paper":
         table = table_of(run)
         if len(table):

@@ -11,9 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.checks.activations import activations
-from kb_lens.checks.neuron_effects import neuron_effects
-from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.checks.neuron_cards import CARD_LAMS, NeuronCards, read_cards
 from kb_lens.figures.activations import (
     Tokens,
     block_height,
@@ -25,14 +23,11 @@ from kb_lens.figures.activations import (
 from kb_lens.figures.layout import WIDTH
 from kb_lens.figures.marks import THIN, band, panel_title
 from kb_lens.figures.style import COLOURS, METHOD, faint, finish, shown_model
-from kb_lens.models.hooked import HookedModel, model_name
-from kb_lens.neurons.names import NeuronName
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons.names import Neuron, NeuronName
 from kb_lens.neurons.sets import NeuronSet, neurons_of
-from kb_lens.questions import Question, load_questions
+from kb_lens.questions import Question
 
-_LAMS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-_BEFORE, _BEHIND = 24, 6
-"""Tokens of a text that are shown around its peak: what comes before is what was read."""
 _TOP = 215
 """Pixels of the upper panels."""
 _LEFT, _RIGHT, _BETWEEN = 80, 14, 84
@@ -45,7 +40,7 @@ def neuron_card(
     *,
     texts: Sequence[str] | None = None,
     questions: Sequence[Question] | None = None,
-    lams: Sequence[float] = _LAMS,
+    lams: Sequence[float] = CARD_LAMS,
     k: int = 8,
     n_texts: int = 5,
     progress: bool = True,
@@ -70,11 +65,27 @@ def neuron_card(
     members = neurons_of(model, neuron if isinstance(neuron, NeuronSet) else [neuron])
     if len(members) != 1:
         raise ValueError(f"a card is of one neuron, and there are {len(members)}: give one.")
-    asked = load_questions(9) if questions is None else questions
-    effects = neuron_effects(model, members, asked, lams=lams, progress=progress)
-    peaks = top_prompts(model, members, texts, n_texts, progress=progress)
-    blocks = _blocks(model, members, peaks.loc[peaks["side"] == "largest"])
-    largest = float(peaks["activation"].abs().to_numpy(float).max())
+    cards = read_cards(
+        model,
+        members,
+        texts=texts,
+        questions=questions,
+        lams=lams,
+        k=k,
+        n_texts=n_texts,
+        progress=progress,
+    )
+    return drawn_card(cards, *members)
+
+
+def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
+    """The card of one of the neurons that `read_cards` looked at."""
+    tokens, excerpts, doses = (
+        table.loc[table["layer"].eq(neuron.layer) & table["index"].eq(neuron.index)]
+        for table in (cards.tokens, cards.excerpts, cards.effects.dose_response())
+    )
+    blocks = [_block(rows) for _, rows in excerpts.groupby("rank")]
+    largest = float(excerpts["peak"].abs().max())
 
     letters = letters_of(WIDTH - _LEFT - _RIGHT)
     n_lines = count_lines(blocks, letters)
@@ -87,21 +98,20 @@ def neuron_card(
         vertical_spacing=_BETWEEN / (_TOP + low + _BETWEEN),
         horizontal_spacing=0.12,
     )
-    _tokens(figure, promoted_tokens(model, members, k), k)
-    _dose(figure, effects.dose_response())
+    _tokens(figure, tokens, max(1, int(tokens["rank"].max())))
+    _dose(figure, doses)
     draw_tokens(figure, blocks, [largest] * len(blocks), letters, row=2, col=1)
     token_axes(figure, n_lines, letters, row=2, col=1)
     panel_title(figure, "Where it is most active: up to the peak and a little behind it", 2, 1)
-    (member,) = members
-    read = "question bank, plain passages" if texts is None else f"{len(texts)} given"
+    settings = cards.effects.settings
     note = (
-        f"{shown_model(model_name(model))}, site {members.site}. Tokens: its output through the "
-        f"unembedding. Answer: {len(asked)} questions, last position, 95 % bootstrap band. "
-        f"Texts: {read}; the darkest is {largest:.3g}."
+        f"{shown_model(settings.model)}, site {settings.site}. Tokens: its output through the "
+        f"unembedding. Answer: {len(cards.effects.questions)} questions, last position, 95 % "
+        f"bootstrap band. Texts: {cards.texts}; the darkest is {largest:.3g}."
     )
     return finish(
         figure,
-        f"Neuron {member.name}",
+        f"Neuron {neuron.name}",
         note,
         height=_TOP + low + _BETWEEN + 130,
         top=26,
@@ -146,16 +156,9 @@ def _dose(figure: go.Figure, table: pd.DataFrame) -> None:
     panel_title(figure, "P(right answer), points", 1, 3)
 
 
-def _blocks(model: HookedModel, members: NeuronSet, peaks: pd.DataFrame) -> list[Tokens]:
-    """Each text around its peak."""
-    blocks: list[Tokens] = []
-    for text, position, peak in zip(
-        peaks["text"], peaks["position"], peaks["activation"], strict=True
-    ):
-        table = activations(model, members, text, progress=False)
-        around = table.loc[table["position"].between(position - _BEFORE, position + _BEHIND)]
-        # the first token's activation is of another size, and would be the darkest
-        behind = around["position"].to_numpy() > 0
-        values = np.where(behind, around["activation"].to_numpy(float), 0.0)
-        blocks.append(Tokens(f"{peak:.3g}", [*around["token"]], values.tolist()))
-    return blocks
+def _block(rows: pd.DataFrame) -> Tokens:
+    """A text around its peak."""
+    # the first token's activation is of another size, and would be the darkest
+    behind = rows["position"].to_numpy() > 0
+    values = np.where(behind, rows["activation"].to_numpy(float), 0.0)
+    return Tokens(f"{rows['peak'].iloc[0]:.3g}", [*rows["token"]], values.tolist())

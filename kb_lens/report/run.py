@@ -220,7 +220,13 @@ def _neurons(run: RunFolder, figures: Figures) -> Section:
     tables = [Table(f"The {len(run.neurons)} neurons", _neuron_table(run, run.neurons), _SCORES)]
     if len(run.sets) > 1:
         tables.insert(0, Table("What the dimensions' neurons share", overlap(run.sets)))
-    return Section("Neurons", words=lines, figures=_chosen(figures, _NEURONS), tables=tables)
+    names = [*_NEURONS, *_cards(figures)]
+    return Section("Neurons", words=lines, figures=_chosen(figures, names), tables=tables)
+
+
+def _cards(figures: Figures) -> list[str]:
+    """The figures of single neurons."""
+    return [name for name in figures if name.startswith("neuron_card")]
 
 
 def _neuron_table(run: RunFolder, neurons: NeuronSet) -> pd.DataFrame:
@@ -274,7 +280,7 @@ def _specificity(run: RunFolder, figures: Figures) -> Section:
 
 
 def _changes(summary: pd.DataFrame, figures: Figures) -> Section:
-    elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY, *_PAPER)
+    elsewhere = (*_KNOWLEDGE, *_ATTRIBUTIONS, *_NEURONS, *_SPECIFICITY, *_PAPER, *_cards(figures))
     figures = _chosen(figures, [name for name in figures if name not in elsewhere])
     if summary.empty:
         return Section("What changed", figures=figures)

@@ -110,4 +110,17 @@ class EvaluateExecution(SharedExecution):
 
 @dataclass(frozen=True, kw_only=True)
 class RunExecution(AttributeExecution, EvaluateExecution):
+    """How a job is done that attributes and evaluates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobExecution(RunExecution):
     """How the main job is done."""
+
+    cards: int = 3
+    """Neurons with the largest scores that have a card in the report; 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.cards) is not int or self.cards < 0:
+            raise ValueError(f"cards is {self.cards!r}: allowed are whole numbers from 0.")

@@ -18,6 +18,7 @@ from typing import Any
 
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
 from kb_lens.checks.doctor import examine
+from kb_lens.checks.neuron_cards import read_cards
 from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.results import EvaluationResult
@@ -28,7 +29,7 @@ from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available, own_sources
 from kb_lens.runs.cost import Workload
 from kb_lens.runs.diagnose import Compared, compared, save_checks
-from kb_lens.runs.execution import RunExecution
+from kb_lens.runs.execution import JobExecution, RunExecution
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified, identify, identify_work
 from kb_lens.runs.measure import check_asked, measure_below
@@ -68,7 +69,7 @@ def run(
     Raises:
         ValueError: For bad settings, or if the folder holds another run.
     """
-    settings, execution = settings or RunSettings(), execution or RunExecution()
+    settings, execution = settings or RunSettings(), execution or JobExecution()
     settings, execution = with_keywords(settings, execution, keywords)
     log = RunLog(Path(out), "run", settings.of(model), execution)
     # Everything that can be refused is refused before the model is loaded, which takes long.
@@ -109,6 +110,7 @@ def run(
             summary = summarize(results, seed=settings.seed)
             write_csv(log.folder / "summary.csv", summary, belongs_to(loaded))
             write_reading(loaded, identified, results, settings.lam[0], log.folder, left_out)
+            write_cards(loaded, identified, log.folder, execution)
         log.write()
         return RunFolder.load(out)
 
@@ -127,6 +129,21 @@ def run_work(
     )
     measured = [(benchmark, n) for benchmark in benchmarks]
     return replace(identify_work(settings, execution), measured=measured, further=further)
+
+
+def write_cards(
+    model: HookedModel, identified: Identified, folder: Path, execution: RunExecution
+) -> None:
+    """The cards of the neurons with the largest mean scores, in ``cards``."""
+    count = getattr(execution, "cards", 0)
+    if not count or not len(identified.neurons):
+        return
+    scores = identified.attributions.scores.mean(0)
+    ranked = sorted(identified.neurons, key=lambda n: -float(scores[n.layer, n.index]))
+    leading = replace(identified.neurons, neurons=tuple(ranked[:count]))
+    texts = [question.text for question in load_questions(None)]  # passages take as long again
+    cards = read_cards(model, leading, texts=texts, progress=execution.progress)
+    cards.save(folder / "cards")
 
 
 def write_reading(

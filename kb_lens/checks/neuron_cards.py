@@ -1,0 +1,120 @@
+"""What a card of a neuron shows: its tokens, its dose-response, the texts that it is active on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kb_lens.checks.activations import activations
+from kb_lens.checks.effects import NeuronEffects
+from kb_lens.checks.neuron_effects import neuron_effects
+from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
+from kb_lens.models.hooked import HookedModel
+from kb_lens.neurons.sets import Neurons, neurons_of
+from kb_lens.questions import Question, load_questions
+from kb_lens.records.tables import Kind, check_columns, read_parquet, write_parquet
+
+CARD_LAMS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+"""The factors of a card's dose-response."""
+_BEFORE, _BEHIND = 24, 6
+"""Tokens of a text that are shown around its peak: what comes before is what was read."""
+_FILES = ("effects.safetensors", "tokens.parquet", "excerpts.parquet")
+_NUMBERED: dict[str, Kind] = {"layer": "count", "index": "count", "rank": "count", "token": "text"}
+_TOKENS: dict[str, Kind] = {**_NUMBERED, "side": "text", "logit": "number"}
+_EXCERPTS: dict[str, Kind] = {
+    **_NUMBERED,
+    "peak": "number",
+    "position": "count",
+    "activation": "number",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronCards:
+    """Of each of some neurons, what its card shows."""
+
+    effects: NeuronEffects
+    """What scaling it does to the right answers, at the last position."""
+    tokens: pd.DataFrame
+    """The tokens that it promotes and suppresses: `promoted_tokens`."""
+    excerpts: pd.DataFrame
+    """The texts of its largest activations around their peaks, a row a token: layer, index, rank
+    (of the text, from 1), peak, position, token, activation."""
+    texts: str
+    """In words: which texts were read."""
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the three files of a folder."""
+        effects, tokens, excerpts = (Path(folder) / name for name in _FILES)
+        self.effects.save(effects)
+        write_parquet(tokens, self.tokens, {})
+        write_parquet(excerpts, self.excerpts, {"texts": self.texts})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> NeuronCards:
+        """Read what `save` wrote; ValueError if it is damaged."""
+        effects, tokens_path, excerpts_path = (Path(folder) / name for name in _FILES)
+        tokens, _ = read_parquet(tokens_path)
+        check_columns(tokens, _TOKENS, tokens_path)
+        excerpts, about = read_parquet(excerpts_path)
+        check_columns(excerpts, _EXCERPTS, excerpts_path)
+        texts = about.get("texts", "") if isinstance(about, dict) else ""
+        return cls(NeuronEffects.load(effects), tokens, excerpts, str(texts))
+
+
+def read_cards(
+    model: HookedModel,
+    neurons: Neurons,
+    *,
+    texts: Sequence[str] | None = None,
+    questions: Sequence[Question] | None = None,
+    lams: Sequence[float] = CARD_LAMS,
+    k: int = 8,
+    n_texts: int = 5,
+    progress: bool = True,
+) -> NeuronCards:
+    """Find out what the cards of some neurons show; the texts are read once for all.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`.
+        neurons: A set, at its site, or names.
+        texts: Where the largest activations are looked for; default the bank's questions and the
+            passages of plain text.
+        questions: Whose right answers the dose-responses are of; default nine of the bank.
+        lams: The factors, at the last position.
+        k: Tokens a side.
+        n_texts: Texts a neuron.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: As `promoted_tokens`, `neuron_effects` and `top_prompts`.
+    """
+    members = neurons_of(model, neurons)
+    asked = load_questions(9) if questions is None else questions
+    effects = neuron_effects(model, members, asked, lams=lams, progress=progress)
+    peaks = top_prompts(model, members, texts, n_texts, progress=progress)
+    largest = pd.DataFrame(peaks.loc[peaks["side"].eq("largest")])
+    read = "question bank, plain passages" if texts is None else f"{len(texts)} given"
+    return NeuronCards(
+        effects, promoted_tokens(model, members, k), _excerpts(model, neurons, largest), read
+    )
+
+
+def _excerpts(model: HookedModel, neurons: Neurons, peaks: pd.DataFrame) -> pd.DataFrame:
+    """Each text around its peak, of the neuron whose peak it is."""
+    pieces: list[pd.DataFrame] = []
+    for text, found in peaks.groupby("text", sort=False):
+        table = activations(model, neurons, str(text), progress=False)
+        for peak in found.to_dict("records"):
+            around = (peak["position"] - _BEFORE, peak["position"] + _BEHIND)
+            own = table["layer"].eq(peak["layer"]) & table["index"].eq(peak["index"])
+            rows = table.loc[own & table["position"].between(*around)]
+            pieces.append(rows.assign(rank=peak["rank"], peak=peak["activation"]))
+    columns = [*_EXCERPTS]
+    table = pd.concat(pieces) if pieces else pd.DataFrame(columns=columns)
+    ordered = table.sort_values(["layer", "index", "rank", "position"])
+    return pd.DataFrame(ordered, columns=columns).reset_index(drop=True)
