@@ -89,6 +89,8 @@ pages: setup
 		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
 	# What the template would load from elsewhere, for diagrams and widgets that are not there.
 	sed -i -E "s#https://(unpkg|cdnjs)[^\"']*##" docs/notebooks/*.html
+	# From one page to the next, and from two folders down to the files beside notebooks/.
+	sed -i -E 's#href="([0-9a-z_]+)\.ipynb"#href="\1.html"#g; s#href="\.\./([^.])#href="../../\1#g' docs/notebooks/*.html
 
 # Debian's, where there is none: as root, or as a user who may sudo without a password.
 browser:
