@@ -85,7 +85,7 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
         for table in (cards.tokens, cards.excerpts, cards.effects.dose_response())
     )
     blocks = [_block(rows) for _, rows in excerpts.groupby("rank")]
-    largest = float(excerpts["peak"].abs().max())
+    largest = max(abs(value) for block in blocks for value in block.values)
 
     letters = letters_of(WIDTH - _LEFT - _RIGHT)
     n_lines = count_lines(blocks, letters)

@@ -25,6 +25,7 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.interventions.conditions import Condition
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.loading import EMBEDDED_MODEL
+from kb_lens.questions import load_questions
 from kb_lens.records.tables import write_csv
 from kb_lens.runs.benchmark_names import load_available, own_sources
 from kb_lens.runs.cost import Workload
