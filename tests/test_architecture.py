@@ -21,8 +21,8 @@ ROOMS = {
         execution devices asking measure same_damage units
         given_neurons holders""",
     "checks": """neuronpedia neuron_cards ablation_study doctor effect_checks neuron_checks check
-        control_tests matched_factor controls neuron_effects effects neuron_meaning activations scaled_rows
-        specificity agreed_spelling""",
+        control_tests matched_factor controls neuron_effects effects neuron_meaning activations
+        scaled_rows specificity agreed_spelling""",
     "interventions": """folding weights checkpoint export_folder trained bias_neurons fairsteer
         inlp sentence_debias group_texts projection linear_probe steering residual counterfactuals
         prompting self_debiasing second_pass scaling positions conditions""",

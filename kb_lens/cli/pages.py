@@ -87,7 +87,7 @@ def named_figures(figures: Mapping[str, Figure], names: Sequence[str]) -> dict[s
     pages = {name: [page for page in figures if _is_page_of(page, name)] for name in names}
     if unknown := [name for name, found in pages.items() if not found]:
         allowed = ", ".join(figures)
-        raise ValueError(f"no figure {unknown[0]!r} in this folder: there are {allowed}.")
+        raise ValueError(f"--only is {shown(unknown[0])}: figures here are {allowed}.")
     chosen = [page for found in pages.values() for page in found]
     return {name: figures[name] for name in chosen or figures}
 

@@ -85,7 +85,7 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
         for table in (cards.tokens, cards.excerpts, cards.effects.dose_response())
     )
     blocks = [_block(rows) for _, rows in excerpts.groupby("rank")]
-    largest = max(abs(value) for block in blocks for value in block.values)
+    largest = float(excerpts.loc[excerpts["position"].gt(0), "activation"].abs().max())
 
     letters = letters_of(WIDTH - _LEFT - _RIGHT)
     n_lines = count_lines(blocks, letters)

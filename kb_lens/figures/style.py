@@ -157,7 +157,7 @@ def faint(colour: str, opacity: float = 0.2) -> str:
     """A colour of the house as an area that others show through."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))
     # never as 8e-05, which is no opacity to plotly
-    return f"rgba({red}, {green}, {blue}, {opacity:.3f})"
+    return f"rgba({red}, {green}, {blue}, {round(opacity, 3):g})"
 
 
 def label(text: str, **settings: Any) -> dict[str, Any]:

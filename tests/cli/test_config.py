@@ -9,7 +9,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from kb_lens.cli.main import app
-from kb_lens.runs.execution import RunExecution
+from kb_lens.runs.execution import JobExecution
 from kb_lens.runs.record import RunLog
 from kb_lens.runs.settings import RunSettings
 
@@ -35,7 +35,7 @@ def write(tmp_path):
 
 def record(settings, **execution):
     """The text of the run.json of a run."""
-    return RunLog(Path("out"), "run", settings, RunExecution(**execution)).text()
+    return RunLog(Path("out"), "run", settings, JobExecution(**execution)).text()
 
 
 def test_the_file_goes_before_the_defaults_and_the_line_before_the_file(write):
@@ -57,14 +57,14 @@ def test_the_file_goes_before_the_defaults_and_the_line_before_the_file(write):
         template_option=("enable_thinking=true",),
         system="",
     )
-    assert execution == RunExecution(batch_size=3, progress=False)
+    assert execution == JobExecution(batch_size=3, progress=False)
     settings, execution = parse(
         *("run", "other", "--limit", 7, "--lam", 9, "--batch-size", 5, "--progress"),
         *("--config", file),
     )
     assert (settings.model, settings.limit, settings.lam) == ("other", 7, (9.0,))
     assert settings.rule == "riemann"
-    assert execution == RunExecution(batch_size=5)
+    assert execution == JobExecution(batch_size=5)
 
 
 def test_a_word_is_what_is_typed_and_no_number_of_yaml_s(write):
@@ -119,7 +119,7 @@ def test_how_a_run_was_done_is_said_and_not_taken(write, capsys):
     file = write(record(trusting, batch_size=4, device="cpu", overwrite=True), "run.json")
     settings, execution = parse("run", "--device", "cpu", "--config", file)
     assert settings == RunSettings("m")
-    assert execution == RunExecution(device="cpu")
+    assert execution == JobExecution(device="cpu")
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     for option in ("--trust-remote-code True", "--batch-size 4", "--overwrite True"):

@@ -19,7 +19,7 @@ N_CTX = 512
 """Tokens: the package's own texts fit."""
 
 
-_NO_BROWSER = mock.patch("kb_lens.figures.export._render", return_value=({}, ""))
+_NO_BROWSER = mock.patch("kb_lens.figures.export.render", return_value=({}, ""))
 """HTML alone: what is drawn is not what is tested."""
 
 

@@ -13,7 +13,7 @@ from kb_lens.evaluation.results import conditions_of
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.runs import run as run_module
 from kb_lens.runs.diagnose import Compared, compared
-from kb_lens.runs.execution import Execution, RunExecution
+from kb_lens.runs.execution import Execution, JobExecution, RunExecution
 from kb_lens.runs.random_controls import conditions
 from kb_lens.runs.record import RunLog, later_stage, load_record
 from kb_lens.runs.same_damage import damage_texts
@@ -57,7 +57,7 @@ def test_the_folder_says_what_was_asked_and_how(run_of, bank):  # noqa: F811
     assert set(record["arguments"]) == {option.name for option in fields(RunSettings)}
     assert record["arguments"]["lam"] == [2.0]
     assert record["arguments"]["bank"] == str(bank)
-    assert set(record["execution"]) == {option.name for option in fields(RunExecution)}
+    assert set(record["execution"]) == {option.name for option in fields(JobExecution)}
     assert record["execution"]["progress"] is False
 
 
