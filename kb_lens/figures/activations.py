@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import LINE, WIDTH
 from kb_lens.figures.style import COLOURS, INK, NOTE, SMALL, faint, finish
 
@@ -73,6 +74,7 @@ def activation_text(table: pd.DataFrame) -> go.Figure:
         height=110 + _TOKEN_LINE * n_lines,
         margin={"l": _SIDE, "r": _SIDE, "b": _SIDE},
         showlegend=False,
+        meta={"column": WHOLE_PAGE},  # its lines are broken for its width
     )
 
 

@@ -20,6 +20,7 @@ from kb_lens.figures.activations import (
     letters_of,
     token_axes,
 )
+from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import WIDTH
 from kb_lens.figures.marks import THIN, band, panel_title
 from kb_lens.figures.style import COLOURS, METHOD, faint, finish, shown_model
@@ -117,6 +118,7 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
         top=26,
         margin={"l": _LEFT, "r": _RIGHT, "b": 14},
         showlegend=False,
+        meta={"column": WHOLE_PAGE},  # lines of text are broken for its width
     )
 
 

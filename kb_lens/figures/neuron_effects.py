@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ _LABELS = 8
 # Measured on a page with letters of the small size.
 _NAME_WIDTH, _NAME_HEIGHT, _NAME_GAP = 0.13, 0.07, 0.01
 """The room of a name, and between it and its point, as shares of both axes."""
+_LEVEL = 17
+"""Pixels: that height."""
 _POINTS = "percentage points"
 
 
@@ -169,24 +172,24 @@ def _add_names(figure: go.Figure, table: pd.DataFrame) -> None:
     names = _names(table)
     points = 100 * table[["score", "loss"]].to_numpy()
     bars = 100 * table[["low", "high"]].to_numpy()
-    for neuron, side in free_sides(points, bars).items():
+    for neuron, (side, level) in free_places(points, bars).items():
         x, y = points[neuron]
-        anchor = "left" if side > 0 else "right"
-        figure.add_annotation(label(names[neuron], x=x, y=y, xanchor=anchor, xshift=6 * side))
+        beside = {"xanchor": "left" if side > 0 else "right", "xshift": 6 * side}
+        figure.add_annotation(label(names[neuron], x=x, y=y, yshift=_LEVEL * level, **beside))
 
 
-def free_sides(
+def free_places(
     points: Float[np.ndarray, "neuron 2"], bars: Float[np.ndarray, "neuron 2"]
-) -> dict[int, int]:
-    """On which side of a point its name covers no point, bar, line or other name.
+) -> dict[int, tuple[int, int]]:
+    """Where beside a point its name covers no point, bar, line or other name.
 
     Args:
         points: Where the points are; the axes reach over both columns alike.
         bars: The ends of their vertical bars.
 
     Returns:
-        Row of a point -> 1 for its right, -1 for its left, the farthest points first; at most
-        `_LABELS`, and none whose name has no room on either side.
+        Row of a point -> (1 for its right, -1 for its left; 0 for its level, 1 a line above it, -1
+        below), the farthest points first; at most `_LABELS`, and none whose name has no room.
     """
     low, high = points.min(), points.max()
     span = max(high - low, 1e-12)  # all points in one place still have a distance
@@ -197,13 +200,14 @@ def free_sides(
     for neuron in np.argsort(-np.abs(points).max(1), kind="stable").tolist():
         others = np.arange(len(points)) != neuron
         # first towards the middle, where no name leaves the plot
-        for side in (1, -1) if x[neuron] < 0.5 else (-1, 1):
-            box = _Box.beside(float(x[neuron]), float(y[neuron]), side)
+        sides = (1, -1) if x[neuron] < 0.5 else (-1, 1)
+        for side, level in product(sides, (0, 1, -1)):
+            box = _Box.beside(float(x[neuron]), float(y[neuron]), side, level)
             crowded = any(box.meets(other) for other in boxes.values())
             if not crowded and box.is_free(x[others], ends[others], zero):
                 boxes[neuron] = box
                 break
-    return {neuron: box.side for neuron, box in list(boxes.items())[:_LABELS]}
+    return {neuron: (box.side, box.level) for neuron, box in list(boxes.items())[:_LABELS]}
 
 
 @dataclass(frozen=True)
@@ -215,12 +219,14 @@ class _Box:
     bottom: float
     top: float
     side: int
+    level: int
 
     @classmethod
-    def beside(cls, x: float, y: float, side: int) -> _Box:
+    def beside(cls, x: float, y: float, side: int, level: int) -> _Box:
         near, far = x + side * _NAME_GAP, x + side * (_NAME_GAP + _NAME_WIDTH)
         half = _NAME_HEIGHT / 2
-        return cls(min(near, far), max(near, far), y - half, y + half, side)
+        middle = y + level * _NAME_HEIGHT
+        return cls(min(near, far), max(near, far), middle - half, middle + half, side, level)
 
     def meets(self, other: _Box) -> bool:
         return (
@@ -234,7 +240,7 @@ class _Box:
         self, x: Float[np.ndarray, " other"], ends: Float[np.ndarray, "other 2"], zero: float
     ) -> bool:
         """Whether it is in the plot and clear of bars, which have their points, and of lines."""
-        inside = self.left >= -_NAME_GAP and self.right <= 1 + _NAME_GAP
+        inside = min(self.left, self.bottom) >= -_NAME_GAP and max(self.right, self.top) <= 1.0
         low, high = ends.T
         covered = (self.left < x) & (x < self.right) & (low < self.top) & (self.bottom < high)
         on_zero = self.bottom < zero < self.top

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
-from kb_lens.figures.column import STACK
+from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import LINE, MAX_HEIGHT, ROW, Stack, padded_range
 from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
 from kb_lens.figures.results_panels import Key, Panel, collect
@@ -114,7 +114,7 @@ def _drawn(
         top=2 * LINE + 10,
         margin={"r": 135, "b": 60},
         showlegend=False,
-        meta={"column": STACK, "between": _BETWEEN},
+        meta={"column": WHOLE_PAGE},
     )
 
 

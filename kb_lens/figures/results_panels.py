@@ -69,8 +69,8 @@ class Panel:
         n = count_text(*counts[0]) if len(counts) == 1 else f"{counts[0][0]} to {counts[-1][0]}"
         facts = [] if self.info is None else [self.info.label]
         facts += [] if self.ideal is None else [f"best {self.ideal:g}"]
-        words = "; ".join([*facts, f"n = {n}"])
-        return f"<b>{benchmark_title(benchmark)}: {metric_title(metric)}</b><br>{words}"
+        name = f"<b>{benchmark_title(benchmark)}: {metric_title(metric)}</b>, n = {n}"
+        return "<br>".join([name, "; ".join(facts)])
 
     def number(self, metric: Metric | None, sign: str = "") -> str:
         """What is written beside a row."""

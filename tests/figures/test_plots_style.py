@@ -257,7 +257,10 @@ def test_a_column_is_narrow_and_its_letters_print_with_6_points(figure):
 
 
 def test_only_dense_tables_need_the_whole_page():
-    assert {name for name, draw in EVERY.items() if in_column(draw()) is None} == {"ranks"}
+    assert {name for name, draw in EVERY.items() if in_column(draw()) is None} == {
+        "ranks",
+        "before_after",
+    }
     many = [{"method": f"method {number} " + "x " * 20} for number in range(40)]
     tall = study_figures("methods", {"results": results(many)}, SETTINGS)["methods"]
     assert in_column(tall) is None
