@@ -163,7 +163,8 @@ def test_doctor(monkeypatch, tmp_path, folder, bank, capsys):
     found = kb.Knowledge.load(out / "knowledge.json")
     assert len(found.table) == 9
     assert found.verdict() in " ".join(capsys.readouterr().out.split("\n"))
-    assert (out / "figures" / "knowledge.html").stat().st_size > 1e6
+    assert 'src="plotly.min.js"' in (out / "figures" / "knowledge.html").read_text("utf-8")
+    assert (out / "figures" / "plotly.min.js").stat().st_size > 1e6
 
 
 @pytest.mark.slow
@@ -321,7 +322,7 @@ def test_the_whole_run(monkeypatch, tmp_path, folder, bank, data, capsys):
     before = {path.name for path in (out / "figures").iterdir()}
     assert call(monkeypatch, "figures", out, "--out", tmp_path / "again", "--formats", "html") == 0
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
-        name for name in before if name.endswith(".html")
+        name for name in before if name.endswith((".html", ".js"))
     }
 
 
