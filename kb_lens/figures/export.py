@@ -150,20 +150,25 @@ def _write(drawings: _Drawings, folder: str | os.PathLike[str], *, alone: bool) 
     """The files; the HTML of a figure `alone` has plotly.js in it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contents: dict[str, str | bytes] = {}
+    files: list[Path] = []
     if "html" in drawings.formats and drawings.by_name:
-        contents |= {} if alone else {SCRIPT: get_plotlyjs()}
+        if not alone:
+            _put(folder / SCRIPT, get_plotlyjs())
         for name, drawing in drawings.by_name.items():
-            contents[f"{name}.html"] = _page(drawing.figure, drawings.theme, alone)
+            page = _page(drawing.figure, drawings.theme, alone)
+            files.append(_put(folder / f"{name}.html", page))
+    # The pages are there, whatever becomes of the browser.
     static = [extension for extension in drawings.formats if extension != "html"]
     images, note = render(drawings.by_name, static)
-    contents |= images
-    contents |= {f"{name}.txt": text for name, text in drawings.captions.items()}
-    for name, content in contents.items():
-        with moved_whole(folder / name) as unfinished:
-            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    notes = " ".join(filter(None, [note, drawings.note]))
-    return Written(tuple(folder / name for name in contents if name != SCRIPT), notes)
+    files += [_put(folder / name, image) for name, image in images.items()]
+    files += [_put(folder / f"{name}.txt", text) for name, text in drawings.captions.items()]
+    return Written(tuple(files), " ".join(filter(None, [note, drawings.note])))
+
+
+def _put(path: Path, content: str | bytes) -> Path:
+    with moved_whole(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def _page(figure: go.Figure, theme: Theme, alone: bool) -> str:

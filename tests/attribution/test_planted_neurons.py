@@ -290,7 +290,7 @@ def test_the_command_writes_tables_and_figure(monkeypatch, tmp_path, table, caps
     assert len(pd.read_parquet(tmp_path / "planted.parquet")) == 4 * len(table)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("parts", "planted.parquet", "means.parquet", "differences.parquet"),
-        *("by_confidence.parquet", "planted_neurons.html"),
+        *("by_confidence.parquet", "planted_neurons.html", "plotly.min.js"),
     }
 
 
