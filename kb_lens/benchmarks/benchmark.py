@@ -170,11 +170,16 @@ def result_key(name: str, protocol: str, dataset: str | None = None) -> str:
     Raises:
         ValueError: If files cannot have this name.
     """
-    key = name if protocol == "original" else f"{name}_{protocol}"
-    # No benchmark and no protocol has a hyphen, so that own items never take another's name.
-    key = key if dataset is None else f"{key}-{dataset}"
+    key = unchecked_key(name, protocol, dataset)
     check_file_name(key, "benchmark")
     return key
+
+
+def unchecked_key(name: str, protocol: str, dataset: str | None) -> str:
+    """`result_key` of what a file says, which may be no name for a file."""
+    key = name if protocol == "original" else f"{name}_{protocol}"
+    # No benchmark and no protocol has a hyphen, so that own items never take another's name.
+    return key if dataset is None else f"{key}-{dataset}"
 
 
 def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:

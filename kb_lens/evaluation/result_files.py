@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic_core import from_json, to_json
 
+from kb_lens.benchmarks.benchmark import unchecked_key
 from kb_lens.benchmarks.catalogue import formulas
 from kb_lens.files import locked, shared_name
 from kb_lens.models.digests import same_weights
@@ -175,10 +176,8 @@ def _another(path: Path, name: str, old: str, new: str) -> ValueError:
 def _items(folder: Path, key: str, content: ResultsFile) -> pd.DataFrame:
     """The items of a result, which must be those that its metrics are of."""
     details = content.details[key]
-    dataset = "" if details.dataset is None else f"-{details.dataset}"
-    # not `result_key`: what cannot be a name is refused in the file's words
-    protocol = "" if details.protocol == "original" else f"_{details.protocol}"
-    if f"{details.benchmark}{protocol}{dataset}" != key:
+    # unchecked: what cannot be a name is refused in the file's words
+    if unchecked_key(details.benchmark, details.protocol, details.dataset) != key:
         raise ValueError(
             f"'{folder / RESULTS_FILE}', details.{key}: it is of {details.benchmark}, protocol "
             f"{details.protocol}."
