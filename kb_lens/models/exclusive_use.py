@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+from kb_lens.models.cache_name import hand_cache_on
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 
 Check = Callable[[], None]
@@ -59,6 +60,8 @@ def exclusive_use(model: object) -> Iterator[Use]:
     """
     root = root_of(model)
     use = _taken(root, model_name(cast(HookedModel, model)))
+    if is_bridge(model):
+        hand_cache_on(model)
     try:
         for check in use.checks:
             check()

@@ -12,6 +12,7 @@ import torch
 
 from kb_lens.models.adapters import adapter_base, check_peft, merged
 from kb_lens.models.bridge_check import causal_logits, check_logits, input_device, probe_tokens
+from kb_lens.models.cache_name import hand_cache_on
 from kb_lens.models.completeness import read_object
 from kb_lens.models.devices import DeviceMap, MaxMemory, check_device_map, chosen_device
 from kb_lens.models.evaluation_mode import float32_default
@@ -238,6 +239,7 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> T
     if placement.device_map is not None:  # the bridge takes weights on disk for a device
         bridge.cfg.device = str(input_device(hf_model))
     _check_special_tokens(bridge)
+    hand_cache_on(bridge)  # for text that is written outside kb_lens, too
     bridge.eval()
     bridge.requires_grad_(False)
     return bridge

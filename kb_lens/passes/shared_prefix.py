@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from kb_lens.models.cache_name import cache_argument
 from kb_lens.models.hooked import BridgedModel, Hook, HookedModel, is_bridge
 
 _ATTENTION = "kb_lens_shared_prefix"
@@ -95,7 +96,7 @@ class SharedPrefix(DynamicCache):
         AttentionInterface.register(_ATTENTION, self.attend)
         with attention_of(model, _ATTENTION):
             return model.original_model(
-                tokens, past_key_values=self, position_ids=position_ids, use_cache=True
+                tokens, position_ids=position_ids, use_cache=True, **{cache_argument(model): self}
             )
 
 
@@ -131,7 +132,7 @@ def cached(model: BridgedModel, tokens: Int[Tensor, "1 pos"]) -> tuple[DynamicCa
     cache = DynamicCache()
     last: Hook = (_UNEMBED, lambda residual, hook: residual[:, -1:])
     with torch.no_grad(), attention_of(model, "eager"), model.hooks(fwd_hooks=[last]):
-        output = model.original_model(tokens, past_key_values=cache, use_cache=True)
+        output = model.original_model(tokens, use_cache=True, **{cache_argument(model): cache})
     # Linear attention keeps a state, a sliding window only the last positions.
     lengths = [layer.get_seq_length() for layer in cache.layers if type(layer) is DynamicLayer]
     if lengths != [tokens.shape[1]] * model.cfg.n_layers:
