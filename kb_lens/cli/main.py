@@ -75,7 +75,7 @@ COMMANDS = {
         "Write benchmarks as task files of lm-evaluation-harness, which need no kb_lens.",
     ),
 }
-"""Name -> the file it is in and what it does; in the order of README.md."""
+"""Name -> the file it is in and what it does; in the order of docs/commands.md."""
 
 for number, (command, (file, summary)) in enumerate(COMMANDS.items()):
     app.command(f"kb_lens.cli.{file}:{command}", name=command, help=summary, sort_key=number)

@@ -85,6 +85,14 @@ class EvaluationResult:
         """Its name in ``results.json`` and of its file: `kb_lens.benchmarks.result_key`."""
         return result_key(self.benchmark, self.protocol, self.dataset)
 
+    def __repr__(self) -> str:
+        parts = (self.key, self.model, f"{len(self.items)} items", f"{len(self.metrics)} metrics")
+        return f"EvaluationResult({', '.join(parts)}: see .table())"
+
+    def table(self) -> pd.DataFrame:
+        """The metrics, one a row: value, low, high (95 %), n, clusters; the index is their names."""
+        return pd.DataFrame.from_dict(self.to_json(), orient="index").rename_axis("metric")
+
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
         """The metrics as plain numbers: name -> value, low, high, n, clusters."""
         return {name: asdict(metric) for name, metric in self.metrics.items()}

@@ -107,6 +107,11 @@ class NeuronSet:
     def __len__(self) -> int:
         return len(self.neurons)
 
+    def __repr__(self) -> str:
+        layers = len({neuron.layer for neuron in self.neurons})
+        origin = f", {self.origin}" if self.origin else ""
+        return f"NeuronSet({len(self)} neurons in {layers} layers of {self.model}{origin})"
+
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self.neurons)
 

@@ -93,9 +93,9 @@ def test_no_option_is_of_both_kinds():
         assert hows.isdisjoint(option.name for option in fields(settings))
 
 
-def test_commands_are_listed_in_the_order_of_the_readme(capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = [line.split()[2] for line in readme.splitlines() if line.startswith("| `kb-lens ")]
+def test_commands_are_listed_in_the_order_of_their_page(capsys):
+    page = (Path(__file__).parents[2] / "docs/commands.md").read_text(encoding="utf-8")
+    rows = [line.split()[2] for line in page.splitlines() if line.startswith("| `kb-lens ")]
     assert [row.strip("`") for row in rows] == list(COMMANDS)
     app(["--help"], result_action="return_value")
     lines = capsys.readouterr().out.splitlines()

@@ -133,3 +133,12 @@ def test_damaged_items_are_an_error_or_the_same(saved, data):
         assert "stereoset.parquet" in outcome or "results.json" in outcome
     else:
         assert len(outcome) == len(pq.read_table(whole))
+
+
+def test_a_result_shows_what_it_is_and_its_metrics_as_a_table(saved):
+    result = kb.EvaluationResult.load(saved)
+    assert len(repr(result)) < 100
+    table = result.table()
+    assert list(table.columns) == ["value", "low", "high", "n", "clusters"]
+    assert table.loc["ss", "value"] == result.metrics["ss"].value
+    assert list(table.index) == list(result.metrics)
