@@ -1,4 +1,4 @@
-"""Seconds a question for integrated gradients: kb_lens beside the ways that others compute it.
+"""Seconds per question for integrated gradients: kb_lens beside the ways that others compute it.
 
     python benchmarks_speed/attribution.py                 # side by side, about 7 minutes
     python benchmarks_speed/attribution.py --site post     # kb_lens alone, at the default site
@@ -179,7 +179,7 @@ def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
 def judged(
     name: str, seconds: float, scores: Tensor, references: Sequence[Tensor]
 ) -> tuple[float, float, float]:
-    """Seconds a question, the worst relative error of a layer, and the worst agreement."""
+    """Seconds per question, the worst relative error of a layer, and the worst agreement."""
     pairs = list(zip(scores, references, strict=False))  # the peers run one question
     errors = [(mine - truth).norm(dim=-1) / truth.norm(dim=-1) for mine, truth in pairs]
     say(f"{name}: {seconds:.2f} s/question over {len(pairs)}")

@@ -25,7 +25,7 @@ def say(text: str) -> None:
 
 
 def attributed(dtype: torch.dtype, questions: list[kb.Question]) -> tuple[kb.Attributions, float]:
-    """The embedded model's attributions, and seconds a question."""
+    """The embedded model's attributions, and seconds per question."""
     model = kb.load_model(dtype=dtype)
     knowledge = kb.check_knowledge(model, questions, forms=(), progress=False)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tokens a second while a model writes: base, hooked in several ways, and folded.
+"""Tokens per second while a model writes: base, hooked in several ways, and folded.
 
     python benchmarks_speed/generation.py                       # about 15 minutes on 2 cores
     python benchmarks_speed/generation.py --tokens 16 --repeats 1
@@ -167,7 +167,7 @@ def compare(model: Any, every: Mapping[str, Way], size: int, n: int, repeats: in
     for turn in range(repeats):
         for name in list(every)[:: -1 if turn % 2 else 1]:
             speeds[name].append(n_tokens / write(every[name], asked, n)[0])
-    say(f"\nBatch {size}: {n_tokens} tokens a round, {n} after each prompt, {repeats} rounds\n")
+    say(f"\nBatch {size}: {n_tokens} tokens per round, {n} after each prompt, {repeats} rounds\n")
     say("| way | tokens/s | lowest and highest | ratio to base |")
     say("| --- | --- | --- | --- |")
     for name, found in speeds.items():

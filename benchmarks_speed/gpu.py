@@ -5,10 +5,10 @@
     python benchmarks_speed/gpu.py --device cpu --questions 1 --items 8 --tokens 4    # a trial
 
 1. Loading, in float32 and in bfloat16.
-2. Attribution: seconds a question, and the largest difference from the float32 scores of the CPU,
+2. Attribution: seconds per question, and the largest difference from the float32 scores of the CPU,
    as a share of the largest score; the Jaccard index of the selected neurons.
-3. Scoring StereoSet: seconds an item, and how far a log-probability is from the CPU's at most.
-4. Writing: seconds a token.
+3. Scoring StereoSet: seconds per item, and how far a log-probability is from the CPU's at most.
+4. Writing: seconds per token.
 5. The most rows that attribution ran in a pass, doubled until the memory does not hold them.
 
 What the CPU gives is left out with ``--no-cpu``, for models that would take it too long.
@@ -56,7 +56,7 @@ class Done:
 
 
 def main() -> None:
-    """Print a table with a row a device and type."""
+    """Print a table with a row per device and type."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -87,7 +87,7 @@ _SECONDS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200]
 
 
 def main() -> None:
-    """Print a row a case; draw the figure where a folder is given."""
+    """Print a row per case; draw the figure where a folder is given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

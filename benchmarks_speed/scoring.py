@@ -1,4 +1,4 @@
-"""Items a second on StereoSet: kb_lens beside lm-evaluation-harness and the release's way.
+"""Items per second on StereoSet: kb_lens beside lm-evaluation-harness and the release's way.
 
     python benchmarks_speed/scoring.py            # both protocols, about 10 minutes on 2 cores
     python benchmarks_speed/scoring.py --items 60

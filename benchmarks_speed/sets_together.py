@@ -79,7 +79,7 @@ def main() -> None:
     given = parser.parse_args()
     model = kb.load_model()
     scaled = factors(model, given.sets, given.neurons)
-    say(f"{torch.get_num_threads()} threads, {given.sets} sets, {given.tokens} tokens a text")
+    say(f"{torch.get_num_threads()} threads, {given.sets} sets, {given.tokens} tokens per text")
     for rows in ROWS:
         tokens = torch.randint(model.cfg.d_vocab, (rows, given.tokens))
         ways = [partial(way, model, tokens, scaled) for way in (one_by_one, last_logits)]

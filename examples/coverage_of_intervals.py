@@ -112,7 +112,7 @@ def _table(prefers: np.ndarray, meaningful: np.ndarray, target: np.ndarray) -> p
 def measured(
     scene: Scene, generator: np.random.Generator, n_bootstrap: int
 ) -> Iterator[dict[str, Any]]:
-    """A row a metric, quantity (value, difference, gain) and interval: low and high."""
+    """A row per metric, quantity (value, difference, gain) and interval: low and high."""
     definition = FORMULAS["original"]
     whole = [definition.summarize(table) for table in scene.draw(generator)]
     # The metrics of single groups are not looked at.
@@ -151,7 +151,7 @@ def _nearness(values: np.ndarray, best: float) -> np.ndarray:
 
 
 def coverage(scene: Scene, repeats: int, n_bootstrap: int, seed: int) -> pd.DataFrame:
-    """A row a metric, quantity and interval: percent that contain the truth, and mean width."""
+    """A row per metric, quantity and interval: percent that contain the truth, and mean width."""
     generator = np.random.default_rng([seed, *map(ord, repr(scene))])
     rows = [row for _ in range(repeats) for row in measured(scene, generator, n_bootstrap)]
     table = pd.DataFrame(rows)

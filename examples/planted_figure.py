@@ -67,7 +67,7 @@ def planted_figure(means: pd.DataFrame, differences: pd.DataFrame) -> go.Figure:
 
 
 def _curves(shown: pd.DataFrame, palette: dict[str, str]) -> list[go.Scatter]:
-    """One measure against tau, a line a method; moved aside a little, so that intervals show."""
+    """One measure against tau, a line per method; moved aside a little, so that intervals show."""
     traces = []
     for place, (method, colour) in enumerate(palette.items()):
         part = shown.loc[shown["method"].eq(method)].sort_values("tau")
@@ -90,7 +90,7 @@ def _curves(shown: pd.DataFrame, palette: dict[str, str]) -> list[go.Scatter]:
 
 
 def _gains(part: pd.DataFrame) -> list[go.Scatter]:
-    """Paired differences, a row a setting, a mark a kind of model."""
+    """Paired differences, a row per setting, a mark per kind of model."""
     traces = []
     for kind, (colour, symbol) in MARKS.items():
         mine = part.loc[part["kind"].eq(kind)]

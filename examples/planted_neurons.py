@@ -20,7 +20,7 @@ share of the true ones that are selected; average precision needs no tau: the ne
 their mean score over the questions, each question's scores over its largest. Intervals are
 bootstrap intervals over the models; differences between two scores are paired by model.
 
-Written: ``planted.parquet`` (a row a model, score, truth and tau), ``means.parquet``,
+Written: ``planted.parquet`` (a row per model, score, truth and tau), ``means.parquet``,
 ``differences.parquet`` and ``by_confidence.parquet`` with intervals, the figure, and ``parts/``
 with what is finished: an interrupted run goes on from there.
 """
@@ -141,7 +141,7 @@ def precision_recall(selected: int, hits: int, n_true: int) -> dict[str, float]:
 
 
 def measure(design: Design) -> pd.DataFrame:
-    """One model: a row a method, truth and tau.
+    """One model: a row per method, truth and tau.
 
     Returns:
         The design's fields; method, truth, tau; n_true, selected, hits, precision, recall, f1,
@@ -202,7 +202,7 @@ def run(todo: Sequence[Design], folder: Path) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the models with its 95 % interval: a row a setting, method, truth, tau, measure."""
+    """Mean over the models, 95 % interval: a row per setting, method, truth, tau and measure."""
     keys = [*VARIED, "method", "truth", "tau"]
     rows = []
     for key, group in cast(Any, table.groupby(keys, sort=False)):

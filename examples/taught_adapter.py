@@ -73,7 +73,7 @@ def approximated(base: Any, taught: Any, rank: int, seed: int, base_name: str) -
         base: The untaught transformers model, in float32. It is changed: made the taught one.
         taught: The taught one.
         rank: Columns of a factor.
-        seed: Of the training.
+        seed: Seed of the training.
         base_name: What `kb_lens.load_model` takes for the untaught one.
     """
     after = dict(linear_weights(taught))

@@ -5,7 +5,7 @@ Reads what these wrote, for each seed S of `teach.py`:
     kb-lens run out/taught/seed-S --out out/taught-studies/S/run
     kb-lens experiment lambda out/taught/seed-S --out out/taught-studies/S
 
-and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
+and writes ``taught.parquet`` (a row per seed, set, lambda, benchmark and headline metric),
 ``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
 and the figure. Random sets: of like influence in every layer, from the study and the run; and these
 by the factor of the same damage, from the run, at the lambda that they are held against. What the
@@ -85,7 +85,7 @@ def _sets(folder: Path) -> dict[str, tuple[str, float]]:
 
 
 def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
-    """Gains towards the best value at one lambda: a row a seed and panel.
+    """Gains towards the best value at one lambda: a row per seed and panel.
 
     Returns:
         seed, benchmark, metric, base, value, n, difference with its interval, gain (how much nearer

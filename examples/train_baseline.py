@@ -106,7 +106,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/cda"), help="the adapter's folder")
     parser.add_argument("--texts", type=Path, help="a text a line; default the fair statements")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=16, help="texts a step")
+    parser.add_argument("--batch", type=int, default=16, help="texts per step")
     parser.add_argument("--rate", type=float, default=2e-4, help="the learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the adapter and the order of texts")
     options = parser.parse_args(arguments)

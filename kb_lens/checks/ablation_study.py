@@ -53,7 +53,7 @@ class AblationStudy:
     prompts are ``kl`` (nats) and ``top_token_changed`` (%), of the changed model against the base;
     the others are differences (changed minus base) of the benchmark's metrics."""
     prompts: pd.DataFrame
-    """One row a neuron, factor and prompt: neuron, lam, prompt, kl, and the likeliest next token
+    """One row per neuron, factor and prompt: neuron, lam, prompt, kl, and the likeliest next token
     with its probability, before and after: before, p_before, after, p_after; p_of_before is what
     the changed model gives the former."""
     labels: Mapping[str, str]
@@ -86,7 +86,7 @@ def ablation_study(
         lams: The factors: 0 ablates, 1 changes nothing.
         positions: As in `scale_neurons`.
         n_bootstrap: Resamples for the intervals.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -163,7 +163,7 @@ class _Measured:
         return _Taken([next_token(self.model, ids) for ids in self._tokens()], result)
 
     def compared(self, before: _Taken, after: _Taken) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """What changed: a row a prompt, and a row a measure with its interval."""
+        """What changed: a row per prompt, and a row per measure with its interval."""
         of_prompts = pd.DataFrame(columns=["prompt", *_OF_A_PROMPT])
         summary: list[pd.DataFrame] = []
         if self.prompts:
@@ -222,7 +222,7 @@ def next_token(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_voca
 def _compared(
     model: HookedModel, before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> pd.DataFrame:
-    """One row a prompt."""
+    """One row per prompt."""
     rows: list[dict[str, object]] = []
     for base, changed in zip(before, after, strict=True):
         top, new_top = int(base.argmax()), int(changed.argmax())

@@ -131,7 +131,7 @@ def control_test(
         method: The model under the method, on the same items.
         controls: The same with random neurons in place of the method's, a draw each.
         metric: What the effect is measured by; default the benchmark's first headline metric.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: For no controls, other items, or a metric without a best value.
@@ -161,13 +161,13 @@ def control_table(
     `ENOUGH_DRAWS` controls give neither.
 
     Args:
-        base: The base model's results, one a benchmark.
+        base: The base model's results, one per benchmark.
         methods: Method -> its results on these benchmarks.
         controls: Control (a random draw) -> its results on these benchmarks.
-        seed: Of the bootstraps.
+        seed: Seed of the bootstraps.
 
     Returns:
-        One row a benchmark, headline metric that has a best value, and method: benchmark, metric,
+        One row per benchmark, headline metric that has a best value, and method: benchmark, metric,
         method, gain, low, high, n, clusters, control_mean, control_low, control_high (middle
         95 %), rank (among the method and its controls, 1 the largest gain), p, q, n_controls; and
         for every headline metric of role damage or ability the change under the method, and its

@@ -172,7 +172,7 @@ def random_neurons(
 
     Args:
         neurons: The set to be controlled for.
-        seed: Of the draw.
+        seed: Seed of the draw.
         influence: What `influence` measured.
         pool: From how many of the nearest each is drawn.
 

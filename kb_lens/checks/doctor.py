@@ -62,6 +62,6 @@ def examine(
 
 
 def as_table(checks: Sequence[Check]) -> pd.DataFrame:
-    """One row a check: check, status, finding, advice."""
+    """One row per check: check, status, finding, advice."""
     rows = [(check.name, check.status, check.finding, check.advice) for check in checks]
     return pd.DataFrame(rows, columns=["check", "status", "finding", "advice"])

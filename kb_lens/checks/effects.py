@@ -91,9 +91,9 @@ class NeuronEffects:
         """The mean effects over the questions, with their 95 % bootstrap intervals.
 
         Returns:
-            One row a neuron and factor: layer, index, lam, prob_change, low, high (of P(right), in
-            probability), logit_change, logit_low, logit_high, n (questions) and helps (share of
-            the questions in which P(right) rises).
+            One row per neuron and factor: layer, index, lam, prob_change, low, high (of P(right),
+            in probability), logit_change, logit_low, logit_high, n (questions) and helps (share
+            of the questions in which P(right) rises).
         """
         # in the order of the flattened tensors: factors innermost
         trials = [(*neuron, lam) for neuron in self.neurons for lam in self.lams]
@@ -108,7 +108,7 @@ class NeuronEffects:
         """The mean change of P(right) by factor; 1, which changes nothing, is always there.
 
         Returns:
-            One row a neuron and factor, both ascending: layer, index, lam, prob_change, low, high.
+            One row per neuron and factor, ascending: layer, index, lam, prob_change, low, high.
         """
         keys = ["layer", "index", "lam"]
         curves = self.table().loc[:, [*keys, "prob_change", "low", "high"]]
@@ -158,8 +158,8 @@ def effect_against_score(effects: NeuronEffects, attributions: Attributions) -> 
     """Each neuron's ablation beside its attribution score, means over the same questions.
 
     Returns:
-        One row a neuron: layer, index, score, loss (P(right) of the unchanged model minus P(right)
-        with the neuron ablated), low, high (of the loss) and n (questions).
+        One row per neuron: layer, index, score, loss (P(right) of the unchanged model minus
+        P(right) with the neuron ablated), low, high (of the loss) and n (questions).
 
     Raises:
         ValueError: If factor 0 was not measured, or the scores are of another model, site,

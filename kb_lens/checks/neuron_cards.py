@@ -42,7 +42,7 @@ class NeuronCards:
     tokens: pd.DataFrame
     """The tokens that it promotes and suppresses: `promoted_tokens`."""
     excerpts: pd.DataFrame
-    """The texts of its largest activations around their peaks, a row a token: layer, index, rank
+    """The texts of its largest activations around their peaks, a row per token: layer, index, rank
     (of the text, from 1), peak, position, token, activation."""
     texts: str
     """In words: which texts were read."""
@@ -86,8 +86,8 @@ def read_cards(
             passages of plain text.
         questions: Whose right answers the dose-responses are of; default nine of the bank.
         lams: The factors, at the last position.
-        k: Tokens a side.
-        n_texts: Texts a neuron.
+        k: Tokens per side.
+        n_texts: Texts per neuron.
         progress: Whether to show progress bars.
 
     Raises:

@@ -91,7 +91,7 @@ def promoted_tokens(model: HookedModel, neurons: Neurons, k: int = 10) -> pd.Dat
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set (of a ``pre`` one the neurons after the activation function) or names.
-        k: Tokens a neuron and side.
+        k: Tokens per neuron and side.
 
     Returns:
         layer, index, side (``promotes`` or ``suppresses``, by an activation above 0; one below 0
@@ -166,7 +166,7 @@ def top_prompts(
         neurons: A set, read at its site, or names, at site ``post``.
         texts: Texts, or source -> texts; default the bank's questions on the paper's dimensions,
             without instruction or chat template, and its passages of plain text.
-        k: Texts a neuron and side.
+        k: Texts per neuron and side.
         progress: Whether to show a progress bar.
 
     Returns:

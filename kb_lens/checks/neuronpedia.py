@@ -30,7 +30,7 @@ _BATCH = 128
 _N_TOKENS = 1024
 """Most tokens that a text may have there."""
 _N_LOGITS = 10
-"""Tokens a side; there may be 20."""
+"""Tokens per side; there may be 20."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """What Neuronpedia names a model or a set of sources."""
 
@@ -65,7 +65,7 @@ def export_neuronpedia(
         folder: Where to.
         model_id: Neuronpedia's name of the model, ``gemma-2-2b``.
         source_set: The name of your source set there.
-        k: Texts a neuron.
+        k: Texts per neuron.
         progress: Whether to show a progress bar.
 
     Returns:

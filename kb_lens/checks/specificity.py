@@ -67,11 +67,11 @@ class Specificity:
     """What `specificity` found."""
 
     overlaps: pd.DataFrame
-    """One row a tau and set: tau, set, size, know_bias_size, shared, jaccard (with the know-bias
+    """One row per tau and set: tau, set, size, know_bias_size, shared, jaccard (with the know-bias
     set) and contained (share of the know-bias set that lies in this one)."""
     stability: pd.DataFrame
-    """One row a tau and dimension (and ``all``, their union): tau, dimension, n_questions, jaccard
-    (mean over random halves), low, high (middle 95 % of the halves), n_halves."""
+    """One row per tau and dimension (and ``all``, their union): tau, dimension, n_questions,
+    jaccard (mean over random halves), low, high (middle 95 % of the halves), n_halves."""
     control_knowledge: Knowledge
     """What the model answers to the factual questions."""
 
@@ -183,7 +183,7 @@ def specificity(
         taus: Saliency thresholds, a block of rows each.
         beta: Consistency threshold.
         n_halves: Random splits of the questions.
-        seed: Of the splits.
+        seed: Seed of the splits.
     """
     check_count("n_halves", n_halves)
     if n_halves < 2:
@@ -236,7 +236,7 @@ def _overlaps(sets: Mapping[str, NeuronSet], tau: float) -> list[dict[str, Any]]
 def _halves(
     attributions: Attributions, tau: float, beta: float, n_halves: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Jaccard of the sets of two random halves: a row a dimension, and one for their union."""
+    """Jaccard of the sets of two random halves: a row per dimension, and one for their union."""
     generator = np.random.default_rng(seed)
     above = {
         dimension: salient(scores, tau).flatten(1)

@@ -48,7 +48,7 @@ def experiment(
     tell(f"\n{conclusion(study)}\n")
     tests = study.tables.get("control_tests")
     for name, table in study.tables.items():
-        # A table with a row a metric is long: the first headline metric of each benchmark is shown.
+        # The table is long: show only the first headline metric of each benchmark.
         brief = study.headline(name, 1) if "metric" in table.columns else table
         if name == "results" and tests is not None:  # which say what the many random draws do
             brief = brief.query("role != 'control'").dropna(axis="columns", how="all")

@@ -138,7 +138,7 @@ def _with_intervals(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 
 
 def _print(content: Any, **settings: Any) -> None:
-    """Wide enough for a row a line where the output goes into a file."""
+    """Wide enough for a row per line where the output goes into a file."""
     console = Console()
     # Rich takes a file for a terminal of 80 columns, which breaks the rows of a study.
     console = console if console.is_terminal else Console(width=120)

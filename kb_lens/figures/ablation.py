@@ -1,4 +1,4 @@
-"""The figure of an ablation study: every neuron and all together, a panel a measure."""
+"""The figure of an ablation study: every neuron and all together, a panel per measure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _APART = 0.16
 
 
 def ablation_figure(study: AblationStudy, measures: Sequence[str] | None = None) -> go.Figure:
-    """What changing each neuron does, with intervals: a row a neuron, a panel a measure.
+    """What changing each neuron does, with intervals: a row per neuron, a panel per measure.
 
     Args:
         study: What `kb_lens.ablation_study` returned.

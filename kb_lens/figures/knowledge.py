@@ -22,7 +22,7 @@ _MANY = 100
 def knowledge_plot(knowledge: Knowledge) -> go.Figure:
     """Which answer the model prefers, question by question, beside the right one.
 
-    A point a question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
+    A point per question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
     half of a row is where the right answer is. A model that always answers No has all its points
     left of the middle. Below stand the form questions, plain facts in the same words: a model
     that goes by the form has both of a kind's rows on one side.

@@ -43,7 +43,7 @@ _PANEL_HEIGHT, _BETWEEN, _AROUND = 170, 48, 190
 
 
 def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESAMPLES) -> go.Figure:
-    """What each layer's neurons add to the right answer and take from it, a line a dimension.
+    """What each layer's neurons add to the right answer and take from it, a line per dimension.
 
     Above, the sums of the positive and of the negative scores, each by itself; below, the sum of
     all, which is what the layer as a whole contributes; last, by how much that is more than for the

@@ -111,7 +111,7 @@ def _rank_cells(table: pd.DataFrame, metrics: Mapping[str, str]) -> go.Heatmap:
 
 
 def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
-    """Each method's effect beside those of its random controls, a row a test.
+    """Each method's effect beside those of its random controls, a row per test.
 
     Args:
         tests: Name (benchmark, kind of control) -> what `control_test` returned.
@@ -161,7 +161,7 @@ def _by_unit(tests: Mapping[str, ControlTest]) -> dict[str, dict[str, ControlTes
 def _add_tests(
     figure: go.Figure, tests: Mapping[str, ControlTest], unit: str, panel: dict[str, Any]
 ) -> None:
-    """A row a test."""
+    """A row per test."""
     for row, test in enumerate(tests.values()):
         shade(figure, test.control_interval, (row - 0.36, row + 0.04), **panel)
         figure.add_trace(_strip(test, row), **panel)

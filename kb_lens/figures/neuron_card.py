@@ -55,7 +55,7 @@ def neuron_card(
             passages of plain text.
         questions: Whose right answer the dose-response is of; default nine of the bank.
         lams: The factors of the dose-response, at the last position.
-        k: Tokens a side.
+        k: Tokens per side.
         n_texts: Texts that are shown.
         progress: Whether to show progress bars.
 

@@ -40,7 +40,7 @@ _POINTS = "percentage points"
 
 
 def dose_response(effects: NeuronEffects, top: int = 12) -> go.Figure:
-    """How P(right answer) changes with the factor of one neuron, a panel a neuron.
+    """How P(right answer) changes with the factor of one neuron, a panel per neuron.
 
     Args:
         effects: What scaling the neurons does.
@@ -153,7 +153,7 @@ def _dose_axes(figure: go.Figure, n_panels: int, n_columns: int) -> None:
 
 
 def _points(table: pd.DataFrame) -> go.Scatter:
-    """A point a neuron, in percentage points."""
+    """A point per neuron, in percentage points."""
     score, loss, low, high = 100 * table[["score", "loss", "low", "high"]].to_numpy().T
     return go.Scatter(
         x=score,

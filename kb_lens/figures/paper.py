@@ -74,7 +74,7 @@ def paper_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def _traces(cells: pd.DataFrame, names: list[str]) -> Iterator[go.Scatter]:
-    """A trace a source and condition that has values."""
+    """A trace per source and condition that has values."""
     sources = [name for name in _SOURCES if name in cells and len(cells.dropna(subset=[name]))]
     for number, source in enumerate(sources):
         # The sources that are there share a row around its middle.

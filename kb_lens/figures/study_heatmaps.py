@@ -41,7 +41,7 @@ _BEYOND = 2.4
 
 
 def threshold_maps(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
-    """Tau x beta: how many neurons are selected, and what they change, a panel a metric."""
+    """Tau x beta: how many neurons are selected, and what they change, a panel per metric."""
     sizes = metrics[0].cases.pivot_table("n_neurons", "tau", "beta")
     note = (
         f"{rests} Differences from the base model; blue: lower, orange: higher. Bold and *: the "
@@ -95,7 +95,7 @@ def _diverging(values: pd.DataFrame, text: pd.DataFrame, marked: pd.DataFrame) -
 
 
 def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
-    """Source dimension x bias type: how much nearer to the best value, a panel a benchmark."""
+    """Source dimension x bias type: how much nearer to the best value, a panel per benchmark."""
     nearer = f"|base {MINUS} best| {MINUS} |value {MINUS} best|"
     note = (
         f"{rests} Points nearer to the best value: {nearer.replace(' ', GLUE)}. Boxes: the "

@@ -27,7 +27,7 @@ INK, NOTE, GREY, PALE = "#222222", "#444444", "#8C8C8C", "#E6E6E6"
 """Text and lines; text that is secondary; lines and points that are; grids and what is absent."""
 BACKGROUND = "#FFFFFF"
 BASE, METHOD, CONTROL, BEST = _BLACK, _BLUE, GREY, _GREEN
-"""One colour a role: the model as it is; what was done to it; its random controls; a best value."""
+"""A colour per role: the base model; the method; its random controls; the best value."""
 BEST_LINE: dict[str, Any] = {"color": BEST, "dash": "dot", "width": 2}
 """The line of a best value."""
 _DIMENSIONS = {"gender": _VERMILION, "race": _SKY, "religion": _PINK}

@@ -32,7 +32,7 @@ def token_changes(
         base: A result of the original protocol.
         enhanced: The result after, on the same pairs.
         n_bootstrap: Resamples for the 95 % intervals.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: As `kb_lens.evaluation.word_changes.word_changes`.
@@ -63,7 +63,7 @@ def _row_name(row: Mapping[Any, Any]) -> str:
 
 
 def _points(change: np.ndarray, low: np.ndarray, high: np.ndarray) -> go.Scatter:
-    """A point a class with its interval."""
+    """A point per class with its interval."""
     points = go.Scatter(x=change, y=list(range(len(change))), mode="markers")
     points.update(marker_size=9, marker_color=COLOURS[0])
     points.update(error_x=error_bars(change, low, high, COLOURS[0]))

@@ -114,7 +114,7 @@ def changes(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0)
         results: Condition -> its results. Which is the base and which a control they say
             themselves (`conditions_of`); where they do not, the first is the base and the others
             are methods. Of several random draws of a control the first counts.
-        seed: Of the bootstraps.
+        seed: Seed of the bootstraps.
     """
     by_key = {name: {r.key: r for r in measured} for name, measured in results.items()}
     conditions = conditions_of(results)
@@ -169,7 +169,7 @@ def _change(
 
 
 def headline(rows: Iterable[Change]) -> pd.DataFrame:
-    """One row a change, in readers' words.
+    """One row per change, in readers' words.
 
     Returns:
         condition, metric, before, after, best, gain and beyond with the ends of their intervals

@@ -89,7 +89,7 @@ def load_named(
     Args:
         names: The names.
         items: Limit and protocol of names without their own, and the data folder.
-        seed: Of the sample.
+        seed: Seed of the sample.
         option: Where they are named, for the messages.
 
     Raises:
@@ -154,7 +154,7 @@ def load_available(
     Args:
         names: The names.
         items: Limit and protocol of names without their own, and the data folder.
-        seed: Of the sample.
+        seed: Seed of the sample.
         default: What the job measures unless told otherwise.
         left_out: Called with the reason for each benchmark that is left out.
 

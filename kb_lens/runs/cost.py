@@ -69,7 +69,7 @@ def say_cost(
         execution: Its devices.
         work: What would be done.
         tell: Called with each line.
-        batch_tokens: Most tokens a pass when scoring.
+        batch_tokens: Most tokens per pass when scoring.
     """
     if not is_downloaded(settings.model, settings.revision):
         tell(

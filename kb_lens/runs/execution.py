@@ -25,7 +25,7 @@ class Workers(Devices):
     engine: EngineName = "serial"
     """This process, or Ray's workers, who all see the folder."""
     workers: int | None = None
-    """Of Ray; default one a GPU, else 2."""
+    """Of Ray; default one per GPU, else 2."""
     gpus: float | Literal["auto"] = "auto"
     """GPUs for each of Ray's workers; auto is 1 where there are any."""
     address: str | None = None
@@ -70,7 +70,7 @@ class AttributeExecution(Execution):
     """How a job is done that attributes."""
 
     batch_size: int | None = None
-    """Most rows a pass when attributing."""
+    """Most rows per pass when attributing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +100,7 @@ class EvaluateExecution(SharedExecution):
     """How a job is done that evaluates."""
 
     batch_tokens: int | None = None
-    """Most tokens a pass when evaluating."""
+    """Most tokens per pass when evaluating."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,7 @@ def measure(
         benchmarks: What is measured.
         folder: Where ``results.json`` and ``items/`` are written.
         store: As for `measure_all`; default ``store`` in the folder.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
@@ -89,12 +89,12 @@ def measure_all(
         benchmarks: What is measured.
         store: Where results and unfinished benchmarks are kept. Processes that share it share
             the work.
-        seed: Of the bootstraps.
+        seed: Seed of the bootstraps.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
     Returns:
-        Condition's name -> a result a benchmark.
+        Condition's name -> a result per benchmark.
 
     Raises:
         ValueError: If a folder has results of another model or intervention.

@@ -42,7 +42,7 @@ class NeuronsSettings(Asking, ModelChoice):
     attributions: Path | None = None
     """attributions.safetensors of the same questions, to be compared with."""
     top: int = 10
-    """Tokens and texts a neuron."""
+    """Tokens and texts per neuron."""
     seed: int = 0
     """Kept in run.json; nothing here is random."""
 

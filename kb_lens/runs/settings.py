@@ -156,7 +156,7 @@ class Items(Rendering):
     """Which items of a benchmark, scored how."""
 
     limit: int | None = None
-    """Items a benchmark, balanced; default all."""
+    """Items per benchmark, balanced; default all."""
     protocol: str = "original"
     """How items are scored."""
     data_dir: Path | None = None
@@ -193,7 +193,7 @@ class RunSettings(Measuring, IdentifySettings):
     lam: tuple[float, ...] = (2.0, 3.0)
     """Factor; several with commas or repeated."""
     limit: int | None = 200
-    """Items a benchmark, balanced."""
+    """Items per benchmark, balanced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -181,7 +181,7 @@ def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult
 
 
 def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
-    """The table ``results``, see `Experiment`: a row a condition, benchmark and metric."""
+    """The table ``results``, see `Experiment`: a row per condition, benchmark and metric."""
     cases = {case.condition.name: case for case in plan.cases}
     rows: list[dict[str, Any]] = []
     for (name, key), result in progress_bar(
@@ -202,7 +202,7 @@ def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
 def _metric_rows(
     labels: Mapping[str, Any], result: EvaluationResult, changes: pd.DataFrame | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row a metric; how items moved has a difference alone."""
+    """A row per metric; how items moved has a difference alone."""
     condition = result.condition
     head = {
         **labels,
@@ -272,7 +272,7 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         **{name: getattr(lab, name) for name in names},
         "template": asdict(lab.template),
         **plan.settings,
-        # How many rows a pass has is no setting of the results.
+        # How many rows per pass has is no setting of the results.
         "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},
         "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
         **({"also": also} if (also := _also(lab, plan)) else {}),

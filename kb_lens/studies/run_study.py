@@ -56,7 +56,7 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
     benchmarks: tuple[str, ...] | None = None
     """Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS]; default the study's own."""
     limit: int | None = None
-    """Items a benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
+    """Items per benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
     lam: float = 2.0
     """The factor, where the study does not vary it."""
     controls: int | None = None

@@ -31,13 +31,13 @@ class Experiment:
     settings: Mapping[str, Any]
     """Model, weights, thresholds, lambda, seeds, benchmarks with their number of items."""
     tables: Mapping[str, pd.DataFrame]
-    """``results``: a row a case, benchmark and metric, with the labels of the case, n_neurons, its
-    role (``base``, ``method``, ``control``), control_of and draw (of a random control), value, low,
-    high, n, clusters, and the paired difference from the base model (difference, difference_low,
-    difference_high; missing for the base model itself, whose labels are missing).
-    ``control_tests``, where the study has random controls: `control_table`, and which ``control``;
-    q is over all of its rows.
-    ``ranks``, of the methods: `rank_table`. Beside them what can be said without evaluating."""
+    """``results``: a row per case, benchmark and metric. Columns: the labels of the case,
+    n_neurons, its role (``base``, ``method``, ``control``), control_of and draw (of a random
+    control), value, low, high, n, clusters, and the paired difference from the base model
+    (difference, difference_low, difference_high). The base model has no labels and no difference.
+    ``control_tests``, if the study has random controls: the rows of `control_table` for every kind
+    (``control``); q is over all rows.
+    ``ranks``: the `rank_table` of the methods. Other tables need no evaluation."""
 
     ranked: Mapping[str, Sequence[EvaluationResult]] = field(default_factory=dict)
     """Of the methods that are ranked: name -> the results. Not saved with the tables:

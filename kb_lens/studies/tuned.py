@@ -26,11 +26,11 @@ class Tuning:
     verdict: str
     """The choice and its test in words."""
     development: pd.DataFrame
-    """One row a factor: lam; gain, low, high (of the bias metric towards its best value, paired
+    """One row per factor: lam; gain, low, high (of the bias metric towards its best value, paired
     95 % interval) and n; capability_change, capability_low, capability_high and capability_n;
     admissible. All on the development items."""
     test: pd.DataFrame
-    """One row a benchmark and metric, on the test items: benchmark, metric, base, other,
+    """One row per benchmark and metric, on the test items: benchmark, metric, base, other,
     difference, low, high, n. The metric ``gain`` is how much nearer the first headline metric came
     to its best value; its base is 0. No rows where no factor was chosen."""
     settings: Mapping[str, Any]
