@@ -1,4 +1,4 @@
-"""What a study found: tidy tables, saved and read back."""
+"""The result of a study: tidy tables, saved and loaded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kb_lens.records.tables import read_parquet, write_parquet
 _FORMAT = "kb_lens study 1"
 _WHOSE = ("model", "fingerprint")
 _ROLE = ("role", "control_of", "draw")
-"""The columns that say a case's part in a comparison."""
+"""The columns that give a case's role in a comparison."""
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """What a study found."""
+    """The result of a study."""
 
     name: str
     """The study."""
@@ -40,11 +40,11 @@ class Experiment:
     ``ranks``: the `rank_table` of the methods. Other tables need no evaluation."""
 
     ranked: Mapping[str, Sequence[EvaluationResult]] = field(default_factory=dict)
-    """Of the methods that are ranked: name -> the results. Not saved with the tables:
-    `save_results` writes them."""
+    """Name of a ranked method -> its results. Not saved with the tables: `save_results` writes
+    them."""
 
     def headline(self, table: str = "results", n: int | None = None) -> pd.DataFrame:
-        """The rows of a table on the headline metrics of each benchmark, the first `n` of them."""
+        """The rows of a table with each benchmark's first `n` headline metrics."""
         rows = self.tables[table]
         wanted = {key: _headline(key)[:n] for key in rows["benchmark"].unique()}
         records = [
@@ -55,14 +55,14 @@ class Experiment:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``<table>.parquet`` for every table, and ``study.json``."""
         folder = Path(folder)
-        # The tables first: a study.json says that they are all there.
+        # The tables first: study.json means that they are complete.
         for name, table in self.tables.items():
             write_parquet(folder / f"{name}.parquet", table, self._about(table))
         content = _File(self.name, dict(self.settings), tuple(self.tables))
         write_json(folder / "study.json", {"format": _FORMAT, **asdict(content)}, indent=1)
 
     def _about(self, table: pd.DataFrame) -> dict[str, Any]:
-        """What a table's file says about itself."""
+        """The note about itself in a table's file."""
         whose = {name: self.settings.get(name) for name in _WHOSE}
         return {**whose, "study": self.name, "rows": len(table), "columns": list(table.columns)}
 
@@ -92,9 +92,9 @@ class Experiment:
         return study
 
     def _table(self, path: Path) -> pd.DataFrame:
-        """A table of this very study."""
+        """A table of this study."""
         table, about = read_parquet(path)
-        # older tables do not say whose they are
+        # older tables do not name their study
         if about is not None and about != (expected := self._about(table)):
             raise ValueError(
                 f"'{path}' is not the table that was written for {path.with_name('study.json')}: "
@@ -117,7 +117,7 @@ class _File:
 
 
 def _headline(key: str) -> tuple[str, ...]:
-    """The metrics of a result to look at first, by the result's key."""
+    """The headline metrics of a result, by its key."""
     benchmark = named_by(key)
     if benchmark is None:
         raise ValueError(f"no benchmark gives results called {key!r}.")
