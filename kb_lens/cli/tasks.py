@@ -1,4 +1,4 @@
-"""The command that takes benchmarks elsewhere: tasks."""
+"""The command that writes benchmarks for lm-evaluation-harness: tasks."""
 
 from __future__ import annotations
 
