@@ -1,8 +1,8 @@
-"""What attribution costs in half precision, beside float32: nodes, seconds, neurons.
+"""Attribution in half precision and in float32: nodes, seconds, neurons.
 
 Run: ``python benchmarks_speed/bfloat16.py [--questions 9] [--dtype bfloat16] [--dtype float16]``.
 Seconds depend on the processor, whose name is printed: one without units for bfloat16 multiplies it
-an eighth as fast as float32.
+eight times slower than float32.
 """
 
 from __future__ import annotations
