@@ -154,7 +154,7 @@ def token_text(model: HookedModel, token_id: int) -> str:
 def plain_token(model: HookedModel, token_id: int) -> str:
     """A token as it is written; an incomplete character or an empty token by its name."""
     text = model.tokenizer.decode([token_id])
-    # a single byte of a longer character is no text: use the vocabulary's spelling
+    # a single byte of a longer character is not text: use the vocabulary's spelling
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
         text = model.tokenizer.convert_ids_to_tokens(token_id)
     return text

@@ -59,12 +59,12 @@ class Evidence:
     logits: Attributions
     """Attributions of the logit difference, right minus wrong, for the bias-knowledge questions."""
     control_knowledge: Knowledge
-    """What the model answers to the factual questions."""
+    """The model's answers to the factual questions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Specificity:
-    """What `specificity` found."""
+    """The result of `specificity`."""
 
     overlaps: pd.DataFrame
     """One row per tau and set: tau, set, size, know_bias_size, shared, jaccard (with the know-bias
@@ -73,7 +73,7 @@ class Specificity:
     """One row per tau and dimension (and ``all``, their union): tau, dimension, n_questions,
     jaccard (mean over random halves), low, high (middle 95 % of the halves), n_halves."""
     control_knowledge: Knowledge
-    """What the model answers to the factual questions."""
+    """The model's answers to the factual questions."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``specificity.csv``, ``stability.csv`` and ``control_knowledge.json``."""
@@ -156,7 +156,7 @@ def gather(
 
 
 def default_control(questions: Sequence[Question]) -> list[Question]:
-    """As many questions of the control bank as the largest dimension has, in threes."""
+    """As many questions of the control bank as the largest dimension has, by whole concepts."""
     largest = max(Counter(question.dimension for question in questions).values())
     # whole concepts of three questions each; at least 9 and at most the bank's 75 questions
     n_control = min(75, max(9, largest // 3 * 3))

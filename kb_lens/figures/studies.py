@@ -251,7 +251,7 @@ def _against_questions(
     return line.update(mode="lines+markers", marker={"size": 8, "color": colour})
 
 
-# -- rows beside one another ------------------------------------------------------------------
+# -- forest plots -----------------------------------------------------------------------------
 
 
 def _forest(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:

@@ -69,7 +69,7 @@ def _table_or_name(text: str | None) -> DeviceMap | None:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"device_map is {text!r}, which is no JSON: {error}.") from error
+        raise ValueError(f"device_map is {text!r}, which is not JSON: {error}.") from error
 
 
 def _memory(text: str) -> dict[int | str, int | str]:

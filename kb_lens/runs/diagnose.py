@@ -43,7 +43,7 @@ class DoctorSettings(Seeded, Reading, Thresholds, ControlBank, Asking, ModelChoi
     results: Path | None = None
     """A folder of `run`, whose results are examined too."""
     lam: float | None = None
-    """Which lambda of --results; default the first."""
+    """The lambda of --results to examine; default the first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

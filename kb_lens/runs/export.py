@@ -150,7 +150,7 @@ def _check_can_be_made(folder: Path) -> None:
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
     )
     if not present.is_dir():
-        raise ValueError(f"--out '{folder}': '{present}' is no folder. Choose another --out.")
+        raise ValueError(f"--out '{folder}': '{present}' is not a folder. Choose another --out.")
     if not os.access(present, os.W_OK | os.X_OK):
         raise ValueError(
             f"--out '{folder}': cannot write in '{present}' (Read-only file system or no "

@@ -81,7 +81,7 @@ class Experiment:
         study = cls(content.study, content.settings, {})
         files = {name: path.parent / f"{name}.parquet" for name in content.tables}
         if missing := [file for file in files.values() if not file.is_file()]:
-            raise ValueError(f"'{path}' lists the table '{missing[0]}', which is not there.")
+            raise ValueError(f"'{path}' lists the table '{missing[0]}', which is missing.")
         tables = {name: study._table(file) for name, file in files.items()}
         study = replace(study, tables=tables)
         if missing := [name for name in _ROLE if name not in study.tables.get("results", _ROLE)]:
