@@ -99,7 +99,7 @@ def _table(
 
 
 def batched(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """Batches of at most `_N_TOKENS` tokens, padding included; texts come shortest first."""
+    """Batches of at most `_BATCH_TOKENS` tokens, padding included; texts come shortest first."""
     batches: list[list[Sequence[int]]] = [[]]
     for ids in texts:
         if batches[-1] and (len(batches[-1]) + 1) * len(ids) > _BATCH_TOKENS:

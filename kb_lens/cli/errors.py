@@ -27,8 +27,8 @@ _ADVICE = {
 }
 """What to do about an error of the system."""
 _MEMORY = (
-    "out of memory, even with the smallest batches: --dtype bfloat16 or --quantization 4bit need "
-    "less; or use a larger GPU, --device-map auto over several GPUs, or --device cpu."
+    "out of memory, with the smallest possible batches: --dtype bfloat16 or --quantization "
+    "4bit need less; or use a larger GPU, --device-map auto over several GPUs, or --device cpu."
 )
 _FULL_DISK = ("No space left", "disk quota", "os error 28")
 """Texts of libraries' errors about a full disk."""
@@ -79,5 +79,5 @@ def _unforeseen(error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return (
         f"{type(error).__name__}{place}: {text} {notes} This error was not expected: please report "
-        f"it, with the output of the command after {TRACEBACK_VARIABLE}=1."
+        f"it, with the output of the same command with {TRACEBACK_VARIABLE}=1 in front."
     )

@@ -108,7 +108,7 @@ _DIFFERENCES = (
     "one option, and abilities are those of lm-evaluation-harness.",
 )
 _STEPS = "It attributes with 20 equal steps; here the error is controlled."
-_SPELLING = "Its answers are yes and no in lower case; here they are spelled as the model does it."
+_SPELLING = "Its answers are yes and no in lower case; here they are spelled as by the model."
 
 
 def differences(arguments: Mapping[str, Any]) -> list[str]:
