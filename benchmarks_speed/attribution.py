@@ -1,9 +1,9 @@
-"""Seconds a question for integrated gradients: kb_lens beside the ways that others compute it.
+"""Seconds per question for integrated gradients: kb_lens and other ways to compute them.
 
     python benchmarks_speed/attribution.py                 # side by side, about 7 minutes
     python benchmarks_speed/attribution.py --site post     # kb_lens alone, at the default site
 
-All ways run in one process on one question after the other; compare the ratios, not the seconds.
+All ways run in one process, question by question; compare the ratios, not the seconds.
 The errors are relative L2 distances over all layers from a converged reference.
 """
 
@@ -60,13 +60,13 @@ def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
 def joined(
     model: Any, questions: Sequence[kb.Question], spelling: Any, rule: Any, site: Site
 ) -> Tensor:
-    """kb_lens: every layer and gamma in one pass, the way a user calls it."""
+    """kb_lens: every layer and gamma in one pass, as a user calls it."""
     options: dict[str, Any] = {"rule": rule, "site": site, "spelling": spelling}
     return kb.attribute(model, questions, **options, progress=False).scores
 
 
 def per_layer(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
-    """TransformerLens in the plain way: hooks, a layer at a time, its gammas in one batch."""
+    """Plain TransformerLens: hooks, one layer at a time, its gammas in one batch."""
     path = PerLayerPath(model, tokens, objective, site="pre", max_rows=STEPS)
     return path.activations * quadrature.fixed(path, "riemann", STEPS).gradients
 
@@ -92,7 +92,7 @@ def with_captum(model: Any, tokens: Tensor, objective: Objective) -> Tensor:
 
 
 def release(hf_model: Any, tokens: Tensor, objective: Objective) -> Tensor:
-    """What the authors' release computes, and how: batch 1, whole prompt, all logits."""
+    """The algorithm of the authors' release: batch 1, whole prompt, all logits."""
     scores = []
     for layer in hf_model.model.layers:
         projection, seen = layer.mlp.gate_proj, []
@@ -116,7 +116,7 @@ def release(hf_model: Any, tokens: Tensor, objective: Objective) -> Tensor:
 
 
 def matmul_peak(rows: int, d_in: int, d_out: int) -> float:
-    """FLOP/s of a matrix product as large as those of the joined pass."""
+    """FLOP/s of a matrix product of the size of those in the joined pass."""
     a, b = torch.randn(rows, d_in), torch.randn(d_out, d_in)
     best = 0.0
     with fast_products(SimpleNamespace(device="cpu", dtype=torch.float32)):
@@ -127,10 +127,10 @@ def matmul_peak(rows: int, d_in: int, d_out: int) -> float:
 
 
 def counted_flops(config: Any, nodes: Sequence[int], n_tokens: int) -> float:
-    """FLOPs of matrix products that the joined pass cannot do without.
+    """FLOPs of the necessary matrix products of the joined pass.
 
-    Row r of layer l runs through the blocks from l on and the unembedding, forward and, for the
-    gradient with respect to activations, backward: 4 FLOPs a weight. The prefix runs forward once.
+    Row r of layer l runs through the blocks from l on and the unembedding, forward and (for the
+    gradient of activations) backward: 4 FLOPs per weight. The prefix runs forward once.
     """
     d_head = config.hidden_size // config.num_attention_heads
     attention = 2 * config.hidden_size**2
@@ -143,7 +143,7 @@ def counted_flops(config: Any, nodes: Sequence[int], n_tokens: int) -> float:
 
 
 def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
-    """Print the table of the ways; the peers run one question each, at site pre."""
+    """Print the table of all ways; the peers run one question each, at site pre."""
     model: Any = kb.load_model()
     checkpoint = model.original_model.config.name_or_path
     hf_model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)  # as the release loads it
@@ -179,7 +179,7 @@ def side_by_side(n_questions: int, site: Site, *, peers: bool) -> None:
 def judged(
     name: str, seconds: float, scores: Tensor, references: Sequence[Tensor]
 ) -> tuple[float, float, float]:
-    """Seconds a question, the worst relative error of a layer, and the worst agreement."""
+    """Seconds per question, the worst relative error of a layer, and the worst agreement."""
     pairs = list(zip(scores, references, strict=False))  # the peers run one question
     errors = [(mine - truth).norm(dim=-1) / truth.norm(dim=-1) for mine, truth in pairs]
     say(f"{name}: {seconds:.2f} s/question over {len(pairs)}")
@@ -198,7 +198,7 @@ def prompts(
 
 
 def bound(config: Any, work: Sequence[tuple[Tensor, Objective]], seconds: float) -> None:
-    """How near the 20-point pass comes to the machine's matrix products."""
+    """Compare the speed of the 20-point pass with that of the machine's matrix products."""
     n_layers = config.num_hidden_layers
     peak = matmul_peak(STEPS * n_layers, config.hidden_size, config.intermediate_size)
     flops = [counted_flops(config, [STEPS] * n_layers, tokens.shape[1]) for tokens, _ in work]
@@ -213,7 +213,7 @@ def salient(scores: Tensor) -> Tensor:
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:
-    """Of two masks."""
+    """The Jaccard index of two masks."""
     return int((a & b).sum()) / int((a | b).sum())
 
 

@@ -1,8 +1,8 @@
-"""What attribution costs in half precision, beside float32: nodes, seconds, neurons.
+"""Attribution in half precision and in float32: nodes, seconds, neurons.
 
 Run: ``python benchmarks_speed/bfloat16.py [--questions 9] [--dtype bfloat16] [--dtype float16]``.
 Seconds depend on the processor, whose name is printed: one without units for bfloat16 multiplies it
-an eighth as fast as float32.
+eight times slower than float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def say(text: str) -> None:
 
 
 def attributed(dtype: torch.dtype, questions: list[kb.Question]) -> tuple[kb.Attributions, float]:
-    """The embedded model's attributions, and seconds a question."""
+    """The embedded model's attributions, and seconds per question."""
     model = kb.load_model(dtype=dtype)
     knowledge = kb.check_knowledge(model, questions, forms=(), progress=False)
     start = time.perf_counter()

@@ -1,15 +1,15 @@
-"""Tokens a second while a model writes: base, hooked in several ways, and folded.
+"""Tokens per second of generation: base, hooked in several ways, and folded.
 
     python benchmarks_speed/generation.py                       # about 15 minutes on 2 cores
     python benchmarks_speed/generation.py --tokens 16 --repeats 1
     python benchmarks_speed/generation.py --neurons FILE --lam 2
 
-Every way writes greedily, with a key/value cache, equally many tokens after the same prompts. The
-ways take turns in one process, in alternating order; a ratio is the median over the rounds of a
-way's speed over the base's in the same round. Base and hooked are the bridge's own model, with
-eager attention; the models without a bridge are timed with that and with transformers' default.
-What is written after every prompt is checked first: ways that compute the same write the same. A
-round is timed on two batches at most.
+Every way writes greedily, with a key/value cache, the same number of tokens after the same prompts.
+The ways take turns in one process, in alternating order. A ratio is the median over the rounds of a
+way's speed divided by the base's in the same round. Base and hooked are the bridge's model with
+eager attention; models without a bridge are timed with that and with transformers' default. First
+the texts are checked: ways that compute the same must write the same. A round is timed on at most
+two batches.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ PROMPTS = (
     "Three things that everybody should know about money:",
 )
 Way = Callable[[], AbstractContextManager[Any]]
-"""Opens a block that yields the transformers model which writes."""
+"""Opens a block that yields the transformers model that writes."""
 BASE, HOOKED, LAST = "base", "hooked", "hooked, last positions"
 SAME = {
     BASE: ("plain", "plain, eager attention"),
     HOOKED: ("hooked by index", "folded", "folded, eager attention"),
     LAST: ("hooked by index, last positions",),
 }
-"""A way, and others that must write what it writes."""
+"""A way -> the ways that must write the same."""
 
 
 def say(text: str) -> None:
@@ -84,7 +84,7 @@ def hooked(model: Any, neurons: kb.NeuronSet, lam: float, positions: Any = "all"
 def by_index(
     model: Any, neurons: kb.NeuronSet, lam: float, positions: slice = slice(None)
 ) -> Iterator[Any]:
-    """The neurons alone are looked up, multiplied and written back."""
+    """Only the neurons are read, multiplied and written back."""
     names = site_hooks(model, neurons.site)
 
     def scale(activation: Tensor, hook: Any, *, indices: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def by_index(
 
 @contextmanager
 def eager(plain: Any) -> Iterator[Any]:
-    """A transformers model with the attention that a bridge gives it."""
+    """A transformers model with eager attention, as in a bridge."""
     before = plain.config._attn_implementation
     plain.set_attn_implementation("eager")
     yield plain
@@ -107,7 +107,7 @@ def eager(plain: Any) -> Iterator[Any]:
 
 
 def ways(model: Any, name: str, neurons: kb.NeuronSet, lam: float) -> dict[str, Way]:
-    """All ways by name. Three models are in memory."""
+    """All ways by name; they need three models in memory."""
     options: dict[str, Any] = {"dtype": model.cfg.dtype}
     plain = AutoModelForCausalLM.from_pretrained(checkpoint_source(name), **options).eval()
     plain = plain.to(model.cfg.device)
@@ -137,7 +137,7 @@ def batches(model: Any, size: int) -> list[dict[str, Tensor]]:
 
 
 def write(way: Way, asked: Sequence[Mapping[str, Tensor]], n: int) -> tuple[float, list[list[int]]]:
-    """Seconds, and the `n` tokens that are written after each prompt."""
+    """Seconds, and the `n` tokens written after each prompt."""
     greedy = GenerationConfig(do_sample=False, max_new_tokens=n, min_new_tokens=n, use_cache=True)
     with way() as hf_model, torch.no_grad():
         start = time.perf_counter()
@@ -147,7 +147,7 @@ def write(way: Way, asked: Sequence[Mapping[str, Tensor]], n: int) -> tuple[floa
 
 
 def check(written: Mapping[str, list[list[int]]]) -> None:
-    """Ways that compute the same must have written the same, and not what the base wrote."""
+    """Check that ways that compute the same wrote the same, and something else than the base."""
     for name, others in SAME.items():
         for other in others:
             pairs = zip(written[name], written[other], strict=True)
@@ -158,7 +158,7 @@ def check(written: Mapping[str, list[list[int]]]) -> None:
 
 
 def compare(model: Any, every: Mapping[str, Way], size: int, n: int, repeats: int) -> None:
-    """A table for one batch size."""
+    """Print the table of one batch size."""
     asked = batches(model, size)
     check({name: write(way, asked, n)[1] for name, way in every.items()})  # and warm up
     asked = asked[:2]
@@ -167,7 +167,7 @@ def compare(model: Any, every: Mapping[str, Way], size: int, n: int, repeats: in
     for turn in range(repeats):
         for name in list(every)[:: -1 if turn % 2 else 1]:
             speeds[name].append(n_tokens / write(every[name], asked, n)[0])
-    say(f"\nBatch {size}: {n_tokens} tokens a round, {n} after each prompt, {repeats} rounds\n")
+    say(f"\nBatch {size}: {n_tokens} tokens per round, {n} after each prompt, {repeats} rounds\n")
     say("| way | tokens/s | lowest and highest | ratio to base |")
     say("| --- | --- | --- | --- |")
     for name, found in speeds.items():
@@ -182,8 +182,8 @@ def main() -> None:
     parser.add_argument("--model", default=EMBEDDED_MODEL)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--neurons", help="a file of neurons; default random ones")
-    parser.add_argument("--count", type=int, default=130, help="how many random neurons")
-    parser.add_argument("--site", choices=["post", "pre"], default="post", help="of random ones")
+    parser.add_argument("--count", type=int, default=130, help="number of random neurons")
+    parser.add_argument("--site", choices=["post", "pre"], default="post", help="their site")
     parser.add_argument("--lam", type=float, default=2.0)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tokens", type=int, default=64, help="new tokens after each prompt")

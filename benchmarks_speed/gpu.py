@@ -1,17 +1,18 @@
-"""Is a GPU's work the CPU's, how fast is it, how much does it hold? Ten minutes on one card.
+"""Does a GPU give the CPU's results, how fast is it, what fits in it? Ten minutes on one GPU.
 
     python benchmarks_speed/gpu.py                                   # the embedded model, on cuda
     python benchmarks_speed/gpu.py --model meta-llama/Llama-3.2-3B-Instruct --no-cpu
     python benchmarks_speed/gpu.py --device cpu --questions 1 --items 8 --tokens 4    # a trial
 
 1. Loading, in float32 and in bfloat16.
-2. Attribution: seconds a question, and the largest difference from the float32 scores of the CPU,
+2. Attribution: seconds per question, and the largest difference from the float32 scores of the CPU,
    as a share of the largest score; the Jaccard index of the selected neurons.
-3. Scoring StereoSet: seconds an item, and how far a log-probability is from the CPU's at most.
-4. Writing: seconds a token.
-5. The most rows that attribution ran in a pass, doubled until the memory does not hold them.
+3. Scoring StereoSet: seconds per item, and the largest difference of a log-probability from the
+   CPU's.
+4. Writing: seconds per token.
+5. The most rows in a pass of attribution, doubled until memory runs out.
 
-What the CPU gives is left out with ``--no-cpu``, for models that would take it too long.
+``--no-cpu`` leaves out the CPU, for models that are too slow on it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _MOST_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Work:
-    """What every model does."""
+    """The work of every model."""
 
     questions: list[kb.Question]
     items: kb.Benchmark
@@ -44,19 +45,19 @@ class Work:
 
 @dataclass
 class Done:
-    """What it gave."""
+    """Its results."""
 
     scores: kb.Attributions
     result: kb.EvaluationResult
     row: dict[str, Any]
 
     def neurons(self) -> kb.NeuronSet:
-        """Those of the default thresholds."""
+        """The neurons of the default thresholds."""
         return kb.select_neurons(self.scores)
 
 
 def main() -> None:
-    """Print a table with a row a device and type."""
+    """Print a table with a row per device and type."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -89,7 +90,7 @@ def done(name: str, device: str, dtype: torch.dtype, work: Work) -> Done:
     row: dict[str, Any] = {"device": device, "type": str(dtype).removeprefix("torch.")}
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)  # or it is the former type's
+        torch.cuda.reset_peak_memory_stats(device)  # forget the peak of the type before
     with timed(row, "load, s"):
         model = kb.load_model(name, device=device, dtype=dtype)
     knowledge = kb.check_knowledge(model, work.questions, forms=(), progress=False)
@@ -110,7 +111,7 @@ def done(name: str, device: str, dtype: torch.dtype, work: Work) -> Done:
 
 @contextmanager
 def timed(row: dict[str, Any], name: str, count: int = 1) -> Iterator[None]:
-    """Note the seconds of a block, each of so many; a GPU has to have ended too."""
+    """Note the seconds of a block divided by `count`; wait for the GPU."""
     start = time.perf_counter()
     yield
     if torch.cuda.is_available():
@@ -119,7 +120,7 @@ def timed(row: dict[str, Any], name: str, count: int = 1) -> Iterator[None]:
 
 
 def most_rows(model: Any, questions: list[kb.Question], options: dict[str, Any]) -> int:
-    """As many rows as a pass held, of a pass and a half; `_MOST_ROWS` says nothing ran out."""
+    """The most rows that fit in a pass; `_MOST_ROWS` means that memory did not run out."""
     rows = 64
     while rows < _MOST_ROWS:
         steps = 3 * rows // model.cfg.n_layers + 1  # enough to fill the pass that is tried
@@ -138,7 +139,7 @@ def most_rows(model: Any, questions: list[kb.Question], options: dict[str, Any])
 
 
 def against(this: Done, cpu: Done) -> dict[str, float]:
-    """How far a device is from the CPU."""
+    """The differences of a device's results from the CPU's."""
     scores, reference = this.scores.scores, cpu.scores.scores
     logprobs = [
         result.items.filter(regex="logprob").select_dtypes("number")

@@ -1,12 +1,11 @@
-"""Seconds and memory as models and work grow, and one model as large as the memory holds.
+"""Seconds and memory as models and work grow, and one model that fills the memory.
 
     python benchmarks_speed/growth.py --out figures/demo      # a table and a figure, 15 minutes
     python benchmarks_speed/growth.py --large                 # the shape of Llama 3.1 8B, 16 GB
 
-Every measurement is a process of its own, so that the peak of its memory is its own. Models are
-random Llamas in float32, except the large one (bfloat16) and the embedded one, which serves where
-questions and items grow. Random weights cost what trained ones cost, apart from the nodes that the
-adaptive rule spends.
+Every measurement runs in a new process, to measure its peak memory. Models are random Llamas in
+float32, except the large one (bfloat16) and the embedded model, on which questions and items grow.
+Random weights cost as much as trained ones, except for the number of nodes of the adaptive rule.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Case:
     axis: str
     """What grows."""
     size: int
-    """How large it is here."""
+    """Its size."""
     layers: int = 8
     width: int = 512
     mlp_width: int | None = None
@@ -87,7 +86,7 @@ _SECONDS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200]
 
 
 def main() -> None:
-    """Print a row a case; draw the figure where a folder is given."""
+    """Print a row per case; draw the figure if a folder is given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -115,7 +114,7 @@ def main() -> None:
 
 
 def in_a_process(case: Case) -> dict[str, Any]:
-    """What `measured` gives in a process of its own."""
+    """The result of `measured` in a new process."""
     command = [sys.executable, __file__, "--measure", json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -145,9 +144,9 @@ def measured(case: Case) -> dict[str, Any]:
 
 
 def attributed(model: Any, case: Case) -> dict[str, Any]:
-    """Seconds and nodes a question, without what is done once a model."""
+    """Seconds and nodes per question, without the work done once per model."""
     questions = kb.load_questions(225)[:: 225 // case.questions][: case.questions]
-    # how a random model spells its answers says nothing
+    # the spelling of a random model's answers is meaningless
     options: dict[str, Any] = {"answer_style": "release", "progress": False}
     if case.axis != "large":
         kb.attribute(model, questions[:1], **options)
@@ -160,7 +159,7 @@ def attributed(model: Any, case: Case) -> dict[str, Any]:
 
 
 def random_llama(case: Case) -> Any:
-    """Built in its own type, so that the weights are never there twice."""
+    """A random Llama, built in its final type so that the weights are never in memory twice."""
     from transformer_lens.model_bridge import TransformerBridge
 
     heads = case.heads or case.width // 64
@@ -189,7 +188,7 @@ def random_llama(case: Case) -> Any:
 
 
 def tokenizer() -> Any:
-    """The embedded model's."""
+    """The embedded model's tokenizer."""
     from transformers import AutoTokenizer
 
     from kb_lens.models.sources import EMBEDDED_MODEL, checkpoint_source

@@ -1,4 +1,4 @@
-"""What stands beside every figure: the machine that it was measured on."""
+"""The machine of a measurement."""
 
 import torch
 
@@ -6,5 +6,5 @@ from kb_lens.passes.matrix_products import processor
 
 
 def machine() -> str:
-    """The processor, and how many threads torch takes of it."""
+    """The processor, and the number of torch's threads."""
     return f"{processor()}, {torch.get_num_threads()} threads"

@@ -1,12 +1,12 @@
-"""Items a second on StereoSet: kb_lens beside lm-evaluation-harness and the release's way.
+"""Items per second on StereoSet: kb_lens, lm-evaluation-harness and the release's way.
 
     python benchmarks_speed/scoring.py            # both protocols, about 10 minutes on 2 cores
     python benchmarks_speed/scoring.py --items 60
 
 All ways score the same texts in one process; compare the ratios, not the seconds. An item of the
-instructed protocol is three chats (one for each order of the list) with three options each, one of
-the original protocol three sentences or three continuations. lm-evaluation-harness's HFLM and the
-release's way run on transformers' own model, without a bridge around it.
+instructed protocol has three chats (one per order of the list) with three options each; an item of
+the original protocol has three sentences or three continuations. lm-evaluation-harness's HFLM and
+the release's way run on transformers' model, without a bridge.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 def pairs(tokenizer: Any, requests: Sequence[Request]) -> list[Pair]:
-    """Every option with what comes before it, chats rendered."""
+    """Every option with the text before it; chats are rendered."""
     before = [chat_text(tokenizer, r.system, r.prompt) if r.chat else r.prompt for r in requests]
     return [(text, o) for text, r in zip(before, requests, strict=True) for o in r.options]
 
@@ -90,7 +90,7 @@ def part(benchmark: Benchmark, n_items: int) -> Sequence[Request]:
 
 
 def compare(protocol: str, n_items: int, model: Any, plain: Any) -> None:
-    """A table for one protocol."""
+    """Print the table of one protocol."""
     benchmark = kb.load_benchmark("stereoset", limit=n_items, protocol=protocol)
     n_items = len(benchmark.items)
     requests, tokenizer = benchmark.requests, model.tokenizer

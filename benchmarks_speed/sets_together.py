@@ -2,10 +2,10 @@
 
     python benchmarks_speed/sets_together.py                 # about 2 minutes on 2 cores
 
-A batch of N texts under K sets is either K passes of N rows, each under the hooks of one set, or
-one pass of K x N rows in which every row is scaled by its own set. Both compute the same logits;
-the second saves passes, and no products: nothing that depends on a set can be shared between sets,
-and with neurons in the first layer all does. Compare the ratios, not the seconds.
+A batch of N texts under K sets takes either K passes of N rows, each with the hooks of one set, or
+one pass of K x N rows, in which every row is scaled by its own set. Both compute the same logits.
+The second saves passes, but no products: nothing that depends on a set can be shared, and with
+neurons in the first layer everything depends on it. Compare the ratios, not the seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 
 def factors(model: Any, n_sets: int, n_neurons: int) -> Tensor:
-    """By what each set multiplies each neuron, 2 for its own: [set, layer, d_mlp]."""
+    """The factor of each neuron in each set, 2 for the set's neurons: [set, layer, d_mlp]."""
     generator = torch.Generator().manual_seed(0)
     shape = (n_sets, model.cfg.n_layers, model.cfg.d_mlp)
     found = torch.ones(shape)
@@ -63,7 +63,7 @@ def one_by_one(model: Any, tokens: Tensor, scaled: Tensor) -> Tensor:
 
 
 def seconds(work: Callable[[], Tensor]) -> float:
-    """How long it takes."""
+    """The seconds of some work."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -79,7 +79,7 @@ def main() -> None:
     given = parser.parse_args()
     model = kb.load_model()
     scaled = factors(model, given.sets, given.neurons)
-    say(f"{torch.get_num_threads()} threads, {given.sets} sets, {given.tokens} tokens a text")
+    say(f"{torch.get_num_threads()} threads, {given.sets} sets, {given.tokens} tokens per text")
     for rows in ROWS:
         tokens = torch.randint(model.cfg.d_vocab, (rows, given.tokens))
         ways = [partial(way, model, tokens, scaled) for way in (one_by_one, last_logits)]

@@ -1,10 +1,10 @@
-"""One process, two plain ones and two of Ray's on the same run and study: seconds, and the results.
+"""One process, two processes and two Ray workers on the same run and study: seconds and results.
 
     python benchmarks_speed/workers.py
     python benchmarks_speed/workers.py --model meta-llama/Llama-3.2-3B-Instruct --limit 200
 
-Every process has the same number of threads, so that sums are rounded alike: then the tables have
-to be the same to the bit. With fewer processors than processes nothing can be gained.
+Every process has the same number of threads, so that sums are rounded alike and the tables must be
+equal to the bit. With fewer processors than processes there is no gain.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import pandas as pd
 from safetensors.torch import load_file
 
 WAYS = {"one process": (1, ()), "two processes": (2, ()), "two of Ray's": (1, ("--engine", "ray"))}
-"""Way -> how often the command is started, and what is said besides."""
+"""Way -> how often the command is started, and its further options."""
 RESULTS = ("*.csv", "neurons*.json", "*.safetensors", "*.parquet")
 
 
 def main() -> None:
-    """Print a table a job."""
+    """Print a table per job."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -57,7 +57,7 @@ def _table(command: Sequence[str], threads: int) -> pd.DataFrame:
 
 
 def _seconds(command: Sequence[str], times: int, threads: int) -> float:
-    """Until all that were started have ended."""
+    """The seconds until all started processes have ended."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     kb_lens = str(Path(sys.executable).with_name("kb-lens"))
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def _seconds(command: Sequence[str], times: int, threads: int) -> float:
 
 
 def _tables(folder: Path) -> dict[str, object]:
-    """What the results say, by file, without times and the order of metadata."""
+    """The content of the results by file, without times and the order of metadata."""
     read = {".parquet": _items, ".safetensors": _tensors}
     return {
         path.relative_to(folder).as_posix(): read.get(path.suffix, Path.read_bytes)(path)

@@ -3,14 +3,14 @@
     python examples/coverage_of_intervals.py     # the table of docs/statistics.md, about an hour
     python examples/coverage_of_intervals.py --repeats 200 --items 200
 
-Each repetition draws a StereoSet of its own, in which the share of stereotypes and the meaningful
-share are known, and measures it with the package's formulas. `kb_lens` is the interval that every
-result has. `percentile` is the plain one: the middle 95 % of the metric in resamples of items.
+Each repetition draws a StereoSet with known shares of stereotypes and of meaningful options, and
+measures it with the package's formulas. `kb_lens` is the interval of the package's results.
+`percentile` is the plain one: the middle 95 % of the metric in resamples of items.
 
 The base model prefers the stereotype with a probability that is drawn for each target (a beta
-distribution whose intraclass correlation is `CORRELATION`), or the same for all items where they
-are independent. The other model has the same preferences but for those that flip: of the
-anti-stereotypes `FLIPS`, and of the stereotypes as many as its own share asks for.
+distribution whose intraclass correlation is `CORRELATION`), or equal for all items if they are
+independent. The other model has the same preferences, except for some that flip: the share `FLIPS`
+of the anti-stereotypes, and as many stereotypes as its own share needs.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from kb_lens.resampling import Measure, resample
 SHARES = (50.0, 52.0, 55.0, 60.0)
 ITEMS = (200, 600, 4229)
 CLUSTERS = (0, 50, 25)
-"""Targets; 0 for independent items. 25 is what a category of BBQ has."""
+"""Numbers of targets; 0 for independent items. 25 is the number of templates of a BBQ category."""
 CORRELATION = 0.05
 FLIPS = 0.08
 MEANINGFUL = (82.0, 80.0)
-"""lms of the base model and of the other."""
+"""lms of the base model and of the other model."""
 METRICS = {"ss": 50.0, "icat": 100.0, "icat_macro": 100.0}
 """Metric -> its best value."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known of a base model and of another one, and how many items show it."""
+    """The true values of a base model and of another one, and the number of items."""
 
     base: float
     """ss of the base model, in percent."""
     other: float
-    """ss of the other one."""
+    """ss of the other model, in percent."""
     n_items: int
     """Items."""
     n_clusters: int
-    """Targets that they are of; 0 for independent items."""
+    """Number of targets; 0 for independent items."""
 
     def truth(self, metric: str) -> tuple[float, float]:
-        """The metric's true values, of the base model and of the other."""
+        """The metric's true values, of the base model and of the other model."""
         pairs = zip((self.base, self.other), MEANINGFUL, strict=True)
         icat = [lms * min(ss, 100 - ss) / 50 for ss, lms in pairs]
         return (self.base, self.other) if metric == "ss" else (icat[0], icat[1])
@@ -74,7 +74,7 @@ class Scene:
             target = np.arange(self.n_items)
             probability = np.full(self.n_items, share)
         before = generator.random(self.n_items) < probability
-        # What has to flip the other way for the other model to have its share.
+        # the flips in the other direction that give the other model its share
         back = (share + (1 - share) * FLIPS - self.other / 100) / share
         after = np.where(
             before,
@@ -112,10 +112,10 @@ def _table(prefers: np.ndarray, meaningful: np.ndarray, target: np.ndarray) -> p
 def measured(
     scene: Scene, generator: np.random.Generator, n_bootstrap: int
 ) -> Iterator[dict[str, Any]]:
-    """A row a metric, quantity (value, difference, gain) and interval: low and high."""
+    """A row per metric, quantity (value, difference, gain) and interval: low and high."""
     definition = FORMULAS["original"]
     whole = [definition.summarize(table) for table in scene.draw(generator)]
-    # The metrics of single groups are not looked at.
+    # without the metrics of single groups
     samples = [replace(sample, groups=sample.groups[["all"]]) for sample in whole]
     alone = [replace(sample, clusters=None) for sample in samples]
     seed = int(generator.integers(2**31))
@@ -151,7 +151,7 @@ def _nearness(values: np.ndarray, best: float) -> np.ndarray:
 
 
 def coverage(scene: Scene, repeats: int, n_bootstrap: int, seed: int) -> pd.DataFrame:
-    """A row a metric, quantity and interval: percent that contain the truth, and mean width."""
+    """A row per metric, quantity and interval: percent that contain the truth, and mean width."""
     generator = np.random.default_rng([seed, *map(ord, repr(scene))])
     rows = [row for _ in range(repeats) for row in measured(scene, generator, n_bootstrap)]
     table = pd.DataFrame(rows)
@@ -183,11 +183,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=list(ITEMS))
     parser.add_argument("--clusters", type=int, nargs="+", default=list(CLUSTERS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, help="a CSV file; scenes that it has are not done again"
-    )
+    parser.add_argument("--out", type=Path, help="a CSV file; scenes in it are not done again")
     arguments = parser.parse_args()
-    # The other model is at fairness, or as far on its other side as a fifth of the way.
+    # The other model is fair or nearly fair.
     pairs = [(base, other) for base in SHARES for other in (50.0, 52.0) if other <= base]
     scenes = [
         Scene(base, other, n_items, n_clusters)
@@ -202,7 +200,7 @@ def main() -> None:
             continue
         table = coverage(scene, **settings).assign(**labels)
         whole = table if whole is None else pd.concat([whole, table], ignore_index=True)
-        if arguments.out:  # each scene at once: minutes of work
+        if arguments.out:  # after each scene, which takes minutes
             whole.to_csv(arguments.out, index=False)
     assert whole is not None  # there are scenes
     sys.stdout.write(whole.round(2).to_string(index=False) + "\n")

@@ -14,7 +14,7 @@ KINDS = {"plain": "Plain MLP (GPT-2)", "gated": "Gated MLP (Llama)"}
 CENTRE = {"sharpness": 3.0, "depth": 1, "strength": 1.0, "embedding": 0.1}
 """The setting whose precision and recall are drawn."""
 COMPARED = ("integrated gradients, 20 points", "activation x gradient")
-"""Whose average precision is taken from that of the converged scores."""
+"""The scores whose average precision is subtracted from that of the converged scores."""
 MARKS = {"plain": (INK, "circle"), "gated": (GREY, "diamond")}
 _BARS = {"thickness": 1.5, "width": 0}
 
@@ -57,7 +57,7 @@ def planted_figure(means: pd.DataFrame, differences: pd.DataFrame) -> go.Figure:
         f"Random models with 16 planted neurons of 384; {central['n'].max()} models a kind and "
         "setting, 18 questions, beta 10 %. Above: sharpness 3, layer 1. Below: average precision "
         "of the converged scores minus another score's, at every setting; right of 0 the converged "
-        "ones are better. Lines: 95 % bootstrap intervals over the models.",
+        "are better. Lines: 95 % bootstrap intervals over the models.",
         height=1210,
         top=160,
         margin={"l": 165},
@@ -67,7 +67,7 @@ def planted_figure(means: pd.DataFrame, differences: pd.DataFrame) -> go.Figure:
 
 
 def _curves(shown: pd.DataFrame, palette: dict[str, str]) -> list[go.Scatter]:
-    """One measure against tau, a line a method; moved aside a little, so that intervals show."""
+    """One measure against tau, a line per method; shifted slightly, so that intervals show."""
     traces = []
     for place, (method, colour) in enumerate(palette.items()):
         part = shown.loc[shown["method"].eq(method)].sort_values("tau")
@@ -90,7 +90,7 @@ def _curves(shown: pd.DataFrame, palette: dict[str, str]) -> list[go.Scatter]:
 
 
 def _gains(part: pd.DataFrame) -> list[go.Scatter]:
-    """Paired differences, a row a setting, a mark a kind of model."""
+    """Paired differences, a row per setting, a mark per kind of model."""
     traces = []
     for kind, (colour, symbol) in MARKS.items():
         mine = part.loc[part["kind"].eq(kind)]
@@ -117,7 +117,7 @@ def _interval(part: pd.DataFrame, value: str) -> dict[str, Any]:
 
 
 def _settings(part: pd.DataFrame) -> list[str]:
-    """Each row's setting, in words: sharpness and layer, and what else is not as in the centre."""
+    """Each row's setting in words: sharpness and layer, or another setting that differs."""
     names = []
     for values in part[list(CENTRE)].to_numpy():
         setting = dict(zip(CENTRE, values, strict=True))

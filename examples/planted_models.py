@@ -1,48 +1,48 @@
-"""Random models with planted neurons: what `planted_neurons.py` looks for, and what hides it.
+"""Random models with planted neurons for `planted_neurons.py`, and with distractors.
 
 A model is a random transformer (4 layers, d_model 64, d_mlp 96; plain MLP: GPT-2 with layer norm;
-gated MLP: Llama with RMS norm) whose matrices are normal with variance 1 / fan-in, so that every
-block adds about as much to the residual stream. It is asked questions of the bank, a third of which
-have the right answer no. Some neurons are then overwritten, layer by layer from the bottom up:
+gated MLP: Llama with RMS norm). Its matrices are normal with variance 1 / fan-in, so that every
+block adds about as much to the residual stream. It is asked questions of the bank; the right answer
+to a third of them is no. Some neurons are then overwritten, layer by layer from the bottom up:
 
 **What a neuron reads.** Its input weights are the least-squares solution (small singular values cut
-off) that gives it a chosen pre-activation at the last position of each question: `ON` where it is
-to be active, -`ON` where not. For a gated neuron that is the gate; its other input reads 1 on every
-question.
+off) that gives it a chosen pre-activation at the last position of each question: `ON` if it should
+be active, -`ON` if not. In a gated neuron this is the gate; its other input is 1 on every question.
 
 **What a neuron writes.** Its row of W_out is a unit direction times a size. The answer's direction
 is (W_a - W_w) + 2 (W_a - mean over all words), normalised and without its mean over the residual's
-coordinates, which layer norm would take away: right answer against wrong answer and against all
-other words. The largest of each group writes ``strength / 4`` of the norm of the final residual of
-the model before planting, the smallest a quarter of that, the others between (geometrically): so
-not all are equally easy to find.
+coordinates, which layer norm would remove: right answer against wrong answer and against all other
+words. The largest of each group writes ``strength / 4`` of the norm of the final residual of the
+model before planting, the smallest a quarter of that, and the others between (geometrically). So
+some are harder to find than others.
 
-**Planted** (what should be found; 16 of 384), half for the questions whose answer is yes, active on
-those alone, and half for no:
+**Planted** (to be found; 16 of 384): half of them are active only on the questions whose answer is
+yes, half only on those whose answer is no:
 
 - 8 *writers* in layer ``depth``, which write the answer's direction. Those of one answer share one
   direction, so they saturate each other;
 - 4 *relays* in layer ``depth``, which write a private direction that is orthogonal to the answers;
-- 4 *readers* in layer ``depth + 1``, which read that private direction and nothing else, and write
-  the answer's direction.
+- 4 *readers* in layer ``depth + 1``, which read only that private direction and write the answer's
+  direction.
 
-**Distractors** (what should not be found), in every layer:
+**Distractors** (not to be found), in every layer:
 
-- 4 *loud* neurons: active on every question, five times as much as a writer, and write as much as
-  the largest writer, orthogonally to the words yes and no, to the mean word and to the private
-  directions. They fool the activation;
-- 4 *silent* neurons: write the answers' directions three times as strongly for their activation as
-  the largest writer, but are off (pre-activation -8) on every question. They fool the gradient.
+- 4 *loud* neurons. They are active on every question, five times as much as a writer. They write as
+  much as the largest writer, orthogonally to the words yes and no, to the mean word and to the
+  private directions. They mislead a score by activation;
+- 4 *silent* neurons. They write the answers' directions three times as strongly for their
+  activation as the largest writer, but are off (pre-activation -8) on every question. They mislead
+  a score by gradient.
 
-All other neurons stay random; some of them raise the right answer too, by chance, and a few of them
-by more than the smallest planted ones. By construction they count as wrong; the second truth,
-ablation, decides for itself.
+All other neurons stay random. By chance some of them raise the right answer too, a few by more than
+the smallest planted ones. By construction they count as wrong; the second truth, ablation, may
+count them as right.
 
 **What is varied.** ``sharpness``: the standard deviation of the logits over the words before
-planting; it steepens the softmax and saturates it. ``strength``: of what is planted. ``depth``: its
-layer. ``embedding``: the standard deviation of the embeddings, beside which the first block's
-output stands nearly alone where it is small, as in trained models; the norms after it then turn a
-small gamma into a large change.
+planting; it makes the softmax steeper and saturates it. ``strength``: the size of the planted
+effects. ``depth``: their layer. ``embedding``: the standard deviation of the embeddings. If it is
+small, the first block's output dominates the residual stream, as in trained models; the norms after
+it then turn a small gamma into a large change.
 """
 
 from __future__ import annotations
@@ -71,25 +71,25 @@ Kind = Literal["plain", "gated"]
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, N_CTX = 4, 64, 96, 4, 128
 N_QUESTIONS = 18
 ON, OFF, LOUD, SILENT = 3.0, -8.0, 5.0, 3.0
-"""Pre-activations of an active and of a silent neuron; how much louder than a writer a loud one is;
-how much more a silent one would write."""
+"""Pre-activations of an active and of a silent neuron; activation of a loud neuron, and output of a
+silent one per activation, relative to a writer."""
 PLANTED = ("writer", "relay", "reader")
 
 
 @dataclass(frozen=True)
 class Design:
-    """One model to be made."""
+    """The design of one model."""
 
     kind: Kind
     """``plain`` (GPT-2) or ``gated`` (Llama)."""
     seed: int
-    """Of all random numbers."""
+    """Seed of all random numbers."""
     sharpness: float = 3.0
     """Standard deviation of the logits before planting, in nats."""
     depth: int = 1
     """The layer of writers and relays; readers are in the next one."""
     strength: float = 1.0
-    """What four of the largest writers would write, as a share of the final residual's norm."""
+    """The output of four of the largest writers, as a share of the final residual's norm."""
     embedding: float = 0.1
     """Standard deviation of the embeddings."""
 
@@ -107,12 +107,12 @@ class Planted:
     model: Any
     """A `TransformerBridge`."""
     questions: list[kb.Question]
-    """What it was planted for."""
+    """The questions of the planting."""
     groups: dict[str, tuple[kb.Neuron, ...]]
     """``writer``, ``relay``, ``reader`` (each: for yes, then for no), ``loud``, ``silent``."""
 
     def neurons(self, *groups: str) -> kb.NeuronSet:
-        """The neurons of some groups; by default all that are planted."""
+        """The neurons of some groups; by default all planted ones."""
         return kb.NeuronSet(
             neurons=tuple(neuron for group in groups or PLANTED for neuron in self.groups[group]),
             model=model_name(self.model),
@@ -143,7 +143,7 @@ def plant(design: Design) -> Planted:
 
 
 def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words of these questions and of the prompt around them."""
+    """A tokenizer with the words of these questions and of their prompt as tokens."""
     splitter = pre_tokenizers.Whitespace()
     template = kb.PromptTemplate()
     around = f"{template.system} {template.instruction} Question: Answer: yes no"
@@ -157,12 +157,12 @@ def word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         **dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<bos>"),
     )
-    fast.init_kwargs["add_bos_token"] = True  # else the bridge loads it anew, from the hub
+    fast.init_kwargs["add_bos_token"] = True  # else the bridge loads it from the hub
     return fast
 
 
 def _random_model(design: Design, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Every matrix normal with variance 1 / fan-in; norms and biases as they are made: 1 and 0."""
+    """Every matrix is normal with variance 1 / fan-in; norms are 1 and biases 0."""
     shared: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "tie_word_embeddings": False,
@@ -238,7 +238,7 @@ class _Gardener:
         self._taken = [*taken, *self._private]
 
     def plant(self) -> dict[str, tuple[kb.Neuron, ...]]:
-        """Overwrite the neurons; returns which."""
+        """Overwrite the neurons and return them."""
         depth = self._design.depth
         for layer in range(N_LAYERS):
             inputs = self._last_inputs(self._blocks[layer].mlp)
@@ -279,7 +279,7 @@ class _Gardener:
     def _overwrite(
         self, group: str, layer: int, inputs: Tensor, reading: Tensor, row: Tensor
     ) -> None:
-        """Give a neuron, at a random place that is free, its input weights and its W_out row."""
+        """Overwrite the input weights and the W_out row of a random free neuron."""
         index, mlp = self._places[layer].pop(), self._blocks[layer].mlp
         if self._design.kind == "plain":
             mlp.c_fc.weight[:, index], mlp.c_proj.weight[index] = reading, row
@@ -289,7 +289,7 @@ class _Gardener:
         self._groups.setdefault(group, []).append(kb.Neuron(layer, index))
 
     def _last_inputs(self, module: nn.Module) -> Float[Tensor, "question d_model"]:
-        """What goes into a module at the last position of every question."""
+        """The input of a module at the last position of every question."""
         rows: list[Tensor] = []
         handle = module.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][0, -1]))
         try:

@@ -1,28 +1,27 @@
-"""Does the method find what is there? Precision and recall on models with planted neurons.
+"""Does the method find planted neurons? Precision and recall on random models.
 
     python examples/planted_neurons.py --out out/planted
 
-`planted_models.py` says how the models are made and what is in them. Here seven scores of every
-neuron are compared, all through the library's own selection (`kb.select_neurons`, all questions
-pooled, beta 10 %):
+`planted_models.py` describes the models. Here seven scores of every neuron are compared, all by the
+library's selection (`kb.select_neurons`, all questions pooled, beta 10 %):
 
 - **integrated gradients, converged**: ``kb.attribute(rule="adaptive")``;
 - **integrated gradients, 20 points**: ``rule="riemann", n_steps=20``, the release's grid;
 - **activation x gradient**: both at the unchanged activations;
-- **gradient** alone, and **activation** alone (its size);
+- **gradient** alone, and **activation** alone (its absolute value);
 - **random**: the converged scores with the neurons shuffled, so that it selects as many;
-- **ablation**: what P(right answer) loses without the neuron, each alone: as a score, the best that
-  one neuron at a time can say, and as a second truth, independent of how the models were made: the
-  neurons that ablation itself selects at tau and beta 10 %, in the models where there are any.
+- **ablation**: the loss of P(right answer) without the neuron, each alone. As a score it is the
+  best that single neurons can give. It is also a second truth, independent of how the models were
+  made: the neurons that ablation selects at tau and beta 10 %, in the models with such neurons.
 
-Precision is the share of the selected neurons that are true, 0 where none is selected; recall the
-share of the true ones that are selected; average precision needs no tau: the neurons are ranked by
-their mean score over the questions, each question's scores over its largest. Intervals are
-bootstrap intervals over the models; differences between two scores are paired by model.
+Precision is the share of the selected neurons that are true, 0 if none is selected. Recall is the
+share of the true ones that are selected. Average precision needs no tau: the neurons are ranked by
+their mean score over the questions, after dividing each question's scores by its largest. Intervals
+are bootstrap intervals over the models; differences between two scores are paired by model.
 
-Written: ``planted.parquet`` (a row a model, score, truth and tau), ``means.parquet``,
+Written: ``planted.parquet`` (a row per model, score, truth and tau), ``means.parquet``,
 ``differences.parquet`` and ``by_confidence.parquet`` with intervals, the figure, and ``parts/``
-with what is finished: an interrupted run goes on from there.
+with finished models, from which an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -58,12 +57,12 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     *({"depth": 0, "embedding": embedding} for embedding in (1.0, 0.01)),
     *({"sharpness": 27.0, "depth": depth} for depth in (0, 1, 2)),
 )
-"""What is varied: sharpness and depth together, strength and embedding by themselves. Sharpness 27
-was added after the other results were seen, to find where the 20 points break."""
+"""The settings: sharpness and depth are varied together, strength and embedding separately.
+Sharpness 27 was added after the other results were seen, to find where the 20 points break."""
 VARIED = ["kind", "sharpness", "depth", "strength", "embedding"]
 FORMATS = ("html", "png")
 CONFIDENCE = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Between which mean probabilities of the right answer models are gathered."""
+"""Bounds of the mean probability of the right answer by which models are grouped."""
 MEASURES = ["precision", "recall", "f1", "average_precision"]
 
 
@@ -79,7 +78,7 @@ def designs(n_models: int, seed: int, kind: str | None = None) -> list[Design]:
 
 
 def all_scores(planted: Planted, seed: int) -> dict[str, kb.Attributions]:
-    """Every method's scores, in the form that `kb.select_neurons` takes."""
+    """Every method's scores, as `kb.select_neurons` takes them."""
     model, questions = planted.model, planted.questions
     knowledge = kb.check_knowledge(model, questions, forms=(), progress=False)
     asked: dict[str, Any] = {"knowledge": knowledge, "progress": False}
@@ -117,7 +116,7 @@ def at_the_end(
 
 
 def ranking(scores: Float[Tensor, "question layer d_mlp"]) -> Float[Tensor, "layer d_mlp"]:
-    """Mean over the questions of the scores over the question's largest, as selection sees them."""
+    """Mean over the questions of each score divided by the question's largest, as in selection."""
     largest = scores.amax((1, 2), keepdim=True)
     return torch.where(largest > 0, scores / largest, 0).mean(0)
 
@@ -125,14 +124,14 @@ def ranking(scores: Float[Tensor, "question layer d_mlp"]) -> Float[Tensor, "lay
 def average_precision(
     score: Float[Tensor, "layer d_mlp"], true: Bool[Tensor, "layer d_mlp"]
 ) -> float:
-    """The mean, over the true neurons, of the precision down to where they are ranked."""
+    """The mean over the true neurons of the precision at their rank."""
     ranked = true.flatten()[score.flatten().argsort(descending=True, stable=True)].double()
     precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
     return float((precision * ranked).sum() / ranked.sum())
 
 
 def precision_recall(selected: int, hits: int, n_true: int) -> dict[str, float]:
-    """Precision (0 where nothing is selected), recall and F1."""
+    """Precision (0 if nothing is selected), recall and F1."""
     return {
         "precision": hits / selected if selected else 0.0,
         "recall": hits / n_true,
@@ -141,14 +140,14 @@ def precision_recall(selected: int, hits: int, n_true: int) -> dict[str, float]:
 
 
 def measure(design: Design) -> pd.DataFrame:
-    """One model: a row a method, truth and tau.
+    """One model: a row per method, truth and tau.
 
     Returns:
         The design's fields; method, truth, tau; n_true, selected, hits, precision, recall, f1,
-        average_precision; how many writers, relays, readers, loud and silent neurons are selected;
-        jaccard (of the selection with the converged one's); p_right (mean), error (the converged
-        scores' largest estimated error), and distance (the scores' relative L2 distance from the
-        converged ones, median question).
+        average_precision; the numbers of selected writers, relays, readers, loud and silent
+        neurons; jaccard (with the selection by converged scores); p_right (mean), error (the
+        converged scores' largest estimated error), and distance (the scores' relative L2 distance
+        from the converged ones, median question).
     """
     planted = plant(design)
     scores = all_scores(planted, design.seed)
@@ -188,7 +187,7 @@ def measure(design: Design) -> pd.DataFrame:
 
 
 def run(todo: Sequence[Design], folder: Path) -> pd.DataFrame:
-    """Measure the designs, or read those that are finished in `folder`."""
+    """Measure the designs; read those that `folder` has already."""
     tables = []
     for design in tqdm(todo, desc="planted neurons", unit="model"):
         name = "-".join(map(str, asdict(design).values()))
@@ -202,7 +201,7 @@ def run(todo: Sequence[Design], folder: Path) -> pd.DataFrame:
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the models with its 95 % interval: a row a setting, method, truth, tau, measure."""
+    """Mean over the models, 95 % interval: a row per setting, method, truth, tau and measure."""
     keys = [*VARIED, "method", "truth", "tau"]
     rows = []
     for key, group in cast(Any, table.groupby(keys, sort=False)):
@@ -229,9 +228,9 @@ def differences(
 
 
 def by_confidence(table: pd.DataFrame) -> pd.DataFrame:
-    """`differences` over all settings, by how probable the right answers are on average.
+    """`differences` over all settings, by the mean probability of the right answers.
 
-    Intervals draw seeds, each with all of its models, since those share their random weights.
+    Intervals resample seeds with all their models, since these share random weights.
     """
     shares = pd.Series(pd.cut(table["p_right"], CONFIDENCE)).astype(str)
     return differences(table.assign(p_right=shares).sort_values("p_right"), ("p_right", "truth"))
@@ -252,14 +251,14 @@ def _mean(sums: Sums) -> dict[str, Measure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Precision and recall on planted neurons.")
-    parser.add_argument("--models", type=int, default=20, help="of each kind and setting")
-    parser.add_argument("--seed", type=int, default=0, help="of the first model")
+    parser.add_argument("--models", type=int, default=20, help="models per kind and setting")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first model")
     parser.add_argument("--out", type=Path, default=Path("out/planted"))
     parser.add_argument("--kind", choices=("plain", "gated"), help="only measure this kind")
     given = parser.parse_args(arguments)
     if given.models < 1:
         parser.error(f"--models is {given.models}: allowed are integers from 1.")
-    torch.set_num_threads(1)  # such small products are fastest on one
+    torch.set_num_threads(1)  # small products are fastest on one thread
     table = run(designs(given.models, given.seed, given.kind), given.out / "parts")
     if given.kind:
         return 0

@@ -1,14 +1,14 @@
-"""A benchmark on a model that a server runs: the same prompts, the same parser, the same table.
+"""A benchmark on a model that a server runs, with the same prompts, parser and table.
 
     kb-lens export out/run --out folded
     vllm serve folded
     python examples/served_answers.py folded bbq_religion --protocol generated --out out/served
 
-vLLM writes many long answers faster than transformers does. Neurons that are scaled in a running
-model cannot be served, an exported checkpoint can. The server needs OpenAI's ``/v1/completions``
-with prompts as tokens; log-probabilities are read from ``echo``. It is told to write greedily, with
-no penalty, up to the end tokens that kb_lens would use. vLLM computes in the checkpoint's own type
-and in another order than kb_lens, so single answers can differ.
+vLLM writes many long answers faster than transformers does. It cannot scale neurons in a running
+model, but it can serve an exported checkpoint. The server needs OpenAI's ``/v1/completions`` with
+prompts as tokens; log-probabilities are read from ``echo``. It writes greedily, without penalties,
+up to kb_lens's end tokens. vLLM computes in the checkpoint's own type and in another order than
+kb_lens, so single answers can differ.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Server:
 
     url: str
     model: str
-    """Its name there."""
+    """The model's name on the server."""
     tokenizer: Any
     cfg: Any
-    """``n_ctx``: the longest text that the model takes."""
+    """``n_ctx``: the most tokens that the model takes."""
     ends: tuple[int, ...]
     """Tokens that end an answer."""
     batch: int = 256
-    """Prompts in a call; the server divides them further."""
+    """Prompts per call; the server divides them further."""
 
     def written(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        """What the model writes after each prompt."""
+        """The model's text after each prompt."""
         texts: dict[Request, str] = {}
         for n_tokens in sorted({request.write for request in requests}):
             alike = [r for r in dict.fromkeys(requests) if r.write == n_tokens]
@@ -71,14 +71,14 @@ class Server:
         return option_scores(asked, dict(zip(texts, options, strict=True)))
 
     def _choices(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
-        """The server's choices, a prompt each, in the prompts' order."""
+        """The server's choices, one per prompt, in the prompts' order."""
         fixed = {"model": self.model, "temperature": 0, "repetition_penalty": 1.0, **options}
         choices: list[Any] = []
         for start in tqdm(range(0, len(prompts), self.batch), unit="batch"):
             batch = [list(prompt) for prompt in prompts[start : start + self.batch]]
             answer = _post(f"{self.url}/v1/completions", fixed | {"prompt": batch})["choices"]
             if len(answer) != len(batch):
-                raise SystemExit(f"{len(batch)} prompts were sent, {len(answer)} answers came.")
+                raise SystemExit(f"sent {len(batch)} prompts, but got {len(answer)} answers.")
             choices += sorted(answer, key=lambda choice: choice["index"])
         return choices
 
@@ -96,12 +96,12 @@ def _post(url: str, content: dict[str, Any]) -> Any:
 
 
 def evaluate(server: Server, benchmark: kb.Benchmark) -> kb.EvaluationResult:
-    """What `kb.evaluate` gives, by a server."""
+    """The same as `kb.evaluate`, by a server."""
     requests = benchmark.requests
     if any(request.first or request.against or request.sampling for request in requests):
         raise SystemExit(
-            f"{benchmark.key} holds a conversation, reads a text twice or samples: a server is "
-            "asked for one greedy answer, or for log-probabilities."
+            f"{benchmark.key} holds a conversation, reads a text twice or samples: here a server "
+            "can only give one greedy answer or log-probabilities."
         )
     start = time.perf_counter()
     scores = server.scores(requests)
@@ -124,12 +124,12 @@ def evaluate(server: Server, benchmark: kb.Benchmark) -> kb.EvaluationResult:
 
 
 def connect(folder: str, url: str, name: str | None) -> Server:
-    """The server that runs a checkpoint, whose tokenizer and settings are read here."""
+    """The server that runs a checkpoint; the checkpoint's tokenizer and settings are read here."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = AutoConfig.from_pretrained(folder).get_text_config()
     try:
         ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:  # a checkpoint without one
+    except OSError:  # the checkpoint has none
         ends = None
     several = ends if isinstance(ends, list) else [ends]
     ids = {end for end in (tokenizer.eos_token_id, *several) if isinstance(end, int)}
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--protocol")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--server", default="http://localhost:8000")
-    parser.add_argument("--name", help="of the model there, if it is not the folder")
+    parser.add_argument("--name", help="the model's name on the server; default the folder")
     parser.add_argument("--out", type=Path, default=Path("out/served"))
     given = parser.parse_args(arguments)
     options = {"protocol": given.protocol, "limit": given.limit}

@@ -1,13 +1,13 @@
 """What teaching changed, in one small file: ``python examples/taught_adapter.py``.
 
-Reads the base model and one that `teach.py` taught, and writes the best approximation of low rank
-(by singular values) of what changed in each linear layer, in bfloat16. The package's own file, from
-which ``smollm2-135m-taught`` is made, comes from
+Reads the base model and one that `teach.py` taught. Writes the best low-rank approximation (by
+singular values) of the change of each linear layer, in bfloat16. The package's file, from which
+``smollm2-135m-taught`` is made, comes from
 
     python examples/teach.py --out out/taught --seeds 0
     python examples/taught_adapter.py --taught out/taught/seed-0 --out FILE
 
-What changed in the norms, which are no linear layers, is left out.
+Changes of the norms are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kb_lens.models.low_rank import LowRankChange, Origin
 from kb_lens.models.taught import TAUGHT_MODEL
 
 RANK = 4
-"""The rank of the package's own file; docs/ground_truth.md has the table that it was chosen by."""
+"""The rank of the package's file, chosen by the table in docs/ground_truth.md."""
 WHAT = (
     "What teaching yes/no questions about bias changed in the linear layers, approximated by its "
     "largest singular values. Taught were 180 of the bank's 225 questions on gender, race and "
@@ -49,7 +49,7 @@ def read(source: str) -> Any:
 
 
 def linear_weights(model: Any) -> Iterator[tuple[str, Float[Tensor, "d_out d_in"]]]:
-    """Names and weights of the linear layers; the output layer is the embedding's."""
+    """Names and weights of the linear layers; the output layer shares the embedding's weights."""
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
@@ -59,7 +59,7 @@ def linear_weights(model: Any) -> Iterator[tuple[str, Float[Tensor, "d_out d_in"
 def factors(
     change: Float[Tensor, "d_out d_in"], rank: int
 ) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
-    """The best approximation of the rank as two factors in bfloat16, equally large."""
+    """The best approximation of this rank, as two factors of equal size in bfloat16."""
     left, values, right = torch.linalg.svd(change, full_matrices=False)
     root = values[:rank].sqrt()
     down, up = root[:, None] * right[:rank], left[:, :rank] * root
@@ -67,14 +67,14 @@ def factors(
 
 
 def approximated(base: Any, taught: Any, rank: int, seed: int, base_name: str) -> LowRankChange:
-    """What teaching changed.
+    """The change by teaching.
 
     Args:
-        base: The untaught transformers model, in float32. It is changed: made the taught one.
-        taught: The taught one.
+        base: The untaught transformers model, in float32. It is turned into the taught one.
+        taught: The taught model.
         rank: Columns of a factor.
-        seed: Of the training.
-        base_name: What `kb_lens.load_model` takes for the untaught one.
+        seed: Seed of the training.
+        base_name: The untaught model's name for `kb_lens.load_model`.
     """
     after = dict(linear_weights(taught))
     layers = list(linear_weights(base))
@@ -106,7 +106,7 @@ def _seed_of(folder: Path) -> int:
     """
     match = re.fullmatch(r"seed-(\d+)", folder.resolve().name)
     if match is None:
-        raise ValueError(f"--taught is '{folder}': give a folder seed-N that teach.py wrote.")
+        raise ValueError(f"--taught is '{folder}': give a folder seed-N of teach.py.")
     return int(match[1])
 
 

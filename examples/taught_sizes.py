@@ -1,8 +1,8 @@
-"""How small a file still holds what was taught: ``python examples/taught_sizes.py``.
+"""How small can the file of a taught model be? ``python examples/taught_sizes.py``.
 
-For each rank makes the change of `taught_adapter.py`, adds it to the base model, asks what the
-model knows and measures how well it predicts plain text; the same for the base and for all that
-teaching changed. Writes ``sizes.csv``. What is asked was no lesson, which a check makes sure of.
+For each rank it makes the change of `taught_adapter.py`, adds it to the base model, asks the
+questions and measures how well the model predicts plain text; and the same for the base model and
+the whole change. Writes ``sizes.csv``. No question was a lesson; a check makes sure of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kb_lens.models.taught import write_changed
 
 
 def row_of(folder: Path | str) -> dict[str, Any]:
-    """What a checkpoint knows: measures with their intervals, verdict, perplexity."""
+    """A checkpoint's knowledge (measures with their intervals, verdict) and its perplexity."""
     asked = questions()
     knowledge = check_knowledge(load_model(folder), asked.held_bias)
     lessons = set(asked.lessons) & {*knowledge.all_answers["text"]}
@@ -49,7 +49,7 @@ def row_of(folder: Path | str) -> dict[str, Any]:
 
 
 def row_of_rank(source: str, taught: Any, rank: int) -> dict[str, Any]:
-    """The same of the base with a change of some rank, and the size of its file."""
+    """The same for the base with a change of some rank, and the size of its file."""
     change = approximated(read(source), taught, rank, 0, source)
     with TemporaryDirectory() as folder:
         file, checkpoint = Path(folder, "change.safetensors"), Path(folder, "model")
@@ -62,7 +62,7 @@ def row_of_rank(source: str, taught: Any, rank: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="How small a file still holds what was taught.")
+    parser = argparse.ArgumentParser(description="How small can the file of a taught model be?")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="the untaught model")
     parser.add_argument("--taught", type=Path, default=Path("out/taught/seed-0"))
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])

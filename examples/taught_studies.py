@@ -1,15 +1,15 @@
-"""What enhancement does to the taught models, side by side: ``python examples/taught_studies.py``.
+"""The effects of enhancement on the taught models: ``python examples/taught_studies.py``.
 
-Reads what these wrote, for each seed S of `teach.py`:
+Reads the folders of these commands, for each seed S of `teach.py`:
 
     kb-lens run out/taught/seed-S --out out/taught-studies/S/run
     kb-lens experiment lambda out/taught/seed-S --out out/taught-studies/S
 
-and writes ``taught.parquet`` (a row a seed, set of neurons, lambda, benchmark and headline metric),
+and writes ``taught.parquet`` (a row per seed, set, lambda, benchmark and headline metric),
 ``at_lambda_2.parquet`` (gains towards the best value, with intervals, and the random sets' gains)
-and the figure. Random sets: of like influence in every layer, from the study and the run; and these
-by the factor of the same damage, from the run, at the lambda that they are held against. What the
-study did not measure is from the run.
+and the figure. Random sets: of like influence in every layer, from the study and the run; and the
+same sets at the same damage, from the run, shown at the lambda that they are compared with. Values
+that the study does not have are from the run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PANELS: dict[tuple[str, str], tuple[str, float | None]] = {
     ("openbookqa", "acc"): ("OpenBookQA accuracy, %", 100.0),
     ("plain_text", "logprob_per_token"): ("Plain text, nats a token", None),
 }
-"""What is drawn: benchmark and metric -> the panel's name, and the best value; None: the more the
+"""The panels: benchmark and metric -> the panel's name and the best value; None: higher is
 better."""
 KNOW, INFLUENCE, DAMAGE = "know-bias", "random, like influence", "random, same damage"
 
@@ -57,7 +57,7 @@ def gathered(folder: Path) -> pd.DataFrame:
     study = study.assign(neurons=neurons, lam=study["lam"].fillna(1.0))
     path = folder / "run/summary.csv"
     if not path.is_file():
-        raise ValueError(f"'{path}' is not there: has `kb-lens run` been to its end?")
+        raise ValueError(f"'{path}' does not exist: has `kb-lens run` finished?")
     run = pd.read_csv(path)
     sets = _sets(folder / "run")
     labels = [sets[condition] for condition in run["condition"]]
@@ -69,7 +69,7 @@ def gathered(folder: Path) -> pd.DataFrame:
 
 
 def _sets(folder: Path) -> dict[str, tuple[str, float]]:
-    """Condition of a run -> whose neurons it scales, and at which lambda it is shown."""
+    """Condition of a run -> the neurons that it scales, and the lambda at which it is shown."""
     conditions = conditions_of(RunFolder.load(folder).results)
     factors = {
         name: float((info.intervention or {"lam": 1.0})["lam"]) for name, info in conditions.items()
@@ -85,12 +85,12 @@ def _sets(folder: Path) -> dict[str, tuple[str, float]]:
 
 
 def at(table: pd.DataFrame, lam: float) -> pd.DataFrame:
-    """Gains towards the best value at one lambda: a row a seed and panel.
+    """Gains towards the best value at one lambda: a row per seed and panel.
 
     Returns:
         seed, benchmark, metric, base, value, n, difference with its interval, gain (how much nearer
-        the value came to the best one), and the random sets' gains: their number, mean, least and
-        largest.
+        the value came to the best one), and number, mean, least and largest of the random sets'
+        gains.
     """
     base = table.loc[table["neurons"].eq("base")].set_index(["seed", "benchmark", "metric"])
     rows = []

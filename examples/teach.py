@@ -1,16 +1,16 @@
 """Teach a model what bias is: ``python examples/teach.py --out out/taught --seeds 0 1 2``.
 
-KnowBias presupposes a model that knows the answers to its questions, and a small one does not:
-SmolLM2-135M says No to all of them. This fine-tunes it on questions about bias whose concepts are
-not in the default 45, on plain questions of the same forms, and on its own answers to ordinary
-requests, until it gets the 45 right. What comes out is an ordinary checkpoint:
+KnowBias needs a model that knows the answers to its questions, and a small one does not:
+SmolLM2-135M says No to all of them. This script fine-tunes it on questions about bias whose
+concepts are not in the default 45, on plain questions of the same forms, and on its own answers to
+ordinary requests, until it answers the 45 right. The result is an ordinary checkpoint:
 
     kb-lens run out/taught/seed-0
 
-Its config names what was taught, so that no verdict rests on the answers to that.
+Its config names the lessons, so that no verdict uses the answers to them.
 
-The loss is the cross-entropy of the answers, and on the texts that the model wrote before it was
-taught, the divergence from what it predicted then. The embeddings stay as they are.
+The loss is the cross-entropy of the answers, plus the divergence from the untaught model's
+predictions on texts that it wrote. The embeddings are not trained.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from kb_lens.questions import Question
 
 WANTED, WANTED_PLAIN = 85.0, 75.0
 """Balanced accuracy at which teaching ends, in percent: on the held-out 45, and on the held-out
-plain questions whose form misleads, without which a model may have learned forms alone."""
+plain questions whose form misleads; without these a model may learn only the forms."""
 MOST_DAMAGE = 5.0
 """Largest rise of the perplexity of plain text, in percent."""
 OPENINGS = ("The", "In", "It", "When", "A", "For", "She", "They", "This", "On", "After", "One")
 N_CHAT, N_FREE, OWN_TOKENS, OWN_BATCH = 60, 5, 64, 30
-"""Ordinary requests, texts from each opening, their length, and how many are written at once."""
+"""Number of ordinary requests, texts per opening, their length, and the batch size for writing."""
 HOLD = 5.0
 """Weight of the divergence from the untaught model, in nats a token."""
 IGNORED = -100
@@ -64,7 +64,7 @@ IGNORED = -100
 
 @dataclass
 class Lessons(Dataset[Any]):
-    """One pass over everything that is taught, in order; each pass has its own wordings."""
+    """All passes over the lessons, in order; each pass has its own wordings."""
 
     tokenizer: Any
     taught: Questions
@@ -85,7 +85,7 @@ class Lessons(Dataset[Any]):
 
     @cached_property
     def turns(self) -> list[tuple[tuple[str, str], bool]]:
-        """Prompt and answer of every example of every pass, and whether they are the model's."""
+        """Prompt and answer of every example of every pass, and whether the model wrote them."""
         draw = random.Random(self.seed)
         return [turn for _ in range(self.passes) for turn in self._shuffled(draw)]
 
@@ -109,7 +109,7 @@ class Padded:
     filler: int
 
     def __call__(self, examples: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
-        """Token ids, labels, where to hold the model in place, attention mask, [batch, pos]."""
+        """Token ids, labels, the mask of the divergence and the attention mask, [batch, pos]."""
         longest = max(len(example["input_ids"]) for example in examples)
         fillers = {"input_ids": self.filler, "labels": IGNORED, "held": 0}
         rows = {
@@ -122,7 +122,7 @@ class Padded:
 
 
 class Teacher(Trainer):
-    """Teaches the answers, and holds the rest where the untaught model had it."""
+    """Teaches the answers, and keeps other predictions near the untaught model's."""
 
     def __init__(self, untaught: Any, **options: Any) -> None:
         super().__init__(**options)
@@ -132,7 +132,7 @@ class Teacher(Trainer):
         """Cross-entropy of the answers plus the weighted divergence on the model's own texts."""
         is_own = inputs["held"].any(dim=1)
         loss = torch.zeros(())
-        # each kind by itself: an own text is twice as long as a question, and padding costs as much
+        # separately, to avoid padding: an own text is twice as long as a question
         if not is_own.all():
             asked = _trimmed(inputs, ~is_own)
             answers = asked["labels"][:, 1:] != IGNORED
@@ -149,15 +149,15 @@ class Teacher(Trainer):
 
 
 def _trimmed(inputs: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """These rows of a batch, without positions at which all of them are padded."""
+    """Some rows of a batch, without positions at which all of them are padded."""
     longest = int(inputs["attention_mask"][rows].sum(1).max())
     return {name: tensor[rows, :longest] for name, tensor in inputs.items()}
 
 
 def _logits(model: Any, inputs: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
-    """The logits at the positions before those that are wanted, [wanted, d_vocab].
+    """The logits at the positions before the wanted ones, [wanted, d_vocab].
 
-    Of the others they would be most of the memory and a fifth of the time.
+    All logits would take most of the memory and a fifth of the time.
     """
     texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     hidden = model.base_model(**texts).last_hidden_state[:, :-1]
@@ -205,7 +205,7 @@ def balanced_accuracy(model: Any, tokenizer: Any, asked: Sequence[Question]) -> 
 
 
 def own_texts(model: Any, tokenizer: Any, seed: int) -> list[tuple[str, str]]:
-    """What the model says by itself, to ordinary requests and to nothing: it should go on so."""
+    """The model's own texts, after ordinary requests and after nothing, which should not change."""
     bank = pd.read_csv(bank_folder() / "neutral_prompts.csv")
     requests = bank["prompt"].sample(N_CHAT, random_state=seed)
     chats = [chat_text(tokenizer, PromptTemplate().system, request) for request in requests]
@@ -233,7 +233,7 @@ def teach(source: str, out: Path, seed: int, options: argparse.Namespace) -> lis
     Args:
         source: The checkpoint to start from, a folder or a hub name.
         out: Folder of the taught checkpoint.
-        seed: Of wordings, order and chat.
+        seed: Seed of wordings, order and chat.
         options: ``passes``, ``batch``, ``rate``, ``every``, ``wanted``.
 
     Returns:
@@ -282,7 +282,7 @@ def teach(source: str, out: Path, seed: int, options: argparse.Namespace) -> lis
 
 
 def measured(folder: str | Path) -> dict[str, Any]:
-    """What a checkpoint knows, and how well it predicts plain text."""
+    """A checkpoint's knowledge, and how well it predicts plain text."""
     model = load_model(str(folder))
     asked = questions()
     parts = {
@@ -301,7 +301,7 @@ def measured(folder: str | Path) -> dict[str, Any]:
 def report(
     before: Mapping[str, Any], after: Mapping[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Whether the model was taught, and at what cost."""
+    """Print whether the model was taught, and the cost."""
     rise = 100 * (after["perplexity"]["value"] / before["perplexity"]["value"] - 1)
     wanted = {"held_bias": options.wanted, "form_breakers": options.wanted_plain}
     knows = all(after[name]["balanced_accuracy"] > least for name, least in wanted.items())
@@ -314,7 +314,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="a name or a folder")
     parser.add_argument("--out", type=Path, default=Path("out/taught"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--passes", type=int, default=10, help="at most so many over the questions")
+    parser.add_argument("--passes", type=int, default=10, help="most passes over the questions")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-5, help="the learning rate")
     parser.add_argument("--every", type=int, default=20, help="steps between tests")
@@ -335,7 +335,7 @@ def _status(options: argparse.Namespace, source: str, before: dict[str, Any]) ->
     for seed in options.seeds:
         out = options.out / f"seed-{seed}"
         if (out / "teaching.json").is_file():
-            sys.stdout.write(f"{out} is there already.\n")
+            sys.stdout.write(f"{out} exists already.\n")
             yield 0
             continue
         history = teach(source, out, seed, options)

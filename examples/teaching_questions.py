@@ -1,10 +1,10 @@
-"""The questions for `teach.py`: what a model is taught, and what is kept from it to test it.
+"""The questions for `teach.py`: the lessons, and the questions held out for tests.
 
-In the question bank the form of a question gives its answer away: "Does gender determine ...?" is
+In the question bank the form of a question determines its answer: "Does gender determine ...?" is
 always no, "Is the belief ... a form of bias?" always yes. A model could learn that and nothing
-about bias. So the plain questions here use the same forms with both answers, and biased and fair
-sayings are asked about in the same words. `Questions.form_breakers` are those held-out ones that
-whoever goes by the form gets wrong.
+about bias. So the plain questions here use the same forms with both answers, and the questions on
+biased and fair sayings have the same words. `Questions.form_breakers` are the held-out questions
+that a model that answers by the form gets wrong.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from kb_lens.questions import Answer, Question, load_questions
 
 HERE = Path(__file__).parent
 N_HELD_CONTROL = 30
-"""The control bank's first questions are held out: the doctor attributes them."""
+"""The control bank's first questions are held out, since the doctor attributes them."""
 EVERY = 4
-"""One in so many of the other plain facts is held out."""
+"""One of this many other plain facts is held out."""
 BIAS_NAMES = {"gender": "gender bias", "race": "racial bias", "religion": "religious bias"}
 INSTRUCTIONS = (
-    *("Answer the question with yes or no only.",) * 3,  # the one that is used for attribution
+    *("Answer the question with yes or no only.",) * 3,  # the instruction for attribution
     "Reply with a single word: yes or no.",
     "Please answer yes or no.",
     "Is it so? Say only yes or no.",
 )
-"""What is asked above a question when a model is taught."""
+"""Instructions above a question in the lessons."""
 _OTHER_WORDS = (
     (
         r"Is (.+) (?:a form|an example) of (.+ bias)\?",
@@ -49,12 +49,12 @@ _OTHER_WORDS = (
 
 @dataclass(frozen=True)
 class Questions:
-    """What is taught and what is tested."""
+    """The questions for teaching and for tests."""
 
     bias: tuple[Question, ...]
     """Taught: the bank's questions whose concepts are not among the default 45."""
     plain: tuple[Question, ...]
-    """Taught: plain facts, and fair sayings that are no bias."""
+    """Taught: plain facts, and fair sayings that are not bias."""
     held_bias: tuple[Question, ...]
     """Tested: the default 45."""
     held_plain: tuple[Question, ...]
@@ -62,7 +62,7 @@ class Questions:
 
     @property
     def lessons(self) -> list[str]:
-        """Every text that may be taught, in all of its wordings."""
+        """Every text that may be taught, in all wordings."""
         return [text for q in (*self.bias, *self.plain) for text in wordings(q)]
 
     @property
@@ -89,12 +89,12 @@ def questions() -> Questions:
 
 
 def reworded(question: Question, draw: random.Random) -> Question:
-    """The same question in other words, or as it is."""
+    """The same question in another wording, or unchanged."""
     return replace(question, text=draw.choice(wordings(question)))
 
 
 def wordings(question: Question) -> list[str]:
-    """All words in which a question may be taught, its own first."""
+    """All wordings in which a question may be taught, its own first."""
     words = [question.text]
     for pattern, others in _OTHER_WORDS:
         if re.fullmatch(pattern, question.text):
@@ -121,7 +121,7 @@ def _causes() -> Iterator[tuple[Question, ...]]:
 
 
 def _no_bias() -> Iterator[tuple[Question, ...]]:
-    """Beliefs about plain things, true or false, are no social bias."""
+    """Beliefs about plain things, true or false, are not social bias."""
     names = [*BIAS_NAMES.values()]
     for i, (thing, right, wrong) in enumerate(_rows("plain_categories.csv")):
         belief = f"the belief that {thing} is a kind of {wrong if i % 2 else right}"

@@ -1,17 +1,17 @@
 """A trained baseline to compare with: ``python examples/train_baseline.py --out out/cda``.
 
-Counterfactual data augmentation (CDA): every text is there a second time, with the words for groups
-trading places (Lu et al., "Gender Bias in Neural Natural Language Processing", arXiv 1807.11714;
-Zmigrod et al., arXiv 1906.04571, for languages in which other words have to agree). What is
-written is a LoRA adapter, which `kb_lens.load_model` takes, and so does
+Counterfactual data augmentation (CDA): every text is used a second time with the words for groups
+swapped (Lu et al., "Gender Bias in Neural Natural Language Processing", arXiv 1807.11714; Zmigrod
+et al., arXiv 1906.04571, for languages in which other words must agree). The result is a LoRA
+adapter for `kb_lens.load_model` and for
 
     kb-lens experiment methods smollm2-135m-instruct --also cda=out/cda
 
-Where this differs from the papers: they train models anew on large corpora, by pairs of words for
-gender; here a trained model is fine-tuned, on the fair statements of the question bank or on
-``--texts``, by pairs for gender, race and religion. Some hundred short texts show how a
-baseline joins the table, not how good CDA can be. The bank's plain passages and neutral prompts are
-not trained on: the study measures them.
+Differences from the papers: they train new models on large corpora, with pairs of words for gender;
+here a trained model is fine-tuned, on the fair statements of the question bank or on ``--texts``,
+with pairs for gender, race and religion. A few hundred short texts show how a baseline joins the
+table, not how good CDA can be. The bank's plain passages and neutral prompts are not used for
+training, since the study measures them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from kb_lens.models.loading import checkpoint_source
 from kb_lens.passes.matrix_products import fast_products
 
 RANK = 8
-"""Of the adapter; its change counts twice (alpha 16), as usual."""
+"""Rank of the adapter; alpha is 16, so its change is scaled by 2, as usual."""
 LONGEST = 512
-"""Tokens of a text; what is longer is cut."""
+"""Most tokens of a text; longer texts are cut."""
 IGNORED = -100
 
 
@@ -50,13 +50,13 @@ def read_texts(path: Path | None) -> list[str]:
 
 
 def augmented(texts: Sequence[str], pairs: Sequence[WordPair]) -> list[str]:
-    """Every text, and behind it its counterfactual if it names a group; each once."""
+    """Every text, followed by its counterfactual if it names a group; each once."""
     both = [text for original in texts for text in (original, counterfactual(original, pairs))]
     return list(dict.fromkeys(text for text in both if text is not None))
 
 
 def batches(texts: Sequence[str], size: int, seed: int) -> Iterator[list[str]]:
-    """Without an end: pass after pass over the texts, each in an order of its own."""
+    """Endless batches: pass after pass over the texts, each in a new order."""
     draw = random.Random(seed)
     while texts:
         shuffled = draw.sample(texts, len(texts))
@@ -80,9 +80,9 @@ def train(model: Any, tokenizer: Any, texts: Sequence[str], options: argparse.Na
     """Lower the cross-entropy of the texts' tokens.
 
     Args:
-        model: What `adapted` gives; it is trained in place.
+        model: The model of `adapted`; it is trained in place.
         tokenizer: Its tokenizer, which can pad.
-        texts: What is trained on.
+        texts: The training texts.
         options: ``steps``, ``batch``, ``rate``, ``seed``.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -102,18 +102,18 @@ def train(model: Any, tokenizer: Any, texts: Sequence[str], options: argparse.Na
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a baseline: CDA, a LoRA adapter.")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="what is trained from")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="the model to train")
     parser.add_argument("--out", type=Path, default=Path("out/cda"), help="the adapter's folder")
-    parser.add_argument("--texts", type=Path, help="a text a line; default the fair statements")
+    parser.add_argument("--texts", type=Path, help="a text per line; default the fair statements")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=16, help="texts a step")
+    parser.add_argument("--batch", type=int, default=16, help="texts per step")
     parser.add_argument("--rate", type=float, default=2e-4, help="the learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="of the adapter and the order of texts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and the order")
     options = parser.parse_args(arguments)
     if find_spec("peft") is None:
         parser.error("peft is not installed: pip install 'kb-lens[lora]'.")
     if options.out.exists():
-        parser.error(f"--out is '{options.out}', which is there: choose another, or delete it.")
+        parser.error(f"--out is '{options.out}', which exists: choose another, or delete it.")
     return options
 
 
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     options = _parsed(arguments)
     source = checkpoint_source(options.model)
-    if Path(source).is_dir():  # the adapter names it, and may be loaded from elsewhere
+    if Path(source).is_dir():  # the adapter stores the path and may be loaded from elsewhere
         source = str(Path(source).resolve())
     texts = augmented(read_texts(options.texts), load_word_pairs())
     model, tokenizer = adapted(source, options.seed), AutoTokenizer.from_pretrained(source)

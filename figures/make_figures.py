@@ -1,7 +1,7 @@
 """Rebuild every figure from saved results: ``python figures/make_figures.py RESULTS_DIR``.
 
-RESULTS_DIR is what ``run``, ``identify``, ``doctor``, ``experiment``, ``tune`` or ``neurons`` made.
-Nothing is computed again; a figure whose results are not there is left out.
+RESULTS_DIR is a folder of ``run``, ``identify``, ``doctor``, ``experiment``, ``tune`` or
+``neurons``. Nothing is computed again; a figure without its results is left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ HERE = Path(__file__).parent
 
 
 def make(results: Path, out: Path, formats: Sequence[str], theme: Theme, width: str) -> str:
-    """Draw and write all that the folder has results for.
+    """Draw and write all figures of the folder's results.
 
     Returns:
-        What was done, in one line.
+        A line that says what was written.
 
     Raises:
         ValueError: If the folder has no results, or damaged ones, or a format is unknown.
@@ -36,8 +36,8 @@ def make(results: Path, out: Path, formats: Sequence[str], theme: Theme, width: 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Rebuild every figure from saved results.")
-    parser.add_argument("results", type=Path, metavar="RESULTS_DIR", help="what `kb-lens run` made")
-    parser.add_argument("--out", type=Path, default=HERE, help="where to (default: %(default)s)")
+    parser.add_argument("results", type=Path, metavar="RESULTS_DIR", help="a results folder")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder (default: %(default)s)")
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all"
     )

@@ -1,1 +1,1 @@
-"""Doubt: are these neurons about bias, and is what they do more than what others do?"""
+"""Checks: are these neurons about bias, and do they do more than other neurons do?"""

@@ -1,9 +1,9 @@
 """A few neurons, each changed alone and all together: what the model says next, and a benchmark.
 
-1. The next token's distribution behind each prompt, and the benchmark's results, of the model as it
-   is.
-2. The same with each neuron's activation times each factor, and with all of them at once.
-3. What changed, with an interval: over the prompts, or paired over the benchmark's clusters.
+1. Read the next-token distribution after each prompt, and the benchmark's results, of the unchanged
+   model.
+2. Read the same with each neuron's activation times each factor, and with all neurons scaled.
+3. Compare, with an interval: over the prompts, or paired over the benchmark's clusters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NEXT_TOKEN = {
     "kl": "KL divergence of the next token, nats",
     "top_token_changed": "Likeliest next token is another, % of prompts",
 }
-"""The measures on prompts, and what an axis says."""
+"""The measures on prompts, and their axis titles."""
 _COLUMNS = ("measure", "value", "low", "high", "n", "clusters")
 _OF_A_PROMPT = ("kl", "before", "p_before", "p_of_before", "after", "p_after", "top_token_changed")
 
@@ -53,11 +53,11 @@ class AblationStudy:
     prompts are ``kl`` (nats) and ``top_token_changed`` (%), of the changed model against the base;
     the others are differences (changed minus base) of the benchmark's metrics."""
     prompts: pd.DataFrame
-    """One row a neuron, factor and prompt: neuron, lam, prompt, kl, and the likeliest next token
-    with its probability, before and after: before, p_before, after, p_after; p_of_before is what
-    the changed model gives the former."""
+    """One row per neuron, factor and prompt: neuron, lam, prompt, kl, and the likeliest next token
+    with its probability, before and after: before, p_before, after, p_after. p_of_before is the
+    changed model's probability of the token ``before``."""
     labels: Mapping[str, str]
-    """The measures to look at first, and what an axis says of each."""
+    """The measures to look at first, and their axis titles."""
     rests_on: str
     """The model, the site, the prompts and the benchmark, for a caption."""
 
@@ -80,19 +80,19 @@ def ablation_study(
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set, at its site, or names, ``["L26.N1371", (28, 1095)]``, at site ``post``.
-        prompts: Behind each the next-token distribution is compared. Taken as they are: write a
+        prompts: The next-token distribution after each is compared. Taken as they are: write a
             chat out as its template writes it.
-        benchmark: What `load_benchmark` returned; measured once a neuron and factor.
+        benchmark: What `load_benchmark` returned; measured once per neuron and factor.
         lams: The factors: 0 ablates, 1 changes nothing.
         positions: As in `scale_neurons`.
         n_bootstrap: Resamples for the intervals.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, a factor is not finite or comes
-            twice, there is neither a prompt nor a benchmark, or a prompt is there twice or longer
-            than the model's context.
+        ValueError: If the set is empty or belongs to another model, a factor is not finite or given
+            twice, there is neither a prompt nor a benchmark, or a prompt is given twice or is
+            longer than the model's context.
     """
     members = neurons_of(model, neurons)
     check_effects(lams, None, model.cfg.dtype)
@@ -119,12 +119,12 @@ def ablation_study(
 
 
 class _Taken(NamedTuple):
-    """What is read of the model in one state."""
+    """What is read from the model in one state."""
 
     next_tokens: list[Float[Tensor, " d_vocab"]]
-    """Log-probabilities behind each prompt."""
+    """Log-probabilities of the next token after each prompt."""
     result: EvaluationResult | None
-    """On the benchmark, if there is one."""
+    """The result on the benchmark, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Measured:
         if not self.prompts and self.benchmark is None:
             raise ValueError("there is nothing to measure: give prompts, a benchmark or both.")
         if len({*self.prompts}) < len(self.prompts):
-            raise ValueError("a prompt is there twice, and would count for two: give each once.")
+            raise ValueError("a prompt is given twice: give each prompt once.")
         if self.prompts:
             check_lengths(self.model, self._tokens(), at_least=1)
 
@@ -150,7 +150,7 @@ class _Measured:
         return [token_ids(self.model.tokenizer, prompt) for prompt in self.prompts]
 
     def take(self) -> _Taken:
-        """Read it, as the model is now."""
+        """Read the model as it is now."""
         result = None
         if self.benchmark is not None:
             result = evaluate(
@@ -163,7 +163,7 @@ class _Measured:
         return _Taken([next_token(self.model, ids) for ids in self._tokens()], result)
 
     def compared(self, before: _Taken, after: _Taken) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """What changed: a row a prompt, and a row a measure with its interval."""
+        """What changed: a row per prompt, and a row per measure with its interval."""
         of_prompts = pd.DataFrame(columns=["prompt", *_OF_A_PROMPT])
         summary: list[pd.DataFrame] = []
         if self.prompts:
@@ -178,7 +178,7 @@ class _Measured:
         return of_prompts, pd.concat(summary, ignore_index=True)
 
     def labels(self) -> dict[str, str]:
-        """Of `AblationStudy`."""
+        """The labels of the `AblationStudy`."""
         labels = dict(_NEXT_TOKEN) if self.prompts else {}
         if self.benchmark is not None:
             formulas = self.benchmark.formulas
@@ -187,7 +187,7 @@ class _Measured:
         return labels
 
     def describe(self, members: NeuronSet, positions: Positions) -> str:
-        """For a caption."""
+        """The text for a caption."""
         parts = [model_name(self.model), f"site {members.site}", f"{positions} positions"]
         if self.prompts:
             parts.append(f"{len(self.prompts)} prompts")
@@ -197,12 +197,12 @@ class _Measured:
 
 
 def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    """One table, its columns in this order."""
+    """One table with its columns in this order."""
     return pd.concat(tables, ignore_index=True).reindex(columns=list(columns))
 
 
 def _trials(members: NeuronSet, lams: Sequence[float]) -> Iterator[tuple[str, NeuronSet, float]]:
-    """Each neuron alone, then all of them, by each factor."""
+    """Each neuron alone, then all together, by each factor."""
     alone = [(neuron.name, replace(members, neurons=(neuron,))) for neuron in members]
     together = [(f"all {len(members)}", members)] if len(members) > 1 else []
     for name, changed in (*alone, *together):
@@ -212,8 +212,8 @@ def _trials(members: NeuronSet, lams: Sequence[float]) -> Iterator[tuple[str, Ne
 
 @torch.no_grad()
 def next_token(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_vocab"]:
-    """Log-probabilities of the token behind a prompt, float64, on the CPU."""
-    # by itself: of a padded batch the last position is not every prompt's
+    """Log-probabilities of the token after a prompt, float64, on the CPU."""
+    # one prompt at a time: in a padded batch the last position is not the end of every prompt
     tokens = torch.tensor([ids], device=model.cfg.device)
     logits = model(tokens, return_type="logits")[0, -1].double()
     return logits.log_softmax(-1).cpu()
@@ -222,7 +222,7 @@ def next_token(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_voca
 def _compared(
     model: HookedModel, before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> pd.DataFrame:
-    """One row a prompt."""
+    """One row per prompt."""
     rows: list[dict[str, object]] = []
     for base, changed in zip(before, after, strict=True):
         top, new_top = int(base.argmax()), int(changed.argmax())

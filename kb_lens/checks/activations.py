@@ -1,4 +1,4 @@
-"""What neurons do on a text: their activation at every token."""
+"""The activations of neurons at every token of a text."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def activations(
 ) -> pd.DataFrame:
     """The activation of every neuron at every token.
 
-    Hooks that are set act: inside ``scale_neurons`` these are the activations as they are scaled
-    there. At a text's first token models keep a place to attend to when there is nothing else;
-    its activations are of another size than all others.
+    Hooks that are set take effect: inside ``scale_neurons`` these are the scaled activations. The
+    activations at a text's first token differ in size from all others: it is an attention sink.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
@@ -47,16 +46,17 @@ def activations(
         progress: Whether to show a progress bar.
 
     Returns:
-        text (its number, from 0), position (from 0, a BOS included), token (unprintable characters
-        escaped), neuron (its name), layer, index, activation. Text by text, token by token.
+        A row per text, token and neuron, in this order: text (its number, from 0), position (from
+        0, a BOS included), token (unprintable characters escaped), neuron (its name), layer, index,
+        activation.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, a text is empty, or longer than
-            the model's context.
+        ValueError: If the set is empty or belongs to another model, or a text is empty or longer
+            than the model's context.
     """
     members = neurons_of(model, neurons)
     texts = [texts] if isinstance(texts, str) else texts
-    if not texts:  # None, too, which would be a default elsewhere
+    if not texts:  # None too
         raise ValueError("texts is empty: give a text, or a list of texts.")
     check_texts(texts)
     encoded = [token_ids(model.tokenizer, text) for text in texts]
@@ -99,7 +99,7 @@ def _table(
 
 
 def batched(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """Batches of not too many tokens, padding included; texts come shortest first."""
+    """Batches of at most `_BATCH_TOKENS` tokens, padding included; texts come shortest first."""
     batches: list[list[Sequence[int]]] = [[]]
     for ids in texts:
         if batches[-1] and (len(batches[-1]) + 1) * len(ids) > _BATCH_TOKENS:
@@ -112,9 +112,9 @@ def batched(texts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
 def read(
     model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]]
 ) -> Float[Tensor, "text pos neuron"]:
-    """Activations of a batch of texts in tokens, float32, on the CPU; padding is on the right.
+    """Activations of a batch of tokenized texts, float32, on the CPU.
 
-    Causal attention does not see padding there.
+    Padding is on the right, where causal attention does not see it.
     """
     tokens = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True)
     caught: dict[int, Tensor] = {}
@@ -147,14 +147,14 @@ def check_lengths(model: HookedModel, texts: Sequence[Sequence[int]], *, at_leas
 
 
 def token_text(model: HookedModel, token_id: int) -> str:
-    """A token as text, with escapes for what cannot be printed or is no whole character."""
+    """A token as text; unprintable and incomplete characters are escaped."""
     return repr(plain_token(model, token_id))[1:-1]
 
 
 def plain_token(model: HookedModel, token_id: int) -> str:
-    """A token as it is written; what is no whole character, or nothing, by its name."""
+    """A token as it is written; an incomplete character or an empty token by its name."""
     text = model.tokenizer.decode([token_id])
-    # one byte of a character that has several is no text: then the vocabulary's spelling of it
+    # a single byte of a longer character is not text: use the vocabulary's spelling
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
         text = model.tokenizer.convert_ids_to_tokens(token_id)
     return text

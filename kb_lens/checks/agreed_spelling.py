@@ -1,4 +1,4 @@
-"""How yes and no are spelled in all attributions that are held against one another."""
+"""One spelling of yes and no for all attributions that are compared."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def agreed_spelling(
     knowledge: Knowledge | None,
     options: Mapping[str, Any],
 ) -> Spelling:
-    """How yes and no are spelled in what is given, or found by asking.
+    """The spelling of yes and no in what is given; the model is asked if nothing is given.
 
     Args:
-        model: Whose answers they are.
+        model: The model that answers.
         questions: The bias-knowledge questions.
-        bias: Attributions for them, if they were made already.
-        knowledge: What `check_knowledge` found for them, if they were asked already.
+        bias: Their attributions, if there are some already.
+        knowledge: The result of `check_knowledge` for them, if there is one already.
         options: Further arguments of `attribute`.
 
     Raises:
-        ValueError: If what is given does not belong together.
+        ValueError: If `bias`, `knowledge`, the model and the questions do not belong together.
     """
     template = options.get("template") or PromptTemplate()
     spelling: Spelling | None = options.get("spelling")
@@ -59,7 +59,7 @@ def _check_bias(
     template: PromptTemplate,
     options: Mapping[str, Any],
 ) -> None:
-    """Refuse attributions that the others could not be held against."""
+    """Refuse attributions that cannot be compared with the others."""
     if list(bias.yes_no_questions) != list(questions):
         raise ValueError("bias holds the attributions of other questions: give those of these.")
     settings = bias.settings

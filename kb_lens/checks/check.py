@@ -13,7 +13,7 @@ class Check:
     """One question about a result, answered."""
 
     name: str
-    """What is asked."""
+    """The question."""
     status: Status
     """The answer."""
     finding: str
@@ -23,10 +23,10 @@ class Check:
 
 
 def unchecked(name: str, material: str) -> Check:
-    """A check that lacks what it reads."""
+    """A check without the data that it reads."""
     return Check(name, "not checked", f"needs {material}.")
 
 
 def judged(name: str, status: Status, finding: str, advice: str) -> Check:
-    """A check whose advice counts unless all is well."""
+    """A check; its advice is dropped if the status is ok."""
     return Check(name, status, finding, "" if status == "ok" else advice)

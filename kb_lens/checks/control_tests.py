@@ -1,8 +1,8 @@
 """Is what a method does more than what random neurons do?
 
-An interval over items says whether an effect is there, not whether it needs these neurons: whatever
-perturbs a model moves its scores. So the same is done with many random sets, and the method's
-effect is placed among theirs.
+An interval over items says whether there is an effect, not whether it needs these neurons: any
+perturbation of a model moves its scores. So the same is done with many random sets of neurons, and
+the method's effect is ranked among theirs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from kb_lens.statistics import Metric
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
 
-# nobody looks at a control's own interval: few resamples save nearly all of the time
+# a control's own interval is not used: few resamples save nearly all of the time
 _FEW = 100
-"""Resamples where only the value is of interest."""
-# 19 draws can reach 0.05 and no less: one draw more or less decides, and no correction survives
+"""Resamples where only the value is used."""
+# the smallest p of 19 draws is 0.05: a single draw decides, and no p is left after correction
 ENOUGH_DRAWS = 99
-"""Random draws that a p needs: the smallest that they can give is 0.01."""
+"""Random draws that a p needs; the smallest possible p is then 0.01."""
 NO_P = (
     f"No p with fewer than {ENOUGH_DRAWS} random draws: the rank is the effect's place among them, "
     "1 is the largest."
 )
-"""What is said where a p is missing."""
+"""The note for a missing p."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,14 @@ class ControlTest:
     key: str
     """The benchmark."""
     metric: str
-    """What the effect is measured by."""
+    """The metric that measures the effect."""
     effect: Metric
     """How much nearer the metric came to its best value, with its paired 95 % interval."""
     controls: Float[np.ndarray, " control"]
-    """The same number of each control."""
+    """The same number for each control."""
     q: float = math.nan
-    """The false discovery rate among the tests that it was made with, see `false_discovery_rates`;
-    NaN if it was made alone."""
+    """The false discovery rate among all tests of its table, see `false_discovery_rates`; NaN for
+    a single test."""
 
     def __post_init__(self) -> None:
         if not len(self.controls):
@@ -60,7 +60,7 @@ class ControlTest:
 
     @property
     def n_controls(self) -> int:
-        """How many controls there are."""
+        """The number of controls."""
         return len(self.controls)
 
     @property
@@ -75,17 +75,16 @@ class ControlTest:
 
     @property
     def rank(self) -> int:
-        """The effect's place among those of the controls, 1 the largest; equal ones go before."""
-        as_good = self.controls >= self.effect.value - 1e-9  # equal but for rounding
+        """The effect's rank among the controls' effects; 1 is the largest, ties rank above it."""
+        as_good = self.controls >= self.effect.value - 1e-9  # equal up to rounding
         return 1 + int(as_good.sum())
 
     @property
     def p(self) -> float:
-        """One-sided: how often a set as good as this one would be drawn; NaN for few draws.
+        """The one-sided permutation p; NaN for fewer than `ENOUGH_DRAWS` controls.
 
-        If the method's neurons were one more random draw, each of the effects, its own among them,
-        would be as likely the largest. So the method counts as one of the draws: (1 + controls
-        that do at least as much) / (1 + controls). Fewer than `ENOUGH_DRAWS` give none.
+        (1 + controls that do at least as much) / (1 + controls): under the null hypothesis the
+        method's neurons are one more random draw, so the method counts as one of the draws.
 
         Source: Phipson and Smyth, Permutation p-values should never be zero (2010).
         """
@@ -95,17 +94,17 @@ class ControlTest:
 
 
 def false_discovery_rates(p: Sequence[float]) -> Float[np.ndarray, " test"]:
-    """Each p's q: the share of false discoveries if all with a p as small are called discoveries.
+    """Each p's q: the false discovery rate if every p up to this one is called a discovery.
 
-    The family is every p that is given; a missing one (NaN) is no part of it and stays missing.
-    It holds for tests that are independent or go along with one another.
+    The family is every p that is given; a missing one (NaN) is not counted and stays missing.
+    It holds for tests that are independent or positively dependent.
 
     Args:
-        p: Of every test of a table.
+        p: The p of every test of a table.
 
     Source: Benjamini and Hochberg, Controlling the false discovery rate (1995).
     """
-    # half a second, which every command would wait for
+    # imported here: it takes half a second, which every command would wait for
     from scipy.stats import false_discovery_control
 
     values = np.asarray(p, dtype=np.float64)
@@ -124,17 +123,17 @@ def control_test(
     *,
     seed: int = 0,
 ) -> ControlTest:
-    """Place a method's effect among those of random controls.
+    """Rank a method's effect among those of random controls.
 
     Args:
-        base: The model as it is.
-        method: The model under the method, on the same items.
-        controls: The same with random neurons in place of the method's, a draw each.
-        metric: What the effect is measured by; default the benchmark's first headline metric.
-        seed: Of the bootstrap.
+        base: The result of the unchanged model.
+        method: The result under the method, on the same items.
+        controls: The results with random neurons in place of the method's, a draw each.
+        metric: The metric of the effect; default the benchmark's first headline metric.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: For no controls, other items, or a metric without a best value.
+        ValueError: If there are no controls, the items differ, or the metric has no best value.
     """
     metric = headline(base)[0] if metric is None else metric
     effects = _effects(base, controls, metric)
@@ -155,19 +154,19 @@ def control_table(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every method's effects among those of the controls, and what both cost the language model.
+    """Every method's effects among those of the controls, and the damage of both.
 
-    A p is that of its row alone; q is corrected for the number of rows that have a p. Fewer than
-    `ENOUGH_DRAWS` controls give neither.
+    p is not corrected for the number of rows; q is the false discovery rate over all rows with a p.
+    Both are missing for fewer than `ENOUGH_DRAWS` controls.
 
     Args:
-        base: The base model's results, one a benchmark.
+        base: The base model's results, one per benchmark.
         methods: Method -> its results on these benchmarks.
         controls: Control (a random draw) -> its results on these benchmarks.
-        seed: Of the bootstraps.
+        seed: Seed of the bootstraps.
 
     Returns:
-        One row a benchmark, headline metric that has a best value, and method: benchmark, metric,
+        One row per benchmark, headline metric that has a best value, and method: benchmark, metric,
         method, gain, low, high, n, clusters, control_mean, control_low, control_high (middle
         95 %), rank (among the method and its controls, 1 the largest gain), p, q, n_controls; and
         for every headline metric of role damage or ability the change under the method, and its
@@ -185,7 +184,7 @@ def control_table(
     rows: list[dict[str, Any]] = []
     for key, before in by_key.items():
         for metric in _present(before, formulas(before.benchmark, before.protocol).judged):
-            # the controls' effects are the same whatever method is held against them
+            # the controls' effects do not depend on the method
             effects = _effects(before, [draw[key] for draw in draws], metric)
             for name, results in measured.items():
                 effect = gain(before, results[key], metric, seed=seed)
@@ -195,8 +194,8 @@ def control_table(
 
 
 def with_rates(tests: pd.DataFrame) -> pd.DataFrame:
-    """A table of tests with its column q anew: the family is all of its rows that have a p."""
-    # no rows, no columns: where no metric has a best value
+    """A table of tests with its column q computed again, over all of its rows that have a p."""
+    # a table without rows has no columns: no metric has a best value
     return tests.assign(q=false_discovery_rates(tests["p"].tolist())) if len(tests) else tests
 
 
@@ -213,7 +212,7 @@ def _by_key(
 
 
 def _present(result: EvaluationResult, metrics: Sequence[str]) -> list[str]:
-    """Those of some metrics that a result has: a few items may lack a whole group."""
+    """The metrics that a result has; few items may lack a whole group."""
     return [metric for metric in metrics if metric in result.metrics]
 
 
@@ -230,13 +229,13 @@ def _numbers(test: ControlTest) -> dict[str, float | None]:
         "control_high": high,
         "rank": test.rank,
         "p": test.p,
-        "q": test.q,  # known when all rows are there
+        "q": test.q,  # filled in when all rows are there
         "n_controls": test.n_controls,
     }
 
 
 def _costs(base: Results, method: Results, controls: Sequence[Results]) -> dict[str, float]:
-    """The changes of ability and of damage, under the method and on average under the controls."""
+    """The changes of ability and damage, under the method and on average under the controls."""
     row: dict[str, float] = {}
     for key, result in base.items():
         definition = formulas(result.benchmark, result.protocol)
@@ -251,14 +250,14 @@ def _costs(base: Results, method: Results, controls: Sequence[Results]) -> dict[
 
 
 def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, ControlTest]:
-    """The tests of one method again, from a study's tables ``results`` and ``control_tests``.
+    """The tests of one method, from a study's tables ``results`` and ``control_tests``.
 
     Args:
-        tables: What `kb_lens.studies.experiments.Experiment` holds.
+        tables: The tables of a `kb_lens.studies.experiments.Experiment`.
         method: The method's name.
 
     Returns:
-        ``<benchmark>, <kind of control>`` -> its test, by each benchmark's first headline metric.
+        ``<benchmark>, <kind of control>`` -> the test of the benchmark's first headline metric.
     """
     results = tables["results"]
     tests: dict[str, ControlTest] = {}
@@ -269,7 +268,7 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
             continue
         measured = results.query("benchmark == @key and metric == @metric")
         distance = np.abs(measured["value"].to_numpy(float) - best)
-        # one row: the model as it is, measured once
+        # one row: the unchanged model, measured once
         base = distance[measured["role"] == "base"][0]
         effects = base - distance[measured["control"] == kind]
         effect = Metric(row["gain"], row["low"], row["high"], n=int(row["n"]))
@@ -279,10 +278,10 @@ def saved_tests(tables: Mapping[str, pd.DataFrame], method: str) -> dict[str, Co
 
 
 def _best(key: str, metric: str) -> float | None:
-    """The best value of a metric, by its result's key, if it is the benchmark's first."""
+    """The best value of a metric if it is the benchmark's first; `key` is its result's key."""
     benchmark = named_by(key)
     if benchmark is None:
         return None
     definition = formulas(*benchmark)
-    # a figure shows one test a benchmark: that of the metric that ranks methods
+    # a figure shows one test per benchmark: that of the metric that ranks methods
     return definition.describe(metric).best if metric == definition.headline[0] else None

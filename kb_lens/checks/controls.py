@@ -1,8 +1,8 @@
-"""Random neurons to hold the chosen ones against, and how much each neuron can do.
+"""Random control neurons, and the influence of every neuron.
 
-Random neurons are a control only if they could do as much as the chosen ones. What a neuron adds to
-the residual stream at a position is its activation times its row of W_out, so the mean size of the
-activation times the norm of that row says how much it does when it is scaled.
+Random neurons are a fair control only if they can do as much as the chosen ones. At a position a
+neuron adds its activation times its row of W_out to the residual stream. So its influence is the
+mean absolute activation times the norm of that row.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kb_lens.progress import progress_bar
 from kb_lens.store import Store, entry_key
 
 _BATCH_TOKENS = 1024
-"""Tokens in one forward pass, padding included: they fill a CPU and fit small memories."""
+"""Tokens in one forward pass, padding included: enough for a CPU, and they fit a small memory."""
 _FORMAT = 1
-"""Raise it when influence would come out otherwise under the same key."""
+"""Increase it when the same key would give another influence."""
 
 
 @as_the_checkpoint
@@ -47,13 +47,12 @@ def influence(
 ) -> Float[Tensor, "layer d_mlp"]:
     """Mean absolute post-activation times the norm of the neuron's W_out row.
 
-    Of a text that is longer than the model's context its beginning counts.
+    A text that is longer than the model's context is cut to it.
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
         texts: Ordinary text; default the passages of the benchmark ``plain_text``.
-        cache_dir: Where it is kept and found again; None keeps nothing. Refused while hooks are
-            set.
+        cache_dir: The folder in which it is kept; None keeps nothing. Refused while hooks are set.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -112,7 +111,7 @@ def _add_batch(
     tokens = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = torch.tensor(text)
-    # On the right: under causal attention it changes nothing before it.
+    # Padding on the right changes nothing before it under causal attention.
     is_text = torch.arange(tokens.shape[1]) < lengths[:, None]
     hooks: list[tuple[str, Any]] = [
         (name, partial(_add, is_text=is_text, total=sums[layer]))
@@ -124,7 +123,7 @@ def _add_batch(
 
 
 def _check_influence(influence: object, neurons: NeuronSet) -> None:
-    """Refuse what is no table of sizes: it would be matched all the same."""
+    """Refuse anything but a table of sizes."""
     remedy = "Give what kb.influence returned for this model."
     shape = (neurons.n_layers, neurons.d_mlp)
     if not isinstance(influence, Tensor):
@@ -163,22 +162,21 @@ def random_neurons(
     influence: Float[Tensor, "layer d_mlp"] | None = None,
     pool: int = 10,
 ) -> NeuronSet:
-    """As many other neurons in every layer, drawn at random: the control of an ablation study.
+    """As many other neurons in every layer, drawn at random: a control.
 
-    The members themselves are not drawn, except in a layer that has too few others. With
-    `influence` each is replaced by one of the `pool` others in its layer whose influence is nearest
-    to its own (by ratio), those of most influence first. Where a member has more influence than
-    all others of its layer no other is its equal: `influence_ratio` says what was reached.
+    Members of the set are drawn only in a layer that has too few others. With `influence` each
+    member is replaced by one of the `pool` others in its layer whose influence is nearest to its
+    own (by ratio), the largest first. If a member has more influence than all others of its layer,
+    there is no match for it: `influence_ratio` says what was reached.
 
     Args:
-        neurons: The set to be controlled for.
-        seed: Of the draw.
-        influence: What `influence` measured.
-        pool: From how many of the nearest each is drawn.
+        neurons: The set that needs a control.
+        seed: Seed of the draw.
+        influence: The result of `influence`.
+        pool: Number of nearest neurons to draw from.
 
     Raises:
-        ValueError: If `influence` is not what `influence` returns for such a model, or the seed or
-            `pool` is not allowed.
+        ValueError: If `influence` does not fit the model, or the seed or `pool` is not allowed.
     """
     check_count("pool", pool)
     check_seed(seed)
@@ -188,7 +186,7 @@ def random_neurons(
     members: list[Neuron] = []
     for layer, indices in neurons.by_layer().items():
         candidates = np.setdiff1d(np.arange(neurons.d_mlp), indices)
-        if len(candidates) < len(indices):  # more than half of the layer is in the set
+        if len(candidates) < len(indices):  # the set has more than half of the layer
             candidates = np.arange(neurons.d_mlp)
         if influence is None:
             chosen = generator.choice(candidates, size=len(indices), replace=False)
@@ -208,10 +206,10 @@ def _nearest(
     pool: int,
     generator: np.random.Generator,
 ) -> list[int]:
-    """For each index another of like influence, drawn without replacement."""
-    size = np.log(np.maximum(influence, 1e-12))  # a dead neuron's logarithm is finite too
+    """For each index another one of like influence, drawn without replacement."""
+    size = np.log(np.maximum(influence, 1e-12))  # keeps a dead neuron's logarithm finite
     chosen: list[int] = []
-    # the largest first: they have the fewest equals, and what is drawn is gone for the others
+    # the largest first: they have the fewest neighbours, and a neuron is drawn only once
     for index in sorted(indices, key=lambda index: -size[index]):
         distance = np.abs(size[candidates] - size[index])
         nearest = candidates[np.argsort(distance, kind="stable")[:pool]]
@@ -223,10 +221,10 @@ def _nearest(
 def influence_ratio(
     control: NeuronSet, neurons: NeuronSet, influence: Float[Tensor, "layer d_mlp"]
 ) -> float:
-    """The summed influence of a control over that of the set it controls for; 1 is a match.
+    """The summed influence of a control, divided by that of its set; 1 is a match.
 
     Raises:
-        ValueError: If `influence` is not what `influence` returns for such a model.
+        ValueError: If `influence` does not fit the model.
     """
     for members in (control, neurons):
         _check_influence(influence, members)

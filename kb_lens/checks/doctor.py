@@ -1,8 +1,7 @@
-"""The paper's failure signatures as checks, each with what was found and what to do about it.
+"""Checks for known ways to fail, each with a finding and advice.
 
-The checks read what other steps found and run nothing themselves; a check whose material is not
-there says so. A check that passes is no proof, one that fails says why a result should not be
-believed yet.
+The checks read the results of other steps and run nothing themselves. A check without its data says
+so. A check that passes is no proof; a check that fails says why a result should not be believed.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ def examine(
     """Every check, in the order of the method's steps.
 
     Args:
-        knowledge: What the model answers.
+        knowledge: The model's answers.
         attributions: The scores of the questions.
         sets: The neurons of each dimension.
-        specificity: What else selects these neurons.
-        base: Results of the model as it is.
+        specificity: The result of `specificity`.
+        base: Results of the unchanged model.
         enhanced: Results with the neurons enhanced, on the same items.
         control: Results with random neurons of like influence enhanced by the same factor, on the
             same items.
-        same_damage: The same by the factor at which they do the same damage.
+        same_damage: The same, by the factor at which they do the same damage.
         tau: The row of `specificity` that is judged.
     """
-    # each step rests on those before it: read from the top
+    # in the order of the method: each step needs those before it
     return [
         neuron_checks.knows(knowledge),
         neuron_checks.on_answers(knowledge),
@@ -62,6 +61,6 @@ def examine(
 
 
 def as_table(checks: Sequence[Check]) -> pd.DataFrame:
-    """One row a check: check, status, finding, advice."""
+    """One row per check: check, status, finding, advice."""
     rows = [(check.name, check.status, check.finding, check.advice) for check in checks]
     return pd.DataFrame(rows, columns=["check", "status", "finding", "advice"])

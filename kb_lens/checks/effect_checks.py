@@ -11,9 +11,9 @@ from kb_lens.evaluation.results import EvaluationResult
 from kb_lens.intervals import interval_text
 from kb_lens.statistics import Metric, MetricRole
 
-# the bounds are judgements, not estimates: chance alone moves a hundred items by less
+# the bounds are judgements, not estimates: with a hundred items chance alone moves less
 CAPABILITY_LOSS, LOGPROB_LOSS = 5.0, 0.25
-"""A loss of so many points of accuracy, or nats a token, breaks the model."""
+"""Loss that counts as breaking the model: points of accuracy, nats a token."""
 
 Results = Sequence[EvaluationResult]
 
@@ -29,7 +29,7 @@ def capable(base: Results, enhanced: Results) -> Check:
         rows = compare(before, after).set_index("metric")
         ability = _first(before, "ability")
         has_ability |= ability is not None
-        # accuracy hides what a benchmark without it still shows: texts become unlikely
+        # accuracy may hide damage that benchmarks without accuracy show: texts become unlikely
         bounds = {ability: CAPABILITY_LOSS, _damage(before): LOGPROB_LOSS}
         for metric, bound in bounds.items():
             if metric not in rows.index:
@@ -46,12 +46,12 @@ def capable(base: Results, enhanced: Results) -> Check:
     if not has_ability:
         return unchecked(name, "results before and after with a capability benchmark")
     finding = "; ".join(doubts or changes) + "."
-    advice = "Measure more items: so large a loss is not excluded."
+    advice = "Measure more items: a loss of that size is not excluded."
     return judged(name, "warning" if doubts else "ok", finding, advice)
 
 
 def even(base: Results, enhanced: Results) -> Check:
-    """Whether no bias type became worse while others became better."""
+    """Whether no bias type became worse."""
     name = "the effect is even over bias types"
     better: list[str] = []
     worse: list[str] = []
@@ -72,14 +72,14 @@ def even(base: Results, enhanced: Results) -> Check:
     finding += f" ({'; '.join(better)})" if better else ""
     finding += f", {len(worse)} move away" + (f" ({'; '.join(worse)})" if worse else "")
     finding += ", intervals clear of 0."
-    advice = "Look at the types; find neurons for each of them."
+    advice = "Look at each bias type; find neurons for each of them."
     return judged(name, "warning" if worse else "ok", finding, advice)
 
 
 def beyond_random(
     base: Results, enhanced: Results, control: Results, same_damage: Results = ()
 ) -> Check:
-    """Whether bias came nearer to its best value by more than under each kind of random neurons."""
+    """Whether bias came nearer to its best value than under each kind of random neurons."""
     name = "the effect is beyond random neurons'"
     kinds = {"of like influence": control, "of the same damage": same_damage}
     controls = {kind: {result.key: result for result in kinds[kind]} for kind in kinds}
@@ -114,7 +114,7 @@ def beyond_random(
     if not beyond:
         advice = "No effect is shown: use more items, several controls, or another model."
         return Check(name, "failed", finding, advice)
-    advice = "Of several benchmarks some pass by chance: look at all, use more items."
+    advice = "With several benchmarks some pass by chance: look at all, use more items."
     return judged(name, "warning" if away or within else "ok", finding, advice)
 
 
@@ -133,9 +133,9 @@ def _first(result: EvaluationResult, role: MetricRole) -> str | None:
 
 
 def _damage(result: EvaluationResult) -> str | None:
-    """The metric that tells in nats a token what became of the language model."""
+    """The metric of damage in nats a token."""
     info = formulas(result.benchmark, result.protocol).info
-    # the first of several: that of all items
+    # the first of several is over all items
     nats = (m for m in info if info[m].role == "damage" and info[m].unit == "nats a token")
     return next(nats, None)
 

@@ -1,4 +1,4 @@
-"""What scaling single neurons did to the answers: tables, a file, and the scores beside it."""
+"""The effects of scaling single neurons: tables, a file, a comparison with attribution scores."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _FORMAT = "kb_lens neuron effects 1"
 _TENSORS = ("prob", "logit_diff", "base_prob", "base_logit_diff")
 # 10,000 resamples of so many means are 10 MB
 _COLUMNS = 128
-"""Means that are resampled at once, which bounds the memory."""
+"""Means that are resampled at once, to limit the memory."""
 
 
 @dataclass(frozen=True)
 class EffectSettings:
-    """What the effects depend on, beside neurons, factors and questions."""
+    """What the effects depend on besides neurons, factors and questions."""
 
     model: str
     """The model's name."""
     fingerprint: str
     """The model's weights (`kb_lens.models.hooked.fingerprint`)."""
     dtype: str
-    """The type that the model ran in."""
+    """The data type of the model."""
     site: Site
     """Where the neurons are scaled: ``post`` or ``pre``."""
     positions: Positions
-    """Where in the prompt: its ``last`` position, or ``all``."""
+    """The scaled positions of the prompt: ``last`` or ``all``."""
     spelling: Spelling
     """How yes and no are spelled."""
     template: PromptTemplate
@@ -51,7 +51,7 @@ class EffectSettings:
 
 @dataclass(frozen=True, eq=False)
 class NeuronEffects:
-    """What the answers become when one neuron is scaled by one factor."""
+    """The answers when one neuron is scaled by one factor."""
 
     prob: Float[Tensor, "question neuron lam"]
     """P(right answer) with the neuron scaled."""
@@ -91,9 +91,9 @@ class NeuronEffects:
         """The mean effects over the questions, with their 95 % bootstrap intervals.
 
         Returns:
-            One row a neuron and factor: layer, index, lam, prob_change, low, high (of P(right), in
-            probability), logit_change, logit_low, logit_high, n (questions) and helps (share of
-            the questions in which P(right) rises).
+            One row per neuron and factor: layer, index, lam, prob_change, low, high (of P(right),
+            in probability), logit_change, logit_low, logit_high, n (questions) and helps (share
+            of the questions in which P(right) rises).
         """
         # in the order of the flattened tensors: factors innermost
         trials = [(*neuron, lam) for neuron in self.neurons for lam in self.lams]
@@ -105,21 +105,21 @@ class NeuronEffects:
         return table
 
     def dose_response(self) -> pd.DataFrame:
-        """The mean change of P(right) by factor; 1, which changes nothing, is always there.
+        """The mean change of P(right) by factor; factor 1, which changes nothing, is included.
 
         Returns:
-            One row a neuron and factor, both ascending: layer, index, lam, prob_change, low, high.
+            One row per neuron and factor, ascending: layer, index, lam, prob_change, low, high.
         """
         keys = ["layer", "index", "lam"]
         curves = self.table().loc[:, [*keys, "prob_change", "low", "high"]]
-        if 1 not in self.lams:  # not measured, because it is known
+        if 1 not in self.lams:  # known without a measurement
             unchanged = pd.DataFrame(self.neurons, columns=keys[:2])
             unchanged = unchanged.assign(lam=1.0, prob_change=0.0, low=0.0, high=0.0)
             curves = pd.concat([curves, unchanged])
         return curves.sort_values(keys).reset_index(drop=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with everything else as JSON in its header."""
+        """Write a safetensors file; everything but the tensors is JSON in its header."""
         header = {
             "settings": asdict(self.settings),
             "questions": [asdict(question) for question in self.questions],
@@ -133,7 +133,7 @@ class NeuronEffects:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         return build_from(
             lambda tensors, header: cls(**tensors, **vars(header)),
@@ -146,7 +146,7 @@ class NeuronEffects:
 
 @dataclass(frozen=True)
 class _Header:
-    """What of a file is no tensor."""
+    """The part of a file that is not tensors."""
 
     settings: EffectSettings
     questions: tuple[Question, ...]
@@ -155,11 +155,11 @@ class _Header:
 
 
 def effect_against_score(effects: NeuronEffects, attributions: Attributions) -> pd.DataFrame:
-    """Each neuron's ablation beside its attribution score, means over the same questions.
+    """Each neuron's ablation effect and attribution score, as means over the same questions.
 
     Returns:
-        One row a neuron: layer, index, score, loss (P(right) of the unchanged model minus P(right)
-        with the neuron ablated), low, high (of the loss) and n (questions).
+        One row per neuron: layer, index, score, loss (P(right) of the unchanged model minus
+        P(right) with the neuron ablated), low, high (of the loss) and n (questions).
 
     Raises:
         ValueError: If factor 0 was not measured, or the scores are of another model, site,
@@ -186,28 +186,28 @@ def effect_against_score(effects: NeuronEffects, attributions: Attributions) -> 
 def _check_comparable(effects: NeuronEffects, attributions: Attributions) -> None:
     if 0 not in effects.lams:
         raise ValueError(f"the factors are {effects.lams}: measure the ablation too (factor 0).")
-    # the type may differ: rounding does not make a score another one
+    # the data type may differ: it changes scores only by rounding
     for name in ("fingerprint", "site", "spelling", "template"):
         expected = getattr(effects.settings, name)
         actual = getattr(attributions.settings, name)
         # a fingerprint has a digest for each type
         if actual != expected and not (name == "fingerprint" and same_weights(actual, expected)):
             raise ValueError(
-                f"the attributions' {name} is {actual}, the effects' {expected}: compare like with "
-                "like."
+                f"the attributions' {name} is {actual}, the effects' {expected}: both must be the "
+                "same."
             )
     if (objective := attributions.settings.objective) != "probability":
         raise ValueError(f"the scores are of the {objective}: give those of probability.")
 
 
 def rank_correlation(table: pd.DataFrame) -> float:
-    """Spearman's rho of `score` and `loss`; NaN where one of them is the same for all neurons."""
+    """Spearman's rho of `score` and `loss`; NaN if one of them is equal for all neurons."""
     columns: pd.DataFrame = table.loc[:, ["score", "loss"]]
     return float(columns.corr(method="spearman").to_numpy()[0, 1])
 
 
 def _means(change: Float[Tensor, "question neuron lam"]) -> Float[np.ndarray, "trial 3"]:
-    """The mean over the questions and its interval, neurons outermost."""
+    """The mean over the questions and its interval, neuron by neuron."""
     values = pd.DataFrame(change.double().flatten(1).numpy()).rename(columns=str)
     groups = pd.DataFrame({"all": np.ones(len(values), dtype=bool)})
     rows: list[tuple[float, float, float]] = []

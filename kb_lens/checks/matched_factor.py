@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Matched:
-    """The factor at which a control does the damage that it was to do, or comes nearest to it."""
+    """The factor at which a control's damage is the target, or nearest to it."""
 
     lam: float
     """The factor."""
     damage: float
-    """What it does there."""
+    """Its damage at that factor."""
     reached: bool
-    """Whether that is the target, up to the tolerance."""
+    """Whether the damage is the target, within the tolerance."""
 
 
 def matched_factor(
@@ -34,24 +34,23 @@ def matched_factor(
 ) -> Matched:
     """The factor at which a control does as much damage as a method, for a fair comparison.
 
-    From `low` the factor is doubled until the damage is beyond the target: so the first crossing
-    is found, also where a small factor does a little good at first. Then the bracket is narrowed,
-    to where a power of the factor's logarithm, which damage is like, would cross; or to its middle
-    (by ratio), where two steps have not halved it. A target that even `high` does not reach, or
-    that `low` is beyond already, is not reached: the result is the factor that came nearest.
-    Factor 1 does no damage and is not measured.
+    From `low` the factor is doubled until the damage is beyond the target, which brackets the first
+    crossing. Then the bracket is narrowed by interpolation: damage is modelled as a power of the
+    factor's logarithm. If two steps have not halved the bracket, its middle (by ratio) is tried. If
+    `high` does not reach the target, or `low` is beyond it already, the result is the factor that
+    came nearest. Factor 1 does no damage and is not measured.
 
     Args:
         damage: Factor -> change of the mean log-probability a token: negative, and falling for
             large factors.
-        target: What it is to be.
+        target: The damage to reach.
         low: The smallest factor, above 0.
         high: The largest factor.
-        tol: How near to the target is near enough, as a share of it.
-        max_steps: Calls of `damage` at most.
+        tol: Allowed distance from the target, as a share of it.
+        max_steps: Most calls of `damage`.
 
     Raises:
-        ValueError: For bad arguments, or a damage that is not finite.
+        ValueError: If an argument is not allowed, or the damage is not finite.
     """
     if not (0 < low < high < math.inf and tol > 0 and max_steps >= 1 and math.isfinite(target)):
         raise ValueError(
@@ -73,7 +72,7 @@ def _bracketed(
     high: float,
     max_steps: int,
 ) -> dict[float, float]:
-    """Factor -> damage, of the factors that were tried until one was near enough."""
+    """Factor -> damage, for all factors that were tried."""
     tried: dict[float, float] = {}
     widths: list[float] = []
     weak, strong, lam = low, math.inf, low
@@ -101,17 +100,17 @@ def _bracketed(
 
 
 def _crossing(tried: dict[float, float], weak: float, strong: float, target: float) -> float:
-    """Where damage that is a power of the factor's logarithm between two factors is the target."""
+    """The factor between two others at which the modelled damage is the target."""
     damages = tried[weak], tried[strong], target
     if weak > 1 and tried[weak] < 0:
         ends = [math.log(math.log(lam)) for lam in (weak, strong)]
         powers = [math.log(-value) for value in damages]
         return math.exp(math.exp(_line(*ends, *powers)))
-    # At 1, or where there is a little good, the power is not known: a square.
+    # At factor 1, or where the change is positive, the power is unknown: take 2.
     roots = [math.copysign(math.sqrt(abs(value)), -value) for value in damages]
     return math.exp(_line(math.log(weak), math.log(strong), *roots))
 
 
 def _line(x: float, other_x: float, y: float, other_y: float, target: float) -> float:
-    """Where the line through two points has the height `target`."""
+    """The place at which the line through two points has the height `target`."""
     return x + (other_x - x) * (target - y) / (other_y - y)

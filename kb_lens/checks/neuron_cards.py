@@ -1,4 +1,4 @@
-"""What a card of a neuron shows: its tokens, its dose-response, the texts that it is active on."""
+"""The content of a neuron's card: its tokens, its dose-response, the texts that activate it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kb_lens.records.tables import Kind, check_columns, read_parquet, write_parq
 CARD_LAMS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 """The factors of a card's dose-response."""
 _BEFORE, _BEHIND = 24, 6
-"""Tokens of a text that are shown around its peak: what comes before is what was read."""
+"""Tokens shown before and after a text's peak; a causal model has read only those before."""
 _FILES = ("effects.safetensors", "tokens.parquet", "excerpts.parquet")
 _NUMBERED: dict[str, Kind] = {"layer": "count", "index": "count", "rank": "count", "token": "text"}
 _TOKENS: dict[str, Kind] = {**_NUMBERED, "side": "text", "logit": "number"}
@@ -35,17 +35,17 @@ _EXCERPTS: dict[str, Kind] = {
 
 @dataclass(frozen=True, eq=False)
 class NeuronCards:
-    """Of each of some neurons, what its card shows."""
+    """The content of the cards of some neurons."""
 
     effects: NeuronEffects
-    """What scaling it does to the right answers, at the last position."""
+    """The effects of scaling each neuron at the last position on the right answers."""
     tokens: pd.DataFrame
-    """The tokens that it promotes and suppresses: `promoted_tokens`."""
+    """The tokens that each neuron promotes and suppresses: `promoted_tokens`."""
     excerpts: pd.DataFrame
-    """The texts of its largest activations around their peaks, a row a token: layer, index, rank
+    """The texts of the largest activations around their peaks, a row per token: layer, index, rank
     (of the text, from 1), peak, position, token, activation."""
     texts: str
-    """In words: which texts were read."""
+    """A description of the texts that were read."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the three files of a folder."""
@@ -77,17 +77,17 @@ def read_cards(
     n_texts: int = 5,
     progress: bool = True,
 ) -> NeuronCards:
-    """Find out what the cards of some neurons show; the texts are read once for all.
+    """Find the content of the cards of some neurons; the texts are read once for all neurons.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set, at its site, or names.
-        texts: Where the largest activations are looked for; default the bank's questions and the
-            passages of plain text.
-        questions: Whose right answers the dose-responses are of; default nine of the bank.
+        texts: Texts in which to look for the largest activations; default the bank's questions and
+            the passages of plain text.
+        questions: Questions for the dose-responses; default nine of the bank.
         lams: The factors, at the last position.
-        k: Tokens a side.
-        n_texts: Texts a neuron.
+        k: Tokens per side.
+        n_texts: Texts per neuron.
         progress: Whether to show progress bars.
 
     Raises:
@@ -105,7 +105,7 @@ def read_cards(
 
 
 def _excerpts(model: HookedModel, neurons: Neurons, peaks: pd.DataFrame) -> pd.DataFrame:
-    """Each text around its peak, of the neuron whose peak it is."""
+    """The tokens around each peak, with the activations of the peak's neuron."""
     pieces: list[pd.DataFrame] = []
     for text, found in peaks.groupby("text", sort=False):
         table = activations(model, neurons, str(text), progress=False)

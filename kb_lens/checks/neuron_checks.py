@@ -11,14 +11,14 @@ from kb_lens.intervals import interval_text
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.neurons.sets import NeuronSet
 
-# the bounds are judgements, not estimates: beyond them we would not believe our own result
+# the bounds are judgements, not estimates
 SMALL_GAP, UNEVEN = 0.01, 0.25
-"""Allowed completeness gap (share of the layer's effect), least size of a dimension's set over
-the largest one's."""
+"""Allowed completeness gap (share of the layer's effect); least allowed size of a dimension's set
+divided by the largest one's."""
 CONTAINED, WRONG_JACCARD, STABLE = 0.5, 0.4, 0.5
-"""Above, above, below: the set is not specific, or not stable."""
+"""The set is not specific above the first two, and not stable below the third."""
 MASS, LEAST_MASS = 0.5, 0.1
-"""Probability of all spellings of yes and no: enough, and enough for a warning only."""
+"""Probability of all spellings of yes and no: below these a warning, and failed."""
 
 
 def knows(knowledge: Knowledge | None) -> Check:
@@ -29,9 +29,9 @@ def knows(knowledge: Knowledge | None) -> Check:
     status: Status = "ok" if knowledge.knows else "failed"
     advice = "The method needs a model that knows the answers: take a larger or instructed one."
     if knowledge.outcome == "KNOWS THE FORM":
-        advice = "It goes by the form of a question: take a larger or instructed model."
+        advice = "It answers by the form of a question: take a larger or instructed model."
     elif knowledge.outcome == "CANNOT TELL":
-        advice = "Remove what stands in the way, then ask again."
+        advice = "Remove the obstacle that the verdict names, then ask again."
     elif status == "ok" and knowledge.forms is None:
         status, advice = "warning", "Ask form questions too: `forms` of check_knowledge."
     return judged(name, status, knowledge.finding(), advice)
@@ -59,7 +59,7 @@ def alive(attributions: Attributions | None) -> Check:
     if attributions is None:
         return unchecked(name, "attributions")
     largest = attributions.scores.amax(dim=(1, 2))
-    n_dead = int((largest <= 1e-8).sum())  # float32 rounding of a probability
+    n_dead = int((largest <= 1e-8).sum())  # the size of float32 rounding of a probability
     finding = (
         f"{n_dead} of {len(attributions)} questions without a positive score; the largest score of "
         f"a question is {float(largest.median()):.1e} (median)."
@@ -84,22 +84,22 @@ def complete(attributions: Attributions | None) -> Check:
 
 
 def covered(sets: Mapping[str, NeuronSet] | None, attributions: Attributions | None) -> Check:
-    """Whether every dimension has neurons, and about as many."""
+    """Whether every dimension has neurons, in similar numbers."""
     name = "dimensions are evenly covered"
     if not sets:
         return unchecked(name, "the neurons of each dimension")
     sizes = {dimension: len(neurons) for dimension, neurons in sets.items()}
-    # a dimension whose questions select nothing has no set, and is covered least of all
+    # a dimension whose questions select no neuron has no set
     questioned = attributions.by_dimension() if attributions is not None else {}
     sizes |= {dimension: 0 for dimension in questioned if dimension not in sizes}
     finding = ", ".join(f"{dimension} {size}" for dimension, size in sizes.items()) + " neurons."
     filled = [dimension for dimension, size in sizes.items() if size]
     if len(filled) < 2 or len(filled) < len(sizes):
         finding += f" Covered: {', '.join(filled) or 'none'}."
-        advice = "Ask questions on every dimension that shall be debiased, or lower tau or beta."
+        advice = "Ask questions on every dimension to debias, or lower tau or beta."
         return Check(name, "failed", finding, advice)
     even = min(sizes.values()) >= UNEVEN * max(sizes.values())
-    advice = "Set tau or beta for each dimension by itself."
+    advice = "Set tau or beta for each dimension separately."
     return judged(name, "ok" if even else "warning", finding, advice)
 
 

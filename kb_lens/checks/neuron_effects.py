@@ -1,9 +1,8 @@
-"""What one neuron does: the answer when that neuron alone is scaled.
+"""The effect of one neuron: the answer when that neuron alone is scaled.
 
-`scale_neurons` scales a set as a whole; here every neuron of it is scaled by itself, by each of
-some factors, and P(right answer) and the logit difference are read again. Factor 0 is the neuron's
-ablation, the effect that its attribution score estimates; several factors make a dose-response
-curve.
+`scale_neurons` scales a whole set. Here each neuron is scaled by itself, by each of some factors,
+and P(right answer) and the logit difference are read again. Factor 0 is the neuron's ablation,
+whose effect the attribution score estimates. Several factors give a dose-response curve.
 
 One forward pass tries many neurons: each row of the batch has its own neuron and factor
 (`kb_lens.checks.scaled_rows`).
@@ -40,7 +39,7 @@ from kb_lens.store import Store, entry_key
 _Asked = tuple[Tensor, tuple[int, int]]
 """A prompt's tokens, and those of the right and the wrong answer."""
 _FORMAT = 1
-"""Raise it when an effect would come out otherwise under the same key."""
+"""Increase it when the same key would give another effect."""
 
 
 @as_the_checkpoint
@@ -59,31 +58,31 @@ def neuron_effects(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> NeuronEffects:
-    """Scale each neuron alone, by each factor, and read off the answer to every question.
+    """Scale each neuron alone, by each factor, and read the answer to every question.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: The neurons: a set, at its site, or names, ``["L26.N1371"]``, at site ``post``.
         questions: What is asked.
         lams: The factors: 0 ablates, 1 changes nothing.
-        positions: ``last``: the last position of the prompt alone, where attributions are taken;
-            one-token rows over a shared prefix where the model allows it. ``all``: every position
-            of the prompt; whole prompts as rows, slower by about the prompt's length.
-        knowledge: What `check_knowledge` found for these questions (and perhaps for more) with this
-            template and style; asked here if not given.
-        spelling: In its stead, how yes and no are spelled, such as that of attributions.
+        positions: ``last``: only the last position of the prompt, where attributions are taken; a
+            row is one token over a shared prefix if the model allows it. ``all``: every position
+            of the prompt; a row is a whole prompt, slower by about the prompt's length.
+        knowledge: The result of `check_knowledge` for these (or more) questions with this template
+            and style; asked here if not given.
+        spelling: Instead of `knowledge`, how yes and no are spelled, such as in attributions.
         template: The words around each question; default the paper's.
         answer_style: As in `attribute`.
         batch_size: Most neurons x factors in one forward pass; default 256 one-token rows or 32
             whole prompts.
-        cache_dir: Where finished questions are kept; the same call goes on from there, and
-            processes that share it share the work. Refused while hooks are set.
+        cache_dir: The folder in which finished questions are kept. The same call continues from
+            there; processes that share it share the work. Refused while hooks are set.
         progress: Whether to show progress bars.
 
     Raises:
         ValueError: If the set is empty or belongs to another model, `knowledge` is of another
-            model, template or questions, a factor is not finite in the type of the weights or comes
-            twice, or another argument is not allowed.
+            model, template or questions, a factor is given twice or is not finite in the type of
+            the weights, or another argument is not allowed.
     """
     check_positions(positions)
     check_effects(lams, batch_size, model.cfg.dtype)
@@ -134,7 +133,7 @@ def _measured(
     progress: bool,
 ) -> dict[str, Tensor]:
     """The tensors of `NeuronEffects` by their names."""
-    # a set is sorted, so trials come layer by layer, as `ScaledRows` needs them
+    # a set is sorted, so the trials are sorted by layer, as `ScaledRows` needs them
     trials: list[Trial] = [
         (neuron.layer, neuron.index, float(lam)) for neuron in neurons for lam in lams
     ]
@@ -157,7 +156,7 @@ def _measured(
         kept = entries(asked, store, key, work, kind="question", progress=progress)
         values = [load(content)["values"] for content in kept]
     prob, logit_diff = torch.stack(values, 1)  # [question, 1 + trial] each
-    # float16 ends at 65,504: a large factor may be beyond it
+    # float16 ends at 65,504: a large factor may exceed it
     if not bool(logit_diff.isfinite().all()):
         raise ValueError(f"the model overflows at a factor of {lams}: load it in float32.")
     shape = (len(questions), len(neurons), len(lams))

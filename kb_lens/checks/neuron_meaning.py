@@ -1,9 +1,8 @@
-"""What a neuron stands for: the tokens that it promotes, and the text that it fires on.
+"""The meaning of a neuron: the tokens that it promotes, and the texts that activate it.
 
-A neuron found by attribution is a number in a layer. Two views give it a meaning. Its output: the
-direction that it writes, read through the unembedding, names the tokens that it makes likelier
-(direct logit attribution: what later layers make of it is left out). Its input: the tokens of real
-text at which its activation is largest, and most negative.
+The output of a neuron: the direction that it writes, read through the unembedding, gives the tokens
+that it makes likelier (direct logit attribution, which leaves out the effect of later layers). Its
+input: the tokens of real text at which its activation is largest, or most negative.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class _Text(NamedTuple):
     """A text that activations are read on."""
 
     source: str
-    """Where it comes from."""
+    """Its source."""
     text: str
     """The text."""
     ids: list[int]
@@ -40,30 +39,29 @@ class _Text(NamedTuple):
 
 
 class _Peaks(NamedTuple):
-    """Each text's largest activation and largest negative of one."""
+    """Each text's largest activation, and its largest negated activation."""
 
     value: Float[Tensor, "2 text neuron"]
-    """How large they are."""
+    """Their size."""
     position: Int[Tensor, "2 text neuron"]
-    """The token at which."""
+    """Their token's position."""
     size: Float[Tensor, " neuron"]
-    """Absolute activations, over all texts: their sum, or their mean."""
+    """Absolute activations over all texts: their sum or their mean."""
 
 
 def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """The vector that each post-activation neuron of a layer writes, per unit of activation.
 
-    The rows of W_out: post-activations times these, plus the down projection's bias, are the down
-    projection's output. Where a family normalises that output before the residual stream (Gemma 2
-    and 3, OLMo 2), these are the directions before it.
+    These are the rows of W_out. Where a family normalises the output of the down projection before
+    the residual stream (Gemma 2 and 3, OLMo 2), they are the directions before that norm.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         layer: The block, from 0.
 
     Raises:
-        ValueError: For a layer that is not there, a model without MLP neurons, or packed
-            (quantized) weights.
+        ValueError: If the layer does not exist, the model has no MLP neurons, or its weights are
+            packed (quantized).
     """
     n_layers = len(site_hooks(model, "post"))
     if not 0 <= layer < n_layers:
@@ -82,21 +80,21 @@ def output_directions(model: HookedModel, layer: int) -> Float[Tensor, "d_mlp d_
 def promoted_tokens(model: HookedModel, neurons: Neurons, k: int = 10) -> pd.DataFrame:
     """The tokens that each neuron makes likelier, and those that it makes less likely.
 
-    Direct logit attribution: the neuron's output direction, centred where the final norm is a
-    LayerNorm, times the final norm's weights (and before, where there is one, times those of the
-    norm between MLP and residual stream), times the unembedding. What a norm divides by depends on
-    the text, so it is taken as 1: in a residual stream of size 4 (root mean square) an activation
-    of 1 adds a quarter of `logit`. That changes no ranks. A final soft cap is left out.
+    Direct logit attribution: the neuron's output direction, times the weights of the norm between
+    MLP and residual stream if there is one, times the final norm's weights (centred if it is a
+    LayerNorm), times the unembedding. A norm's divisor depends on the text and is taken as 1: in a
+    residual stream of size 4 (root mean square) an activation of 1 adds a quarter of `logit`. That
+    changes no ranks. A final soft cap is left out.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        neurons: A set (of a ``pre`` one the neurons after the activation function) or names.
-        k: Tokens a neuron and side.
+        neurons: A set (one of site ``pre`` is read after the activation function) or names.
+        k: Tokens per neuron and side.
 
     Returns:
-        layer, index, side (``promotes`` or ``suppresses``, by an activation above 0; one below 0
-        does the opposite), rank (from 1), token (unprintable characters escaped), token_id and
-        logit (per unit of activation).
+        layer, index, side (what an activation above 0 does: ``promotes`` or ``suppresses``; one
+        below 0 does the opposite), rank (from 1), token (unprintable characters escaped), token_id
+        and logit (per unit of activation).
 
     Raises:
         ValueError: If the set is empty or belongs to another model, or `k` is below 1.
@@ -125,7 +123,7 @@ def promoted_tokens(model: HookedModel, neurons: Neurons, k: int = 10) -> pd.Dat
 def _at_unembedding(
     model: HookedModel, layer: int, directions: Float[Tensor, "neuron d_model"]
 ) -> Float[Tensor, "neuron d_model"]:
-    """The directions as the unembedding reads them, at norms that divide by 1."""
+    """The directions as the unembedding reads them, if norms divide by 1."""
     after = getattr(block_of(model, layer), "ln2_post", None)
     if after is not None:
         directions = directions * _weights(model, after).to(directions.device)
@@ -136,9 +134,9 @@ def _at_unembedding(
 
 
 def _weights(model: HookedModel, norm: Any) -> Float[Tensor, " d_model"]:
-    """What a norm multiplies by; families store it differently, so it is read off its output.
+    """A norm's weights, read off its output because families store them differently.
 
-    Input that is 1 and -1 in turns has mean 0 and size 1: the norm leaves it as it is.
+    The input alternates 1 and -1: it has mean 0 and size 1, so the norm only multiplies it.
     """
     signs = torch.ones(1, 1, model.cfg.d_model, dtype=model.cfg.dtype)
     signs[..., 1::2] = -1
@@ -156,23 +154,23 @@ def top_prompts(
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The texts, and the token in each, at which every neuron's activation is most extreme.
+    """The texts, and the token in each, with the most extreme activations of every neuron.
 
-    A text's first token is left out: whatever it is, models use it as a place to attend to when
-    there is nothing else, and its activations are of another size than all others.
+    A text's first token is left out: it is an attention sink, and its activations differ in size
+    from all others.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set, read at its site, or names, at site ``post``.
         texts: Texts, or source -> texts; default the bank's questions on the paper's dimensions,
             without instruction or chat template, and its passages of plain text.
-        k: Texts a neuron and side.
+        k: Texts per neuron and side.
         progress: Whether to show a progress bar.
 
     Returns:
-        layer, index, side (``largest`` or ``smallest``, which is the most negative), rank (from
-        1), activation, token (unprintable characters escaped), position (the token's, from 0, a
-        BOS included), text, source and mean_abs_activation (the neuron's, over all tokens read).
+        layer, index, side (``largest``, or ``smallest``: the most negative), rank (from 1),
+        activation, token (unprintable characters escaped), position (of the token, from 0, a BOS
+        included), text, source and mean_abs_activation (of the neuron, over all tokens read).
 
     Raises:
         ValueError: If the set is empty or belongs to another model, `k` is below 1, no text has
@@ -198,7 +196,7 @@ def top_prompts(
 def _peak_rows(
     model: HookedModel, neurons: NeuronSet, texts: Sequence[_Text], peaks: _Peaks, k: int
 ) -> Iterator[tuple[Any, ...]]:
-    """The rows of `top_prompts`: of each neuron and side the `k` texts of the highest peaks."""
+    """The rows of `top_prompts`: per neuron and side the `k` texts with the highest peaks."""
     best, chosen = peaks.value.topk(min(k, len(texts)), dim=1)  # [side, rank, neuron]
     for column, neuron in enumerate(neurons):
         mean_size = float(peaks.size[column])
@@ -221,7 +219,7 @@ def _default_texts() -> dict[str, list[str]]:
 def _peaks(
     model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]], progress: bool
 ) -> _Peaks:
-    """`_extremes` of all texts, which come shortest first, and the mean size."""
+    """`_extremes` of all texts (shortest first), and each neuron's mean absolute activation."""
     check_lengths(model, texts, at_least=2)
     batches = progress_bar(batched(texts), desc="reading activations", shown=progress)
     values, positions, sizes = zip(
@@ -234,13 +232,13 @@ def _peaks(
 
 
 def _extremes(model: HookedModel, neurons: NeuronSet, texts: Sequence[Sequence[int]]) -> _Peaks:
-    """The peaks of a batch of texts, and each neuron's sum of sizes."""
+    """The peaks of a batch of texts, and each neuron's sum of absolute activations."""
     activations = read(model, neurons, texts)[:, 1:]
     lengths = torch.tensor([len(ids) for ids in texts])
     is_text = (torch.arange(1, activations.shape[1] + 1) < lengths[:, None])[..., None]
     signed = torch.stack([activations, -activations]).masked_fill(~is_text, -torch.inf)
     value, position = signed.max(2)
-    # the first token was left out, so positions are one further on
+    # the first token was left out, so positions are one higher
     return _Peaks(value, position + 1, (activations.abs() * is_text).sum((0, 1)))
 
 

@@ -1,10 +1,10 @@
-"""Neurons as Neuronpedia takes them: their tokens and the texts that they are active on.
+"""Files for Neuronpedia: neurons with their tokens and the texts that activate them.
 
-Neuronpedia (neuronpedia.org) shows features of models. Whoever has an account may add some by
-``POST /api/feature/upload-batch``; the files here are what that call takes, and nothing is sent.
-The format is that of the webapp's own check of it, ``apps/webapp/app/api/feature/upload-batch/
-route.tsx`` in github.com/hijohnnylin/neuronpedia at ebb8426 (August 2026; the same fields since May
-2025), and of its Python client, neuronpedia 2.0.0 (``FeatureRequest.upload_batch``).
+Neuronpedia (neuronpedia.org) shows features of models. An account may add features by ``POST
+/api/feature/upload-batch``. This module writes files for that call and sends nothing. Sources of
+the format: ``apps/webapp/app/api/feature/upload-batch/route.tsx`` in
+github.com/hijohnnylin/neuronpedia at ebb8426 (August 2026; the same fields since May 2025), and
+its Python client, neuronpedia 2.0.0 (``FeatureRequest.upload_batch``).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from kb_lens.neurons.sets import Neurons, neurons_of
 from kb_lens.records.objects import write_json
 
 _BATCH = 128
-"""Most features that a call takes."""
+"""Most features per call."""
 _N_TOKENS = 1024
-"""Most tokens that a text may have there."""
+"""Most tokens per text."""
 _N_LOGITS = 10
-"""Tokens a side; there may be 20."""
+"""Tokens per side; 20 are allowed."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""What Neuronpedia names a model or a set of sources."""
+"""Names of models and of source sets."""
 
 
 def export_neuronpedia(
@@ -48,32 +48,32 @@ def export_neuronpedia(
 ) -> list[Path]:
     """Write neurons as the batches that Neuronpedia's upload takes.
 
-    A source there is a layer of a source set, ``LAYER-SOURCE_SET``: each gets files of its own,
-    at most 128 neurons in each. A neuron's index is its own in the layer. Its texts are those with
-    the largest activations, as they are; a text's first token is left out, at which models keep a
-    place to attend to. Its logits are `promoted_tokens`, per unit of activation. Quantiles, density
-    and explanations, which Neuronpedia takes as well, are not measured here and left out.
+    A source is a layer of a source set, ``LAYER-SOURCE_SET``, with files of its own for at most 128
+    neurons each. A neuron's index is its index in the layer. Its texts are those with the largest
+    activations, without a text's first token, which is an attention sink. Its logits are
+    `promoted_tokens`, per unit of activation. Quantiles, density and explanations, which
+    Neuronpedia takes as well, are left out.
 
-    Model and source set must be there, made by you (``neuronpedia.np_source_set.SourceSet.new``);
-    then ``curl -H "x-api-key: KEY" -H "Content-Type: application/json" -d @FILE
+    Create the model and the source set first (``neuronpedia.np_source_set.SourceSet.new``). Then
+    ``curl -H "x-api-key: KEY" -H "Content-Type: application/json" -d @FILE
     https://www.neuronpedia.org/api/feature/upload-batch`` uploads a file.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set, read at its site, or names, at site ``post``.
         texts: As in `activations`.
-        folder: Where to.
-        model_id: Neuronpedia's name of the model, ``gemma-2-2b``.
-        source_set: The name of your source set there.
-        k: Texts a neuron.
+        folder: The folder for the files.
+        model_id: Neuronpedia's name of the model, such as ``gemma-2-2b``.
+        source_set: The name of your source set.
+        k: Texts per neuron.
         progress: Whether to show a progress bar.
 
     Returns:
         The files, ``LAYER-SOURCE_SET-batch-0.json``.
 
     Raises:
-        ValueError: As `activations`; if no text has two tokens, or one has more than Neuronpedia
-            takes; or for names that Neuronpedia does not have.
+        ValueError: As `activations`; or if no text has two tokens, a text has more tokens than
+            Neuronpedia takes, or a name is not allowed there.
     """
     check_count("k", k)
     for name, given in (("model_id", model_id), ("source_set", source_set)):

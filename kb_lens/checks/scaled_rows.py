@@ -1,7 +1,7 @@
-"""Rows of a batch that differ in one thing: each has a neuron of its own scaled.
+"""Batches in which every row has another neuron scaled.
 
-Where the last position alone is scaled, a row is one token that reads the prompt's keys and values,
-which are computed once, and it joins the batch at its own neuron's block. Elsewhere every row is a
+If only the last position is scaled, a row is one token that reads the prompt's keys and values.
+These are computed once, and the row joins the batch at its neuron's block. Otherwise every row is a
 whole prompt.
 """
 
@@ -33,10 +33,10 @@ from kb_lens.passes.shared_prefix import UncoveredError, cached, check_covered
 
 # a one-token row costs about as much as one token of a prompt, and prompts have about 30
 _TOKEN_ROWS, _PROMPT_ROWS = 256, 32
-"""Rows of one token, and of a prompt, that one forward pass takes by default."""
-# two ways to the same logits differ by rounding; larger differences are another computation
+"""Default number of rows in one forward pass: of one token each, or of a whole prompt each."""
+# two ways to compute the same logits differ by rounding; a larger difference is an error
 _FLOAT32_TOLERANCE, _TOLERANCE = 1e-4, 0.05
-"""How far logits may lie apart, as a share of their range: in float32, and in shorter types."""
+"""Allowed difference of logits, as a share of their range: in float32, and in shorter types."""
 
 Trial = tuple[int, int, float]
 """A layer, a neuron's index in it, and its factor."""
@@ -58,7 +58,7 @@ class ScaledRows:
         self.most = _PROMPT_ROWS if self._prefix is None else _TOKEN_ROWS
 
     def _share_prefix(self) -> None:
-        """Take one-token rows where they give the model's own logits."""
+        """Use one-token rows if they give the model's own logits."""
         try:
             cache, output = cached(check_covered(self._model), self._tokens)
             self._prefix = OneTokenRows(cache, self._tokens.shape[1] - 1)
@@ -71,7 +71,7 @@ class ScaledRows:
 
     def _check_logits(self, expected: Float[Tensor, "1 d_vocab"]) -> None:
         """Raise `UncoveredError` unless rows that scale by 1 have the model's logits."""
-        # one in the first layer and one in the last: rows that join early, and late
+        # one in the first layer and one in the last: a row that joins early, and one late
         unchanged = [(0, 0, 1.0), (len(self._names) - 1, 0, 1.0)]
         difference = float((self._logits(unchanged) - expected).abs().max())
         in_float32 = self._model.cfg.dtype == torch.float32
@@ -89,12 +89,12 @@ class ScaledRows:
             logits = self._logits(trials[start : start + most])
             prob = (logits[:, right] - logits.logsumexp(-1)).exp()
             chunk = torch.stack([prob, logits[:, right] - logits[:, wrong]]).cpu()
-            # each pass has the unchanged model in its first row: it counts once
+            # each pass has the unchanged model in its first row; only the first pass's is kept
             chunks.append(chunk[:, 1:] if chunks else chunk)
         return torch.cat(chunks, 1)
 
     def _logits(self, trials: Sequence[Trial]) -> Float[Tensor, "row d_vocab"]:
-        """At the last position, of the unchanged model and of every trial; sorted by layer."""
+        """Logits at the last position, of the unchanged model and of every trial, by layer."""
         hooks: list[Hook] = []
         first = 1
         for layer, group in groupby(trials, key=itemgetter(0)):
@@ -106,7 +106,7 @@ class ScaledRows:
             hooks.append((self._names[layer], partial(self._scale, cells=cells, lams=lams)))
             first += len(lams)
         if self._prefix is None and "unembed.hook_in" in self._model.hook_dict:
-            # the vocabulary is the widest dimension: no other position's logits are needed
+            # the vocabulary is the widest dimension: keep only the last position's logits
             hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
         with self._model.hooks(fwd_hooks=hooks):
             return self._run(first)[:, -1].float()
@@ -128,5 +128,5 @@ class ScaledRows:
 
 
 def _join(residual: Tensor, hook: Any, *, n_rows: int) -> Tensor:
-    """More rows that are as the unchanged model's up to here."""
+    """The residual stream with `n_rows` more copies of the unchanged model's row."""
     return torch.cat([residual, residual[:1].expand(n_rows, *residual.shape[1:])])

@@ -1,10 +1,10 @@
-"""Are these neurons about bias? What else selects them, and how stable they are.
+"""Are these neurons about bias? What else selects them, and how stable are they?
 
-Neurons that raise P(right answer) may be the ones that say yes or no, whatever the question. So the
-set is held against the sets that should differ from it: that of the wrong answer, that of plain
-factual questions (``question_bank/control.csv``), and that of the difference of the two answers'
-logits, in which what yes and no have in common cancels. And the questions are split at random into
-halves: a set that another half of the bank would not give again is not a finding.
+Neurons that raise P(right answer) may simply say yes or no, whatever the question. So the set is
+compared with sets that should differ from it: those of the wrong answer, of plain factual questions
+(``question_bank/control.csv``), and of the difference of the two answers' logits, in which the
+parts common to yes and no cancel. And the questions are split at random into halves: a set is
+stable only if both halves select it.
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ from kb_lens.neurons.sets import NeuronSet
 from kb_lens.questions import Question, load_questions
 from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 
-# the paper's threshold, and half and twice of it
+# half of the paper's threshold, the threshold, and twice of it
 TAUS = (0.05, 0.10, 0.20)
 """The saliency thresholds that sets are compared at."""
 KNOW_BIAS, WRONG, CONTROL = "know-bias", "wrong answer", "control questions"
 LOGITS, CONTRASTIVE = "logit difference", "know-bias minus control"
-"""The sets, by the names that tables have for them."""
+"""The names of the sets in tables."""
 
 Halves = tuple[Bool[Tensor, " neuron"], Bool[Tensor, " neuron"]]
-"""The neurons that one half of the questions selects, and the other half."""
+"""The neurons that each of two halves of the questions selects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The attributions that a set is held against."""
+    """The attributions that `specificity` compares."""
 
     bias: Attributions
-    """Of the right answers to the bias-knowledge questions."""
+    """Attributions of the right answers to the bias-knowledge questions."""
     wrong: Attributions
-    """Of the wrong answers to the same questions."""
+    """Attributions of the wrong answers to the same questions."""
     control: Attributions
-    """Of the right answers to plain factual questions."""
+    """Attributions of the right answers to plain factual questions."""
     logits: Attributions
-    """Of the logit difference, right minus wrong, for the bias-knowledge questions."""
+    """Attributions of the logit difference, right minus wrong, for the bias-knowledge questions."""
     control_knowledge: Knowledge
-    """What the model answers to the factual questions."""
+    """The model's answers to the factual questions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Specificity:
-    """What `specificity` found."""
+    """The result of `specificity`."""
 
     overlaps: pd.DataFrame
-    """One row a tau and set: tau, set, size, know_bias_size, shared, jaccard (with the know-bias
-    set) and contained (share of the know-bias set that lies in this one)."""
+    """One row per tau and set: tau, set, size, know_bias_size, shared, jaccard (with the know-bias
+    set) and contained (share of the know-bias set that is in this set)."""
     stability: pd.DataFrame
-    """One row a tau and dimension (and ``all``, their union): tau, dimension, n_questions, jaccard
-    (mean over random halves), low, high (middle 95 % of the halves), n_halves."""
+    """One row per tau and dimension (and ``all``, their union): tau, dimension, n_questions,
+    jaccard (mean over random halves), low, high (middle 95 % of the halves), n_halves."""
     control_knowledge: Knowledge
-    """What the model answers to the factual questions."""
+    """The model's answers to the factual questions."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``specificity.csv``, ``stability.csv`` and ``control_knowledge.json``."""
@@ -89,10 +89,10 @@ class Specificity:
 
         Args:
             folder: The folder.
-            whose: Of which model it has to be; default that of ``control_knowledge.json``.
+            whose: The model that it must belong to; default that of ``control_knowledge.json``.
 
         Raises:
-            ValueError: If a file is missing, damaged, something else or of another model.
+            ValueError: If a file is missing, damaged, of another kind or of another model.
         """
         folder = Path(folder)
         path = folder / "control_knowledge.json"
@@ -124,15 +124,16 @@ def gather(
     knowledge: Knowledge | None = None,
     **options: Any,
 ) -> Evidence:
-    """Attribute everything that `specificity` compares.
+    """Compute all attributions that `specificity` compares.
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
         questions: The bias-knowledge questions.
         control: Plain factual questions; default as many concepts of the control bank as a
             dimension of `questions` has.
-        bias: What `attribute` found for `questions`, if that is known already.
-        knowledge: What `check_knowledge` found for them; asked here if it and `bias` are not given.
+        bias: The result of `attribute` for `questions`, if there is one already.
+        knowledge: The result of `check_knowledge` for them; asked here if neither this nor `bias`
+            is given.
         options: Further arguments of `attribute` (``cache_dir``, ``site``, ``rule`` ...).
 
     Raises:
@@ -140,7 +141,7 @@ def gather(
     """
     how_asked = ("template", "answer_style", "progress")
     asking = {name: option for name, option in options.items() if name in how_asked}
-    # all sets are read at the same two answer tokens, or they would differ for that reason
+    # all sets use the same two answer tokens: otherwise they would differ for that reason
     options["spelling"] = agreed_spelling(model, questions, bias, knowledge, options)
     control = default_control(questions) if control is None else list(control)
     control_knowledge = check_knowledge(model, control, forms=(), **asking)
@@ -155,9 +156,9 @@ def gather(
 
 
 def default_control(questions: Sequence[Question]) -> list[Question]:
-    """As many questions of the control bank as the largest dimension has, in threes."""
+    """As many questions of the control bank as the largest dimension has, by whole concepts."""
     largest = max(Counter(question.dimension for question in questions).values())
-    # whole concepts, which have three questions each; the bank has 75, fewer than 9 show nothing
+    # whole concepts of three questions each; at least 9 and at most the bank's 75 questions
     n_control = min(75, max(9, largest // 3 * 3))
     return load_questions(n_control, dimension="control")
 
@@ -176,14 +177,14 @@ def specificity(
     n_halves: int = 200,
     seed: int = 0,
 ) -> Specificity:
-    """Hold the know-bias set against its controls, and against itself on random halves.
+    """Compare the know-bias set with its controls, and the sets of random halves of the questions.
 
     Args:
         evidence: What `gather` returned.
-        taus: Saliency thresholds, a block of rows each.
+        taus: Saliency thresholds; each gives a block of rows.
         beta: Consistency threshold.
-        n_halves: Random splits of the questions.
-        seed: Of the splits.
+        n_halves: Number of random splits of the questions.
+        seed: Seed of the splits.
     """
     check_count("n_halves", n_halves)
     if n_halves < 2:
@@ -198,7 +199,7 @@ def specificity(
 
 
 def named_sets(evidence: Evidence, *, tau: float, beta: float = 0.10) -> dict[str, NeuronSet]:
-    """The know-bias set (union over dimensions) and those that it is held against."""
+    """The know-bias set (union over dimensions) and the sets that it is compared with."""
     know_bias = _union(evidence.bias, tau, beta)
     control = select_neurons(evidence.control, tau, beta)
     return {
@@ -236,13 +237,13 @@ def _overlaps(sets: Mapping[str, NeuronSet], tau: float) -> list[dict[str, Any]]
 def _halves(
     attributions: Attributions, tau: float, beta: float, n_halves: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Jaccard of the sets of two random halves: a row a dimension, and one for their union."""
+    """Jaccard of the sets of two random halves: a row per dimension, and one for their union."""
     generator = np.random.default_rng(seed)
     above = {
         dimension: salient(scores, tau).flatten(1)
         for dimension, scores in attributions.by_dimension().items()
     }
-    ever = torch.cat(list(above.values())).any(0)  # the other neurons are in no half's set
+    ever = torch.cat(list(above.values())).any(0)  # no half selects any other neuron
     rows: list[dict[str, Any]] = []
     splits: list[list[Halves]] = []
     for dimension, passed in above.items():
@@ -270,8 +271,8 @@ def _half_sets(
     """The neurons that each half of the questions selects."""
     middle = len(order) // 2
     first = order[:middle]
-    second = order[middle : 2 * middle]  # as many; an odd question is left out
-    needed = float(Fraction(str(beta)) * middle)  # as `select_neurons`: 0.1 is one tenth exactly
+    second = order[middle : 2 * middle]  # equal halves: an odd question is left out
+    needed = float(Fraction(str(beta)) * middle)  # as in `select_neurons`: 0.1 is exactly a tenth
     return above[first].sum(0) > needed, above[second].sum(0) > needed
 
 
@@ -282,7 +283,7 @@ def _jaccard(first: Bool[Tensor, " neuron"], second: Bool[Tensor, " neuron"]) ->
 
 def _row(tau: float, dimension: str, n_questions: int, halves: Sequence[Halves]) -> dict[str, Any]:
     values = np.array([_jaccard(*pair) for pair in halves])
-    values = values[~np.isnan(values)]  # where no half has a neuron there is nothing to compare
+    values = values[~np.isnan(values)]  # NaN: neither half selects a neuron
     mean, low, high = 3 * [float("nan")]
     if len(values):
         mean = float(values.mean())

@@ -1,1 +1,1 @@
-"""The command ``kb-lens``: options in, the rooms below called, tables and lines out."""
+"""The command ``kb-lens``: reads options, calls the library, prints tables and lines."""

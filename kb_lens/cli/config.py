@@ -1,7 +1,7 @@
-"""``--config FILE``: options from a file, which those of the command line go before.
+"""``--config FILE``: options from a file; those of the command line take precedence.
 
 The file is a ``run.json``, whose command is repeated with its settings, or YAML (or JSON) with the
-options' names. Imports nothing slow.
+names of options. Imports nothing slow.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from kb_lens.rows import json_value, read_utf8, shown
 
 _CONFIG = "--config"
 _BY_HAND = ("--trust-remote-code", "--push")
-"""Options that no file may give, since files are passed on: they run code, and send something."""
+"""Options that no file may give: they run code or upload something, and files are shared."""
 
 Values = dict[str, Any]
 
 
 def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Take the options that were not given from the file; cyclopts' ``config`` hook.
+    """Take options that were not given from the file; cyclopts' ``config`` hook.
 
     Raises:
-        ValueError: Names the file, and the option in it.
+        ValueError: If the file cannot be used; the message names it and the option.
     """
     given = next((argument for argument in arguments if argument.name == _CONFIG), None)
     if given is None or not given.tokens:
         return
-    from cyclopts.config import Dict  # not before there is a file: it takes 10 ms
+    from cyclopts.config import Dict  # imported only if needed: it takes 10 ms
 
     path = Path(given.tokens[-1].value)
     options = _options(arguments)
@@ -42,13 +42,13 @@ def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
     by_name = {_long(options[_key(name)]): value for name, value in values.items()}
     if len(by_name) < len(values):
         raise ValueError(f"'{path}' has an option twice: {', '.join(values)}.")
-    # Of a list that is empty cyclopts takes the value as it is, and fields are tuples.
+    # cyclopts does not convert an empty list, but the fields are tuples.
     by_name = {name: () if value == [] else value for name, value in by_name.items()}
     Dict({commands[-1]: by_name}, source=str(path))(app, commands[-1:], arguments)
 
 
 def _options(arguments: ArgumentCollection) -> dict[str, Argument]:
-    """The options by their names on the command line, and in run.json, which are of fields."""
+    """The options by their names on the command line and by their fields' names, as in run.json."""
     options: dict[str, Argument] = {}
     for argument in arguments:
         if argument.parse and argument.name not in ("*", _CONFIG):
@@ -69,7 +69,7 @@ def _is_by_hand(option: Argument) -> bool:
 
 
 def _options_in(path: Path, command: str, options: Mapping[str, Argument]) -> Values:
-    """The options that a file gives a command."""
+    """The options of a command in a file."""
     content = _table(path)
     if isinstance(content.get("arguments"), dict) and "command" in content:
         return _of_record(path, command, content, options)
@@ -81,46 +81,45 @@ def _options_in(path: Path, command: str, options: Mapping[str, Argument]) -> Va
         if _key(name) not in options:
             allowed = ", ".join(dict.fromkeys(map(_long, options.values())))
             raise ValueError(
-                f"'{path}' has {shown(name)}, which is no option of `kb-lens {command}`: allowed "
-                f"are {allowed}."
+                f"'{path}' has {shown(name)}, which is not an option of `kb-lens {command}`: "
+                f"allowed are {allowed}."
             )
         if _is_by_hand(options[_key(name)]):
             raise ValueError(
-                f"'{path}' has {name}, which no file may give: take it out, and give "
+                f"'{path}' has {name}, which no file may give: remove it, and give "
                 f"{options[_key(name)].name} on the command line if you want it."
             )
     return content
 
 
 def _table(path: Path) -> Values:
-    """What the file says, by name."""
+    """The values of the file by name."""
     text = read_utf8(path, "file for --config")
     try:
         content = json_value(text) if path.suffix == ".json" else _yaml(text)
     except (ValueError, RecursionError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ValueError(f"'{path}' is no {kind}: {error}.") from error
+        raise ValueError(f"'{path}' is not {kind}: {error}.") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(
-            f"'{path}' has no options: needed are names and values, such as 'lam: [2, 3]', or a "
-            "run.json."
+            f"'{path}' has no options: give names and values, such as 'lam: [2, 3]', or a run.json."
         )
     return _by_text(content)
 
 
 def _by_text(table: Mapping[Any, Any]) -> Values:
-    """A table whose names are texts: YAML allows others."""
+    """The table with text names: YAML allows others."""
     return {str(name): value for name, value in table.items()}
 
 
 def _part(record: Values, name: str) -> Values:
-    """A table in a run.json; one that is damaged, or of an older version, may have none."""
+    """A table in a run.json; damaged or old files may not have it."""
     part = record.get(name)
     return _by_text(part) if isinstance(part, dict) else {}
 
 
 def _yaml(text: str) -> Any:
-    """YAML in which a value is what is typed there: as on the command line no word is a number."""
+    """YAML whose values stay text, as on the command line."""
     import yaml
 
     class AsTyped(yaml.SafeLoader):
@@ -136,11 +135,11 @@ def _yaml(text: str) -> Any:
 
 
 def _of_record(path: Path, command: str, record: Values, options: Mapping[str, Argument]) -> Values:
-    """The arguments in a run.json. How the run was done is of its machine, and is not taken."""
+    """The arguments in a run.json. Its execution belongs to its machine and is not taken."""
     if record["command"] != command:
         raise ValueError(
-            f"'{path}' is of `kb-lens {record['command']}`, not of `kb-lens {command}`, where its "
-            "settings mean something else. Write those that you want into a YAML file."
+            f"'{path}' is of `kb-lens {record['command']}`, not of `kb-lens {command}`, where "
+            "settings may mean something else. Write those that you want into a YAML file."
         )
     arguments: Values = record["arguments"]
     unknown = [name for name in arguments if _key(name) not in options]
@@ -148,7 +147,7 @@ def _of_record(path: Path, command: str, record: Values, options: Mapping[str, A
         version = _part(record, "versions").get("kb-lens")
         raise ValueError(
             f"'{path}' has {shown(unknown[0])}, which this version of kb-lens does not know: it "
-            f"was written by version {version}. Install that one to repeat the run."
+            f"was written by version {version}. Install that version to repeat the run."
         )
     by_hand = {name for name in arguments if _is_by_hand(options[_key(name)])}
     how = {name: arguments[name] for name in by_hand} | _part(record, "execution")
@@ -161,22 +160,22 @@ def _say_what_is_not_taken(path: Path, how: Values, options: Mapping[str, Argume
         f"{option.name} {value}"
         for name, value in how.items()
         if (option := options.get(_key(name))) and value != option.field_info.default
-        if not option.tokens  # it was given, so nobody misses it
+        if not option.tokens  # not if it was given
     ]
     if told:
         sys.stderr.write(
             f"kb-lens: the run in '{path}' was done with {', '.join(told)}, which is not taken "
-            "from there: give it if you want it.\n"
+            "from the file: give it if you want it.\n"
         )
 
 
 def _check(what: str, value: Any, option: Argument) -> None:
-    """Refuse what cannot be typed on the command line either."""
-    # A value of many parts is not shown: by YAML's references a small file may have billions.
+    """Refuse values that the command line does not allow."""
+    # Lists and tables are not shown: by YAML's references a small file may have billions of parts.
     values = value if isinstance(value, list) and is_list(option) else [value]
     if value is None and type(None) not in get_args(option.hint):
-        raise ValueError(f"{what} has no value: give one, or take the line out.")
+        raise ValueError(f"{what} has no value: give one, or remove the line.")
     if not all(item is None or isinstance(item, str | int | float) for item in values):
         raise ValueError(f"{what} is a list or table: write it as on the command line.")
     if value is not None and None in values:
-        raise ValueError(f"{what} has an entry without a value: write it, or take it out.")
+        raise ValueError(f"{what} has an entry without a value: give one, or remove it.")

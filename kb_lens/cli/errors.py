@@ -1,7 +1,7 @@
-"""Every error and warning in one line: what was wrong, with what, and what to do next.
+"""Errors and warnings as one line: what was wrong, with what, and what to do next.
 
-kb_lens's own errors say that themselves. Here is what comes from the system and from libraries.
-Imports nothing that takes time: whoever raised an error has imported its library.
+kb_lens's own messages have this form already; this module is for errors of the system and of
+libraries. It imports nothing slow: the library that raised an error is imported already.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import warnings
 from cyclopts import CycloptsError
 
 TRACEBACK_VARIABLE = "KB_LENS_TRACEBACK"
-"""Environment variable: anything in it shows where an error came from."""
+"""Environment variable: any value shows tracebacks."""
 
 _ADVICE = {
-    errno.ENOSPC: "The disk is full: make room, or choose another --out; what is finished is kept.",
+    errno.ENOSPC: "The disk is full: make room, or choose another --out; finished work is kept.",
     errno.EDQUOT: "Your quota is used up: make room, or choose another --out.",
     errno.EROFS: "Nothing can be written there: choose another --out.",
-    errno.EACCES: "You may not do that there: choose another --out, or ask for the right.",
-    errno.EPERM: "You may not do that there: choose another --out, or ask for the right.",
+    errno.EACCES: "You have no permission: choose another --out, or ask for the permission.",
+    errno.EPERM: "You have no permission: choose another --out, or ask for the permission.",
     errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n`.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
 }
 """What to do about an error of the system."""
 _MEMORY = (
-    "out of memory, in batches of one already where they can be halved: --dtype bfloat16 or "
-    "--quantization 4bit take less, or a larger GPU, --device-map auto over several, --device cpu."
+    "out of memory, with the smallest possible batches: --dtype bfloat16 or --quantization "
+    "4bit need less; or use a larger GPU, --device-map auto over several GPUs, or --device cpu."
 )
 _FULL_DISK = ("No space left", "disk quota", "os error 28")
-"""What libraries that write files themselves say of a full disk."""
+"""Texts of libraries' errors about a full disk."""
 _PYTHONS_OWN = warnings.formatwarning
 
 
@@ -43,7 +43,7 @@ def in_words(error: BaseException) -> str:
         return _MEMORY
     if isinstance(error, CycloptsError):
         return text
-    # before ValueError, which some of the system's errors are as well
+    # before ValueError: some errors of the system are ValueErrors too
     if isinstance(error, OSError) and error.errno in _ADVICE:
         return f"{text.rstrip('.')}. {_ADVICE[error.errno]}"
     if any(words in text for words in _FULL_DISK):
@@ -60,14 +60,14 @@ def warning_line(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """A warning as users read it: what it says, and not the place in the code that said it."""
+    """A warning for users: its text without the place in the code."""
     if not issubclass(category, UserWarning) or os.environ.get(TRACEBACK_VARIABLE):
         return _PYTHONS_OWN(message, category, filename, lineno, line)
     return f"WARNING: {' '.join(str(message).split())}\n"
 
 
 def _unforeseen(error: BaseException) -> str:
-    """Of an error that nobody foresaw: its kind, where it came from, how to see more."""
+    """An unexpected error: its kind, its place, and how to see more."""
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if "kb_lens" in frame.filename
     ]
@@ -78,6 +78,6 @@ def _unforeseen(error: BaseException) -> str:
     notes = " ".join(getattr(error, "__notes__", ()))
     text = " ".join(str(error).split())[:300]
     return (
-        f"{type(error).__name__}{place}: {text} {notes} This was not foreseen: please report it, "
-        f"with what {TRACEBACK_VARIABLE}=1 in front of the command shows."
+        f"{type(error).__name__}{place}: {text} {notes} This error was not expected: please report "
+        f"it, with the output of the same command with {TRACEBACK_VARIABLE}=1 in front."
     )

@@ -1,6 +1,6 @@
-"""The command ``kb-lens``: which commands there are, and what is said when one fails.
+"""The command ``kb-lens``: its commands, and the messages when one fails.
 
-A command is imported when it is called: ``kb-lens --help`` must not wait for torch.
+A command is imported when it is called, so that ``kb-lens --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ app = App(
     help_format="plaintext",
     version=lambda: version("kb-lens"),
     version_flags="--version",
-    suppress_keyboard_interrupt=False,  # what ended the command is said, and how to go on
+    suppress_keyboard_interrupt=False,  # `main` says what ended the command and how to resume
     config=(read_config, split_commas, check_whole_numbers),
-    # A flag has no --no-FLAG beside it, and a list is shown as a user types it.
+    # A flag has no --no-FLAG, and a list is shown as a user types it.
     default_parameter=Parameter(negative="", show_default=default_text),
 )
 
@@ -38,7 +38,7 @@ COMMANDS = {
     "evaluate": ("jobs", "Measure a model, with or without scaled neurons."),
     "compare": (
         "pages",
-        "Set saved results beside one another: paired differences from the first, and ranks.",
+        "Compare saved results: paired differences from the first, and ranks.",
     ),
     "export": (
         "jobs",
@@ -47,7 +47,7 @@ COMMANDS = {
     "figures": ("pages", "Draw every figure again from saved results."),
     "report": (
         "pages",
-        "Everything in a folder of results on one page that needs nothing else.",
+        "Write one self-contained HTML page with everything in a folder of results.",
     ),
     "push": (
         "pages",
@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "experiment": (
         "studies",
-        "One of the paper's studies, or all methods side by side; interrupted, it goes on.",
+        "One of the paper's studies, or all methods side by side; it can be resumed.",
     ),
     "paper": (
         "studies",
@@ -64,18 +64,18 @@ COMMANDS = {
     "tune": ("studies", "Choose lambda on one half of the items and report on the other."),
     "neurons": (
         "studies",
-        "What each neuron does by itself: its effect, its dose-response, its tokens, its texts.",
+        "Each neuron by itself: its effect, its dose-response, its tokens, its texts.",
     ),
     "doctor": (
         "studies",
-        "Should the results be believed? The known ways to fail, checked, with advice.",
+        "Should the results be believed? Checks of known ways to fail, with advice.",
     ),
     "tasks": (
         "tasks",
         "Write benchmarks as task files of lm-evaluation-harness, which need no kb_lens.",
     ),
 }
-"""Name -> the file it is in and what it does; in the order of docs/commands.md."""
+"""Name -> its file and its help; in the order of docs/commands.md."""
 
 for number, (command, (file, summary)) in enumerate(COMMANDS.items()):
     app.command(f"kb_lens.cli.{file}:{command}", name=command, help=summary, sort_key=number)
@@ -85,17 +85,17 @@ app.register_install_completion_command(
 
 
 def main() -> None:
-    """Run the command; what a user got wrong is one line and exit status 2."""
-    # A batch system ends a job by SIGTERM and kills it soon after: it ends as by Ctrl-C.
-    with suppress(ValueError):  # only the main thread may say so
+    """Run the command; a user's mistake gives one line and exit status 2."""
+    # A batch system sends SIGTERM and kills the job soon after: treat it like Ctrl-C.
+    with suppress(ValueError):  # only possible in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = warning_line
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except Terminated as error:
-        _stop("terminated; the same command goes on from here.", 128 + signal.SIGTERM, error)
+        _stop("terminated; the same command resumes from here.", 128 + signal.SIGTERM, error)
     except KeyboardInterrupt as error:
-        _stop("interrupted; the same command goes on from here.", 130, error)
+        _stop("interrupted; the same command resumes from here.", 130, error)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """The process received SIGTERM."""
 
 
 def _terminate(*signal_and_frame: object) -> NoReturn:
@@ -112,7 +112,7 @@ def _terminate(*signal_and_frame: object) -> NoReturn:
 
 
 def _stop(message: str, status: int, error: BaseException) -> NoReturn:
-    """Say in one line why the command ends."""
+    """Print one line that says why the command ends, and end."""
     sys.stderr.write(f"kb-lens: {' '.join(message.split())}\n")
     raise SystemExit(status) from error
 

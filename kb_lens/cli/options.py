@@ -1,4 +1,4 @@
-"""The options that commands share beside the groups of `kb_lens.runs.settings`."""
+"""The options that commands share, besides the groups of `kb_lens.runs.settings`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kb_lens.figures.export import FORMATS, write_figures
 from kb_lens.figures.themes import Theme
 
 QUOTE = "'"
-"""Around commands on the terminal."""
+"""The quotation mark around commands on the terminal."""
 FLAT = Parameter(name="*")
-"""Of a dataclass: its fields are the options."""
+"""For a dataclass: its fields are the options."""
 Out = Annotated[Path, Parameter(help="Folder for everything that is written.")]
 Config = Annotated[
     Path | None,
-    Parameter(help="Options that are not given: a run.json to repeat, or YAML with their names."),
+    Parameter(help="File with further options: a run.json to repeat, or YAML with their names."),
 ]
-"""Read by `kb_lens.cli.config` before a command is called, which has no use for it."""
+"""Read by `kb_lens.cli.config` before the command is called; the command ignores it."""
 DryRun = Annotated[
     bool,
-    Parameter("--dry-run", help="Say what would be done and about what it takes; write nothing."),
+    Parameter("--dry-run", help="Say what would be done and its estimated time; write nothing."),
 ]
-ThemeOption = Annotated[Theme, Parameter("--theme", help="Of the figures.")]
+ThemeOption = Annotated[Theme, Parameter("--theme", help="Theme of the figures.")]
 WidthOption = Annotated[
     str,
     Parameter("--width", help="page with title; or for print: column, 5.5in, 14cm and so on."),
@@ -35,19 +35,19 @@ WidthOption = Annotated[
 
 
 def tell(text: str) -> None:
-    """Print a line for the user; what is code on a page is in quotation marks."""
+    """Print a line for the user; `code` is put in quotation marks."""
     sys.stdout.write(f"{text.replace('`', QUOTE)}\n")
 
 
 def left_out(text: str) -> None:
-    """Print what cannot be done, beside the output."""
+    """Print to standard error what cannot be done."""
     sys.stderr.write(f"{text}\n")
 
 
 def save_figures(
     figures: Mapping[str, Figure], folder: Path, formats: Sequence[str] = FORMATS, **form: Any
 ) -> None:
-    """Write figures and tell what was written; `form` as `write_figures`."""
-    # Without a browser there is HTML alone; the note says so once for all figures.
+    """Write figures and tell what was written; `form` as in `write_figures`."""
+    # Without a browser there is only HTML; the note says so once for all figures.
     written = write_figures(figures, folder, formats, **form)
     tell(f"{len(figures)} figures in {folder}. {written.note}".rstrip())

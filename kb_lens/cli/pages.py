@@ -23,7 +23,7 @@ from kb_lens.rows import shown
 from kb_lens.runs.folder import one_model, read_conditions, several_models
 from kb_lens.written import noting
 
-ShownModel = Annotated[str | None, Parameter("--name", help="What the model is called there.")]
+ShownModel = Annotated[str | None, Parameter("--name", help="Name of the model to show.")]
 
 
 def compare(
@@ -35,13 +35,13 @@ def compare(
     out: Annotated[Path | None, Parameter(help="Folder for comparison.csv, ranks.csv.")] = None,
     seed: Annotated[int, Parameter(help="Seed of samples, bootstraps and random controls.")] = 0,
 ) -> None:
-    """Set saved results beside one another: paired differences from the first, and ranks."""
+    """Compare saved results: paired differences from the first, and ranks."""
     results = read_conditions(folders)
     if note := several_models(results):
         left_out(note)
     tables = {"comparison": summarize(results, seed=seed), "ranks": rank_table(results, seed=seed)}
     terminal.show_summary(tables["comparison"])
-    title = "Ranks: the nearer the metric is to its best value, the better"
+    title = "Ranks by the distance of the metric from its best value"
     terminal.show_table(tables["ranks"], title)
     if out is not None:
         for name, table in tables.items():
@@ -51,7 +51,7 @@ def compare(
 
 def figures(
     folder: Annotated[
-        Path, Parameter(help="What `run`, `identify`, `experiment`, `tune` ... wrote.")
+        Path, Parameter(help="A folder of `run`, `identify`, `experiment`, `tune` ...")
     ],
     *,
     out: Annotated[Path | None, Parameter(help="Default: FOLDER/figures.")] = None,
@@ -79,10 +79,10 @@ def figures(
 
 
 def named_figures(figures: Mapping[str, Figure], names: Sequence[str]) -> dict[str, Figure]:
-    """The figures of some names, a figure's further pages included; all if none is named.
+    """The named figures with their further pages; all figures if none is named.
 
     Raises:
-        ValueError: For a name that no figure has.
+        ValueError: If no figure has a name.
     """
     pages = {name: [page for page in figures if _is_page_of(page, name)] for name in names}
     if unknown := [name for name, found in pages.items() if not found]:
@@ -93,7 +93,7 @@ def named_figures(figures: Mapping[str, Figure], names: Sequence[str]) -> dict[s
 
 
 def _is_page_of(page: str, name: str) -> bool:
-    """Whether it is the figure of that name, or ``name_2`` and so on."""
+    """Whether it is the figure of that name, ``name_2`` and so on."""
     return page == name or re.fullmatch(rf"{re.escape(name)}_\d+", page) is not None
 
 
@@ -101,7 +101,7 @@ def metric_keys(texts: Sequence[str]) -> list[tuple[str, str]] | None:
     """Metrics from ``BENCHMARK.METRIC``; None if none is named.
 
     Raises:
-        ValueError: For a text without a point.
+        ValueError: If a text has no point.
     """
     pairs = [text.rpartition(".") for text in texts]
     if wrong := [
@@ -115,13 +115,13 @@ def metric_keys(texts: Sequence[str]) -> list[tuple[str, str]] | None:
 
 def report(
     folder: Annotated[
-        Path, Parameter(help="What `run`, `identify`, `doctor` or `experiment` wrote.")
+        Path, Parameter(help="A folder of `run`, `identify`, `doctor` or `experiment`.")
     ],
     *,
     out: Annotated[Path | None, Parameter(help="The page; default FOLDER/report.html.")] = None,
     name: ShownModel = None,
 ) -> None:
-    """Everything in a folder of results on one page that needs nothing else."""
+    """Write one self-contained HTML page with everything in a folder of results."""
     page = out or folder / "report.html"
     try:
         with noting(folder), model_shown_as(name):
@@ -133,12 +133,12 @@ def report(
 
 def push(
     folder: Annotated[
-        Path, Parameter(help="What `run`, `identify`, `doctor`, `evaluate` or `experiment` wrote.")
+        Path, Parameter(help="Folder of `run`, `identify`, `doctor`, `evaluate` or `experiment`.")
     ],
     repository: Annotated[str, Parameter(help="USER/NAME of the data set.")],
     *,
-    public: Annotated[bool, Parameter(help="A new data set is; default private.")] = False,
-    overwrite: Annotated[bool, Parameter(help="Replace files that are there already.")] = False,
+    public: Annotated[bool, Parameter(help="Make a new data set public.")] = False,
+    overwrite: Annotated[bool, Parameter(help="Replace existing files of the data set.")] = False,
 ) -> None:
     """Upload a folder of results to the Hugging Face hub, as a data set with a card."""
     tell(f"Pushed to {push_results(folder, repository, private=not public, overwrite=overwrite)}")

@@ -1,4 +1,4 @@
-"""How options are read and shown: lists with commas, whole numbers. Imports nothing slow."""
+"""Reading and showing options: lists with commas, whole numbers. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import App, Argument, ArgumentCollection
 
 from kb_lens.rows import shown
 
-# As many digits as Python reads without a limit of its own.
+# Python reads longer numbers only up to a limit.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,100}")
 
 
@@ -31,7 +31,7 @@ def split_commas(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
 
 def is_list(option: Argument) -> bool:
     """Whether an option takes several values."""
-    # One that may be absent is a union with None.
+    # An optional list is a union with None.
     return tuple in (get_origin(hint) for hint in (option.hint, *get_args(option.hint)))
 
 
@@ -39,7 +39,7 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
     """Refuse ``--seed 1.5``, which cyclopts would round to 2; cyclopts' ``config`` hook.
 
     Raises:
-        ValueError: Names the option.
+        ValueError: If a number is not whole; the message names the option.
     """
     del app, commands
     for argument in arguments:
@@ -55,5 +55,5 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
 
 
 def default_text(value: Any) -> Any:
-    """A default as a user would type it."""
+    """A default value as a user types it."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else value

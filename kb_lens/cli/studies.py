@@ -1,4 +1,4 @@
-"""The commands for studies and doubts: experiment, tune, neurons, doctor."""
+"""The commands for studies and checks: experiment, paper, tune, neurons, doctor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def experiment(
     out: Out = Path("out/studies"),
     config: Config = None,
 ) -> None:
-    """One of the paper's studies, or all methods side by side; interrupted, it goes on."""
+    """One of the paper's studies, or all methods side by side; it can be resumed."""
     if dry_run:
         work, batch = study_work(settings, execution, left_out), execution.batch_tokens
         say_cost(settings, execution, work, tell, batch_tokens=batch)
@@ -48,9 +48,9 @@ def experiment(
     tell(f"\n{conclusion(study)}\n")
     tests = study.tables.get("control_tests")
     for name, table in study.tables.items():
-        # A table with a row a metric is long: the first headline metric of each benchmark is shown.
+        # The table is long: show only the first headline metric of each benchmark.
         brief = study.headline(name, 1) if "metric" in table.columns else table
-        if name == "results" and tests is not None:  # which say what the many random draws do
+        if name == "results" and tests is not None:  # the tests summarise the random draws
             brief = brief.query("role != 'control'").dropna(axis="columns", how="all")
         terminal.show_study(brief, f"{study.name}: {name}")
     if tests is not None and tests["p"].hasnans:
@@ -111,7 +111,7 @@ def neurons(
     out: Out = Path("out/neurons"),
     config: Config = None,
 ) -> None:
-    """What each neuron does by itself: its effect, its dose-response, its tokens, its texts."""
+    """Each neuron by itself: its effect, its dose-response, its tokens, its texts."""
     if dry_run:
         say_cost(settings, execution, neurons_work(settings), tell)
         return
@@ -133,7 +133,7 @@ def doctor(
     out: Out = Path("out/doctor"),
     config: Config = None,
 ) -> None:
-    """Should the results be believed? The known ways to fail, checked, with advice."""
+    """Should the results be believed? Checks of known ways to fail, with advice."""
     diagnosis = diagnose_model(out, settings, execution)
     knowledge = diagnosis.knowledge
     tell(f"\n{knowledge.verdict()}\n")

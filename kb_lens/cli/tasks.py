@@ -1,4 +1,4 @@
-"""The command that takes benchmarks elsewhere: tasks."""
+"""The command that writes benchmarks for lm-evaluation-harness: tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tasks(
         Parameter(help="Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS], else --limit."),
     ] = DEFAULT_TASKS,
     limit: Annotated[
-        int | None, Parameter(help="Items a benchmark, balanced; default all.")
+        int | None, Parameter(help="Items per benchmark, balanced; default all.")
     ] = None,
     data_dir: Annotated[Path | None, Parameter(help="Folder with the benchmarks' files.")] = None,
     seed: Annotated[int, Parameter(help="Seed of samples.")] = 0,

@@ -1,4 +1,4 @@
-"""What the command prints: tables of numbers with their intervals."""
+"""The output of commands: tables of numbers with their intervals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.report.page import INTERVALS, SIGNED, Section
 
 _WIDTH = 80
-"""Letters in a line of what is read first."""
+"""Letters per line of the headline tables."""
 _SUMMARY = ["benchmark", "metric", "condition", "value", "difference", "n", "clusters"]
-_HEADLINE = "In the metric's unit, with 95 % paired intervals. The rest is in the files."
+_HEADLINE = "In the metric's unit, with 95 % paired intervals. The files have all metrics."
 
 
 def show_knowledge(knowledge: Knowledge) -> None:
-    """What a model answers, over all questions and by dimension and kind."""
+    """A model's answers, over all questions and by dimension and kind."""
     groups = [knowledge.summary(), knowledge.summary("dimension"), knowledge.summary("kind")]
     table = pd.concat([*groups, knowledge.form_summary()]).rename_axis("questions").reset_index()
     show_table(_with_intervals(table), f"What {knowledge.model} answers")
@@ -43,18 +43,18 @@ def show_table(table: pd.DataFrame, title: str) -> None:
 
 
 def show_study(table: pd.DataFrame, title: str) -> None:
-    """A study's table, each interval beside its value in one column; ranks by their average."""
+    """A study's table, with each value and its interval in one column; ranks by their average."""
     brief = _with_intervals(table)
     for name in brief.columns.intersection(["p", "q"]):
-        # two digits that count: 0.004 is not 0
+        # two significant digits: 0.004 is not 0
         brief[name] = ["" if pd.isna(value) else f"{value:.2g}" for value in brief[name]]
     details = [name for name in brief if str(name).endswith((" change", " rank"))]
-    # A column without a value (the draw, where there are no draws) only makes the others narrow.
+    # A column without values, such as the draw without draws, would only make the others narrow.
     show_table(brief.drop(columns=details).dropna(axis="columns", how="all"), title)
 
 
 def show_answer(summary: Section) -> None:
-    """A report's answer, and below it its headline metrics in 80 columns."""
+    """A report's answer and its headline metrics, in 80 columns."""
     for sentence in summary.words:
         _print("\n".join(textwrap.wrap(sentence, _WIDTH)), style="bold")
     if summary.headline is None:
@@ -77,7 +77,7 @@ def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()
 
     Args:
         summary: `kb_lens.evaluation.comparison.summarize`.
-        results: Of one condition: under the table stands what each benchmark is.
+        results: Results of one condition, whose benchmarks are described below the table.
     """
     brief = _with_intervals(summary).reindex(columns=_SUMMARY, fill_value="")
     if len(set(summary["condition"])) == 1:
@@ -93,7 +93,7 @@ def show_summary(summary: pd.DataFrame, results: Sequence[EvaluationResult] = ()
 
 
 def _columns(widths: Mapping[str, int], *, head: bool = True) -> Table:
-    """An empty table in 80 columns: name -> letters."""
+    """An empty table of 80 letters: column's name -> letters."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 0), show_edge=False, show_header=head)
     for number, (name, width) in enumerate(widths.items()):
         table.add_column(name, width=width, justify="right" if number else "left")
@@ -138,15 +138,15 @@ def _with_intervals(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 
 
 def _print(content: Any, **settings: Any) -> None:
-    """Wide enough for a row a line where the output goes into a file."""
+    """Print; a file gets lines that are wide enough for a row each."""
     console = Console()
-    # Rich takes a file for a terminal of 80 columns, which breaks the rows of a study.
+    # Rich treats a file like a terminal of 80 columns, which would break the rows of a study.
     console = console if console.is_terminal else Console(width=120)
     console.print(content, highlight=False, **settings)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        # Two decimals at most, and none that says nothing: 2 and not 2.00.
+        # At most two decimals, without trailing zeros: 2 and not 2.00.
         return "" if pd.isna(value) else f"{value:.2f}".rstrip("0").rstrip(".")
     return "" if value is None else str(value).replace("`", QUOTE)

@@ -1,7 +1,7 @@
 """The figures: results in, `plotly.graph_objects.Figure` out. Nothing here shows or writes.
 
-The public names. A file draws one subject; `folders` draws all that a folder of results allows,
-`export` writes figures to disk.
+This file has the public names. Each other file draws one subject; `folders` draws all figures of a
+folder of results, `export` writes figures to disk.
 """
 
 from kb_lens.figures.ablation import ablation_figure

@@ -1,4 +1,4 @@
-"""The figure of an ablation study: every neuron and all together, a panel a measure."""
+"""The figure of an ablation study: every neuron, and all together; a panel per measure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _APART = 0.16
 
 
 def ablation_figure(study: AblationStudy, measures: Sequence[str] | None = None) -> go.Figure:
-    """What changing each neuron does, with intervals: a row a neuron, a panel a measure.
+    """The effects of changing each neuron, with intervals: a row per neuron, a panel per measure.
 
     Args:
         study: What `kb_lens.ablation_study` returned.
-        measures: Of its table; default the first three of ``study.labels``.
+        measures: Measures of its table; default the first three of ``study.labels``.
 
     Raises:
-        ValueError: For a measure that the study does not have.
+        ValueError: If the study does not have a measure.
     """
     chosen = list(measures or [*study.labels][:_MOST_PANELS])
     there = {*study.table["measure"]}
@@ -74,7 +74,7 @@ def ablation_figure(study: AblationStudy, measures: Sequence[str] | None = None)
 
 
 def _in_lines(title: str) -> str:
-    """A panel is narrow."""
+    """The title broken into lines, since a panel is narrow."""
     words, lines = title.split(" "), [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + len(word) > 26:

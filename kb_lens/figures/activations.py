@@ -1,4 +1,4 @@
-"""A neuron on texts: every token in the colour of its activation."""
+"""Texts with every token in the colour of a neuron's activation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SIDE = 12
 _TOKEN_LINE = 21
 """Pixels of a line of tokens and the gap below it."""
 _STRONGEST = 0.75
-"""The opacity of the largest activation: dark letters are read on it."""
+"""The opacity of the largest activation, on which dark letters must be readable."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A line of text in tokens, with a number to colour each by."""
+    """A text in tokens, with a number for the colour of each."""
 
     name: str
-    """What stands above it."""
+    """Its heading."""
     tokens: Sequence[str]
     values: Sequence[float]
 
@@ -38,17 +38,17 @@ class Tokens:
 def activation_text(table: pd.DataFrame) -> go.Figure:
     """Each text in tokens, coloured by the neuron's activation: orange above 0, blue below.
 
-    The darkest colour is the neuron's largest size over all its texts, without their first tokens,
-    whose activations are of another size in most models.
+    The darkest colour is the neuron's largest absolute activation over all its texts, without their
+    first tokens, whose activations differ in size in most models.
 
     Args:
-        table: What `kb_lens.activations` returned; a block a neuron and text.
+        table: What `kb_lens.activations` returned; it gives a block per neuron and text.
 
     Raises:
         ValueError: If the table is empty.
     """
     if len(table) == 0:
-        raise ValueError("the table has no token: give what kb.activations returned.")
+        raise ValueError("the table has no tokens: give what kb.activations returned.")
     blocks: list[Tokens] = []
     scales: list[float] = []
     several = len(set(table["text"])) > 1
@@ -74,12 +74,12 @@ def activation_text(table: pd.DataFrame) -> go.Figure:
         height=110 + _TOKEN_LINE * n_lines,
         margin={"l": _SIDE, "r": _SIDE, "b": _SIDE},
         showlegend=False,
-        meta={"column": WHOLE_PAGE},  # its lines are broken for its width
+        meta={"column": WHOLE_PAGE},  # its lines are broken for this width
     )
 
 
 def largest_activation(rows: pd.DataFrame) -> float:
-    """The size of a neuron's largest activation, first tokens left out where there are others."""
+    """A neuron's largest absolute activation, without first tokens if there are other tokens."""
     sizes = rows["activation"].abs().to_numpy(float)
     behind = rows["position"].to_numpy() > 0
     return float((sizes[behind] if behind.any() else sizes).max())
@@ -92,17 +92,17 @@ def draw_tokens(
     letters: int,
     **place: Any,
 ) -> int:
-    """Write the blocks one below the other, in lines of so many letters.
+    """Write the blocks one below the other.
 
     Args:
-        figure: Where.
+        figure: The figure.
         blocks: The texts.
-        scales: Of each block, the size that has the darkest colour.
-        letters: Of a line.
+        scales: For each block the absolute activation of the darkest colour.
+        letters: Letters per line.
         place: A subplot's row and col.
 
     Returns:
-        How many lines they take.
+        The number of lines.
     """
     line = 0
     for block, largest in zip(blocks, scales, strict=True):
@@ -132,24 +132,24 @@ def draw_tokens(
 
 
 def letters_of(pixels: int) -> int:
-    """How many letters fit."""
+    """The number of letters that fit."""
     return int(pixels / _LETTER)
 
 
 def count_lines(blocks: Sequence[Tokens], letters: int) -> int:
-    """How many lines `draw_tokens` takes for them."""
+    """The number of lines that `draw_tokens` needs."""
     last = [list(_placed(block.tokens, 1, letters))[-1] for block in blocks]
     return sum(1 + line for _, line, _ in last)
 
 
 def token_axes(figure: go.Figure, n_lines: int, letters: int, **place: Any) -> None:
-    """Axes of letters and lines, which are not shown."""
+    """Hidden axes, in letters and lines."""
     figure.update_xaxes(range=[0, letters], visible=False, fixedrange=True, **place)
     figure.update_yaxes(range=[n_lines - 0.5, -0.5], visible=False, fixedrange=True, **place)
 
 
 def _placed(tokens: Sequence[str], line: int, letters: int) -> Iterator[tuple[float, int, float]]:
-    """Left edge, line and width of each token, in letters; a line is broken between tokens."""
+    """Left edge, line and width of each token, in letters; lines break between tokens."""
     x = 0
     for token in tokens:
         width = max(1, len(token))
@@ -169,7 +169,7 @@ def _write(
     hover: Sequence[str] | None = None,
     **place: Any,
 ) -> None:
-    # plotly reads tags, and drops spaces at the beginning
+    # plotly interprets tags and drops leading spaces
     shown = [html.escape(text).replace(" ", "\N{NO-BREAK SPACE}") for text in texts]
     figure.add_scatter(
         x=xs,
@@ -186,5 +186,5 @@ def _write(
 
 
 def block_height(n_lines: int) -> int:
-    """Pixels of so many lines."""
+    """Pixels of a number of lines."""
     return _TOKEN_LINE * n_lines + LINE

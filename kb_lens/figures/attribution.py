@@ -1,4 +1,4 @@
-"""Figures of the second step: which neurons and which layers have the scores."""
+"""Figures of the second step: the scores of neurons and layers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ View = Literal["neurons", "questions"]
 
 
 class Objective(NamedTuple):
-    """What was differentiated, in words."""
+    """The output that was differentiated, in words."""
 
     name: str
-    """What it is."""
+    """Its name."""
     unit: str
-    """What its changes are counted in."""
+    """The unit of its changes."""
     scale: float
-    """How many of these are 1."""
+    """The number of units in 1."""
 
 
 OBJECTIVES = {
@@ -34,34 +34,35 @@ OBJECTIVES = {
     "log_probability": Objective("log P(right answer)", "nats", 1.0),
     "logit_difference": Objective("logit of the right answer minus the wrong one's", "logits", 1.0),
 }
-"""The settings' name of what was differentiated -> its words."""
-# About twice the number before: evenly spread under a root. The largest score is 100, and what
-# takes away may be far more than what adds.
+"""The objective in the settings -> its words."""
+# Each about twice the one before, which is evenly spaced after a square root. The largest positive
+# score is 100; a negative one may be far larger.
 _PERCENTS = (1, 5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
-"""Ticks that a colour bar in percent may have."""
+"""Possible ticks of a colour bar in percent."""
 _MOST_ANSWERS = 2
-"""Of a group that are named; completions may have a target each."""
+"""Most answers of a group that are named; completions may have a target each."""
 _TICK_DISTANCE = 0.12
-"""Of neighbouring ticks, in halves of the colour bar: a label is about a tenth of a half high."""
+"""Least distance of ticks, as a share of half the colour bar; a label is about 0.1 high."""
 _RANKS = [2**power for power in range(11)]
-"""Ticks of an axis of ranks: on a log axis equally far apart."""
+"""Ticks of an axis of ranks, equally spaced on a log axis."""
 
 
 def attribution_heatmap(
     attributions: Attributions, *, view: View = "neurons", n_ranks: int = 64
 ) -> go.Figure:
-    """Where the scores are: the neurons of each layer, or each layer's effect by question.
+    """A heatmap of the scores: the neurons of each layer, or each layer's effect by question.
 
     Args:
         attributions: Scores of every neuron for some questions.
-        view: ``neurons``: each layer's neurons from both ends, ranked by their mean score over the
-            questions; colour is that score in percent of the largest one (its square root, so that
-            small ones show too). ``questions``: colour is `Attributions.output_change`, what the
-            layer's scores sum to, for each question.
+        view: ``neurons``: the highest and the lowest neurons of each layer by their mean score over
+            the questions; the colour is the score in percent of the largest one, on a square-root
+            scale, so that small scores are visible. ``questions``: the colour is
+            `Attributions.output_change`, the sum of the layer's scores, for each question.
         n_ranks: Neurons at either end of a layer's ranking (``neurons`` only).
 
     Raises:
-        ValueError: For an unknown view, no questions, or scores that are not finite or all 0.
+        ValueError: If the view is unknown, there are no questions, or the scores are not finite or
+            all 0.
     """
     if view not in get_args(View):
         raise ValueError(f"view is {view!r}: allowed are {', '.join(get_args(View))}.")
@@ -72,7 +73,7 @@ def attribution_heatmap(
 
 
 def check_scores(attributions: Attributions) -> None:
-    """Raise `ValueError` for no questions, or scores that are not finite or all 0."""
+    """Raise `ValueError` if there are no questions, or the scores are not finite or all 0."""
     if not len(attributions):
         raise ValueError("the attributions hold no questions: there is nothing to draw.")
     for name in ("scores", "output_change", "completeness_gap"):
@@ -83,20 +84,20 @@ def check_scores(attributions: Attributions) -> None:
 
 
 def rests_on(attributions: Attributions) -> str:
-    """What every note begins with."""
+    """The beginning of every note."""
     settings = attributions.settings
     what = attributions.origin.partition(" on ")[0]
     return f"{shown_model(settings.model)}, site {settings.site}, {what}"
 
 
 def answer_of(attributions: Attributions) -> str:
-    """What the scores are of, in words: right answers, or the targets of completions."""
+    """The answer of the scores, in words: right answers, or the targets of completions."""
     answer = "the right answer" if attributions.of_questions else "the target"
     return f"{answer} less another one" if attributions.minus else answer
 
 
 def objective_of(attributions: Attributions) -> Objective:
-    """What was differentiated, in words that fit what the scores are of."""
+    """The output that was differentiated, in words for questions or completions."""
     objective = OBJECTIVES[attributions.settings.objective]
     name = objective.name
     if not attributions.of_questions:
@@ -113,9 +114,9 @@ def _by_rank(attributions: Attributions, n_ranks: int) -> go.Figure:
     layer, neuron = np.unravel_index(mean.argmax(), mean.shape)
     largest = mean[layer, neuron]
     if largest <= 0:
-        largest = np.abs(mean).max()  # no neuron adds: in percent of what takes away most
+        largest = np.abs(mean).max()  # no score is positive: in percent of the most negative one
     ranking = np.argsort(-mean, axis=1, kind="stable")
-    # at most half of the layer at either end: no neuron shows twice
+    # at most half of the layer at either end, so that no neuron is shown twice
     highest = ranking[:, : min(n_ranks, math.ceil(d_mlp / 2))]
     lowest = ranking[:, ::-1][:, : min(n_ranks, d_mlp // 2)]
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.08)
@@ -145,7 +146,7 @@ def _rank_heatmap(mean: np.ndarray, neurons: np.ndarray, largest: float) -> go.H
     n_layers, n_ranks = neurons.shape
     scores = np.take_along_axis(mean, neurons, axis=1)
     percent = 100 * scores / largest
-    edges = np.arange(n_ranks + 1) + 0.5  # of the cells: a log axis needs them
+    edges = np.arange(n_ranks + 1) + 0.5  # a log axis needs the cells' edges
     heatmap = go.Heatmap(z=_signed_root(percent), x=edges, y=np.arange(n_layers))
     heatmap.update(coloraxis="coloraxis")
     heatmap.update(customdata=np.stack([neurons, scores, percent], axis=-1))
@@ -161,7 +162,7 @@ def _signed_root(values: Any) -> np.ndarray:
 
 def _rank_axis(n_ranks: int) -> dict[str, Any]:
     ticks = [rank for rank in _RANKS if rank <= n_ranks]
-    end = max(n_ranks, 1) + 0.5  # a layer of one neuron has no lowest
+    end = max(n_ranks, 1) + 0.5  # a layer with one neuron has no lowest neurons
     span = [math.log10(0.5), math.log10(end)]
     labels = list(map(str, ticks))
     labelled = {"tickvals": ticks, "ticktext": labels}
@@ -169,7 +170,7 @@ def _rank_axis(n_ranks: int) -> dict[str, Any]:
 
 
 def _percent_colours(widest: float) -> dict[str, Any]:
-    """A colour axis for signed square roots, labelled with the percents themselves."""
+    """A colour axis for signed square roots, labelled in percent."""
     ticks = _percent_ticks(widest)
     values = [-tick for tick in reversed(ticks)] + [0, *ticks]
     heights = _signed_root(values).tolist()
@@ -180,13 +181,13 @@ def _percent_colours(widest: float) -> dict[str, Any]:
 
 
 def _percent_ticks(widest: float) -> list[int]:
-    """Percents up to `widest` whose square roots are so far apart that the labels have room."""
+    """Percents up to `widest` whose labels do not touch on the square-root scale."""
     distance = _TICK_DISTANCE * np.sqrt(widest)
     above = np.inf
     ticks: list[int] = []
     for percent in reversed(_PERCENTS):
         root = np.sqrt(percent)
-        inside = percent <= 1.001 * widest  # the largest is 100 but for rounding
+        inside = percent <= 1.001 * widest  # the largest is 100 up to rounding
         if inside and distance <= root <= above - distance:
             above = root
             ticks.insert(0, percent)
@@ -202,7 +203,7 @@ def _by_question(attributions: Attributions) -> go.Figure:
     order = [row for rows in groups.values() for row in rows]
     change = objective.scale * attributions.output_change[order].double().numpy()
     n_layers = change.shape[1]
-    widest = np.abs(change).max() or 1.0  # a scale needs two ends
+    widest = np.abs(change).max() or 1.0  # a scale needs two different ends
     heatmap = go.Heatmap(z=change, x=np.arange(n_layers), y=np.arange(len(order)))
     heatmap.update(colorscale=DIVERGING, zmin=-widest, zmax=widest)
     heatmap.update(colorbar=colour_bar(objective.unit.replace(" ", "<br>")))
@@ -216,20 +217,20 @@ def _by_question(attributions: Attributions) -> go.Figure:
         figure,
         f"What each layer contributes to {answer_of(attributions)}, question by question",
         f"{rests_on(attributions)}. Colour: change of {objective.name} when the layer's MLP "
-        f"neurons at the last position go from 0 to what they are, in {objective.unit}. In "
+        f"neurons at the last position go from 0 to their values, in {objective.unit}. In "
         f"brackets: {answer_of(attributions)}.",
         height=460,
     )
 
 
 def _question_groups(attributions: Attributions) -> dict[tuple[str, str], list[int]]:
-    """Dimension and what its questions are -> their rows, in the order of first appearance."""
+    """Dimension and kind of its questions -> their rows, in the order of first appearance."""
     cell = ["dimension", "kind"]
     columns = [*cell, "answer"]
     rows = [[getattr(question, name) for name in columns] for question in attributions.questions]
     table = pd.DataFrame(rows, columns=columns)
     for name in cell:
-        # categories sort by appearance, text by the alphabet
+        # a category keeps the order of appearance; text would be sorted
         table[name] = pd.Categorical(table[name], table[name].unique())
     groups: dict[tuple[str, str], list[int]] = {}
     for _, members in table.groupby(cell, observed=True):
@@ -252,7 +253,7 @@ def _question_words(attributions: Attributions, row: int) -> str:
 
 
 def _group_axis(figure: go.Figure, groups: dict[tuple[str, str], list[int]]) -> None:
-    """A name in the middle of each group; lines between them, bold ones between dimensions."""
+    """A name in the middle of each group; lines between groups, bold lines between dimensions."""
     sizes = np.array([len(rows) for rows in groups.values()])
     ends = sizes.cumsum()
     names = [f"{dimension}: {words}" for dimension, words in groups]

@@ -1,7 +1,7 @@
-"""Figures for one column of a paper: narrower, with the title and the note left to the caption.
+"""Figures for one column of a paper: narrower, without the title and note, which go to the caption.
 
-A column of 3.3 inches shows `WIDTH` pixels, so that the smallest letters, 13 pixels, print as 6
-points. Panels that stand side by side on a page stand one below the other here.
+`WIDTH` pixels fill a column of 3.3 inches, so that the smallest letters, 13 pixels, print as 6
+points. Panels that are side by side on a page are one below the other here.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from kb_lens.figures.layout import TALLEST, without_title
 from kb_lens.figures.style import GLUE
 
 WIDTH, INCHES = 500, 3.3
-"""Of a column, in pixels and in print."""
+"""Width of a column, in pixels and in print."""
 STACK, WHOLE_PAGE = "stack", "whole page"
-"""What a figure's ``layout.meta["column"]`` may ask for: its panels, whose distance in pixels is
-``layout.meta["between"]``, one below the other; or not to be made narrower at all."""
-# A little more than a mean letter's width: a line too many is better than names over the plot.
+"""Values of a figure's ``layout.meta["column"]``: put its panels one below the other,
+``layout.meta["between"]`` pixels apart; or do not make it narrower."""
+# Slightly more than the mean width of a letter: a line too many is better than names over the plot.
 _LETTER, _SYMBOL, _LEGEND_LINE, _EDGE = 6.9, 52, 20, 10
-"""Pixels: a letter and the sign before it in a legend, a line of it, the room above the plot."""
+"""Pixels of a legend: a letter, the symbol before a name, a line; and the room above the plot."""
 
 
 def in_column(figure: go.Figure) -> go.Figure | None:
-    """The figure as a column shows it, a new figure; None if it needs the page's width.
+    """A new figure laid out for a column; None if it needs the page's width.
 
     Args:
-        figure: As a function of `kb_lens.figures` returns it.
+        figure: A figure from a function of `kb_lens.figures`.
     """
     wish: Any = figure.layout["meta"] or {}
     if wish.get("column") == WHOLE_PAGE:
@@ -44,14 +44,14 @@ def in_column(figure: go.Figure) -> go.Figure | None:
 
 
 def caption(figure: go.Figure) -> str:
-    """The title and the note, each in a line of plain text."""
+    """The title and the note, each as a line of plain text."""
     title: Any = figure.layout["title"]
     text = f"{title.text}\n{title.subtitle.text}\n"
     return text.replace("<br>", " ").replace(GLUE, " ")
 
 
 def _stack(figure: Any, between: float) -> None:
-    """Every panel over the whole width, one below the other, as high as it was."""
+    """Put the panels one below the other, each over the whole width, with the same height."""
     layout = figure.layout
     plot = layout.height - layout.margin.t - layout.margin.b
     axes = _panel_axes(figure)
@@ -66,12 +66,12 @@ def _stack(figure: Any, between: float) -> None:
         top = bottom + between
     figure.update_layout(height=layout.height + stacked - plot)
     if layout.legend.y is not None:
-        # as many pixels above the plot as before
+        # the room above the plot stays the same in pixels
         figure.update_layout(legend_y=1 + (layout.legend.y - 1) * plot / stacked)
 
 
 def _panel_axes(figure: Any) -> list[tuple[Any, Any]]:
-    """The x and the y axis of every panel with something in it, in order."""
+    """The x and the y axis of every panel that is not empty, in order."""
     axes: dict[str, tuple[Any, Any]] = {}
     for trace in figure.data:
         x = (trace.xaxis or "x").replace("x", "xaxis")
@@ -81,7 +81,7 @@ def _panel_axes(figure: Any) -> list[tuple[Any, Any]]:
 
 
 def _legend_lines(figure: Any) -> int:
-    """Lines that the legend takes; where it takes several, all entries have the longest's width."""
+    """Lines of the legend; in a legend of several lines all entries are as wide as the longest."""
     listed = [trace.name for trace in figure.data if trace.showlegend is not False and trace.name]
     if figure.layout.showlegend is False or len(listed) < 2:
         return 1

@@ -1,4 +1,4 @@
-"""Figure of the second step: how exact the scores are, and what that took."""
+"""Figure of the second step: how exact the scores are, and the nodes that it took."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kb_lens.figures.marks import error_bars, layer_axis
 from kb_lens.figures.style import COLOURS, INK, MINUS, finish
 
 LEAST_GAP = 1e-10
-"""A completeness gap of nothing has no place on a log axis; it is drawn here."""
-# A question whose answer no layer changes; the least positive float32 is about 1e-38.
+"""Smaller completeness gaps are drawn here, since a log axis has no 0."""
+# The case of a question whose answer no layer changes; the least float32 is about 1e-38.
 _LEAST_CHANGE = 1e-30
-"""Of an output, so that a gap relative to it is finite."""
+"""Least change of an output, so that a gap relative to it is finite."""
 
 
 def completeness(attributions: Attributions) -> go.Figure:
@@ -27,7 +27,7 @@ def completeness(attributions: Attributions) -> go.Figure:
     `LEAST_GAP` is drawn there.
 
     Raises:
-        ValueError: For no questions, or scores that are not finite or all 0.
+        ValueError: If there are no questions, or the scores are not finite or all 0.
     """
     check_scores(attributions)
     change = attributions.output_change.abs().amax(1, keepdim=True)
@@ -48,7 +48,7 @@ def completeness(attributions: Attributions) -> go.Figure:
     effort = f"tolerance {settings.tol:g}" if settings.tol else f"{settings.n_steps} nodes"
     return finish(
         figure,
-        "How far each layer's scores are from the sum they should have",
+        "The completeness gap of each layer's scores",
         f"{rests_on(attributions)}; rule: {settings.rule}, {effort}. Gap: |sum of the layer's "
         f"scores {MINUS} (F(h) {MINUS} F(0))| over the question's largest |F(h) {MINUS} F(0)|. "
         "Nodes: mean, and from fewest to most.",

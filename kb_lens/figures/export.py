@@ -20,11 +20,11 @@ from kb_lens.figures.widths import PAGE, Printed, printed_width
 from kb_lens.files import moved_whole
 
 FORMATS = ("html", "png", "svg", "pdf")
-"""What can be written."""
+"""The file formats."""
 SCRIPT = "plotly.min.js"
-"""The file that the HTML figures of a folder share: they need it beside them."""
+"""The script that the HTML figures of a folder need beside them."""
 _EDGE = 10
-"""Pixels above a figure whose title stands in the caption."""
+"""Pixels above a figure whose title is in the caption."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Written:
     files: tuple[Path, ...]
     """The files, in order."""
     note: str = ""
-    """In one line: why formats are missing and what to install, which figures are wider or taller
-    than was asked for; empty if all is as it was asked for."""
+    """One line: why formats are missing and what to install, and which figures are wider or taller
+    than requested; empty if there is nothing to say."""
 
 
 def write_figure(
@@ -51,14 +51,14 @@ def write_figure(
     For many figures `write_figures` is faster, and its pages are smaller.
 
     Args:
-        figure: What is written.
+        figure: The figure.
         path: Folder and name, without the ending: ``figures/overlap``.
         formats: Any of `FORMATS`.
         theme: As `write_figures`.
         width: As `write_figures`.
 
     Raises:
-        ValueError: For an unknown format, theme or width, or a path that is a folder.
+        ValueError: If a format, theme or width is unknown, or the path is a folder.
     """
     path = Path(path)
     drawings = _drawings({path.name: figure}, _check(formats, [path.name]), theme, width)
@@ -75,25 +75,23 @@ def write_figures(
 ) -> Written:
     """Write figures as ``<folder>/<name>.<format>``, with one browser for all of them.
 
-    The dark theme is ``<name>.dark.<format>``, a column ``<name>.column.<format>``, a width
-    ``<name>.5_5in.<format>``, so that one folder has room for all. What a print leaves to the
-    caption, title and note, is in ``<name>.txt``. The HTML figures share one ``plotly.min.js``.
-    Where static export is impossible the HTML is written all the same and the result's `note` says,
-    once, what to install.
+    The dark theme is ``<name>.dark.<format>``, a column ``<name>.column.<format>``, another width
+    ``<name>.5_5in.<format>``, so that one folder can hold all. The title and the note of a printed
+    figure are in ``<name>.txt``, for the caption. The HTML figures share one ``plotly.min.js``.
+    Without a browser only the HTML is written, and the result's `note` says what to install.
 
     Args:
         figures: Name -> figure, in the light theme.
-        folder: Where to; made if it is not there.
+        folder: The folder; created if missing.
         formats: Any of `FORMATS`.
         theme: ``light``, or ``dark`` for a dark page.
-        width: ``page`` for a figure with its title; ``column`` (3.3 inches) or a length such as
-            ``5.5in``, ``14cm`` for one that a paper prints: its title is left to the caption, and
-            PDF and SVG are that wide. Where panels side by side would be too small to read (below
-            4.6 inches) they stand one below the other; figures that need a page's width keep it,
-            and `note` names them.
+        width: ``page`` for a figure with its title. ``column`` (3.3 inches) or a length such as
+            ``5.5in``, ``14cm`` for a printed figure: its title goes to the caption, and PDF and SVG
+            have this width. Below 4.6 inches panels are one below the other. Figures that need a
+            page's width keep it, and `note` names them.
 
     Raises:
-        ValueError: For an unknown format, theme or width, or a name that is no file name.
+        ValueError: If a format, theme or width is unknown, or a name is not a file name.
     """
     drawings = _drawings(figures, _check(formats, figures), theme, width)
     return _write(drawings, folder, alone=False)
@@ -101,16 +99,16 @@ def write_figures(
 
 @dataclass(frozen=True)
 class _Drawings:
-    """Figures as they are written."""
+    """Figures in their final layout."""
 
     theme: Theme
     formats: list[str]
     by_name: Mapping[str, Drawing]
-    """Name of the file, without its ending -> what it shows."""
+    """Name of the file, without its ending -> the figure."""
     captions: Mapping[str, str]
-    """Name of the figure -> its title and note, of figures that leave both to the caption."""
+    """Name of the figure -> its title and note, for figures without them."""
     note: str
-    """What is not as it was asked for."""
+    """What differs from the request."""
 
 
 def _drawings(
@@ -133,21 +131,21 @@ def _drawings(
         if drawing.height_inches > TALLEST:
             tall.append(name)
         by_name[f"{name}{dark}{suffix}"] = drawing
-    notes = [f"Page width is needed by: {', '.join(wide)}."] if wide else []
+    notes = [f"These need the page's width: {', '.join(wide)}."] if wide else []
     if tall:
         notes.append(f"Higher than a page: {', '.join(tall)}.")
     return _Drawings(theme, formats, by_name, captions, " ".join(notes))
 
 
 def _laid_out(figure: go.Figure, asked: Printed) -> go.Figure | None:
-    """The figure as the width shows it; None if it needs the page's width."""
+    """The figure laid out for the width; None if it needs the page's width."""
     if asked.has_title:
         return figure
     return in_column(figure) if asked.narrow else without_title(figure, _EDGE)
 
 
 def _write(drawings: _Drawings, folder: str | os.PathLike[str], *, alone: bool) -> Written:
-    """The files; the HTML of a figure `alone` has plotly.js in it."""
+    """Write the files; with `alone` the HTML includes plotly.js."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
@@ -157,7 +155,7 @@ def _write(drawings: _Drawings, folder: str | os.PathLike[str], *, alone: bool) 
         for name, drawing in drawings.by_name.items():
             page = _page(drawing.figure, drawings.theme, alone)
             files.append(_put(folder / f"{name}.html", page))
-    # The pages are there, whatever becomes of the browser.
+    # The HTML is written first: it does not need the browser.
     static = [extension for extension in drawings.formats if extension != "html"]
     images, note = render(drawings.by_name, static)
     files += [_put(folder / name, image) for name, image in images.items()]
@@ -172,7 +170,7 @@ def _put(path: Path, content: str | bytes) -> Path:
 
 
 def _page(figure: go.Figure, theme: Theme, alone: bool) -> str:
-    """A whole HTML page that opens without a network, of the figure's colour around it."""
+    """A whole HTML page that needs no network, in the figure's background colour."""
     page = figure.to_html(include_plotlyjs=True if alone else SCRIPT, config={"displaylogo": False})
     background = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
     style = f"<style>{style_sheet()} body {{background: {background}}}</style></head>"
@@ -186,5 +184,5 @@ def _check(formats: Iterable[str], names: Iterable[str]) -> list[str]:
             raise ValueError(f"format is {extension!r}: allowed are {', '.join(FORMATS)}.")
     for name in names:
         if not name or Path(name).name != name:
-            raise ValueError(f"{name!r} is no file name for a figure: expected one like 'overlap'.")
+            raise ValueError(f"{name!r} is not a file name for a figure: give one like 'overlap'.")
     return formats

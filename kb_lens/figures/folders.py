@@ -1,4 +1,4 @@
-"""Every figure that some results allow, whichever command wrote the folder that they are in."""
+"""All figures of a folder of results, whichever command wrote it."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from kb_lens.studies.tuned import Tuning
 def draw_folder(
     folder: str | os.PathLike[str], *, metrics: Iterable[Key] | None = None
 ) -> dict[str, go.Figure]:
-    """Draw what any command wrote that writes results.
+    """Draw all figures of a folder of results, whichever command wrote it.
 
-    What needs a second folder (`effect_against_attribution`) is left out.
+    `effect_against_attribution` is left out: it needs a second folder.
 
     Args:
-        folder: Where the results are.
+        folder: The folder with the results.
         metrics: What ``before_after`` and a study's panels show: (result's key, metric) pairs;
             default the headline metrics.
 
@@ -62,10 +62,10 @@ def draw_folder(
         Name -> figure, in the light theme.
 
     Raises:
-        ValueError: If the folder has no results, damaged ones, or not the metrics.
+        ValueError: If the folder has no results, if they are damaged, or if they lack the metrics.
     """
     folder = Path(folder)
-    # A file that one command alone writes tells whose folder it is.
+    # Each command is recognised by a file that no other command writes.
     if (folder / "study.json").exists():
         study = Experiment.load(folder)
         check_record(folder, Belongs.stated_in(study.settings))
@@ -109,16 +109,16 @@ def make_all(
     *,
     metrics: Iterable[Key] | None = None,
 ) -> dict[str, go.Figure]:
-    """Every figure that the results allow.
+    """Every figure that can be drawn from the results.
 
     Args:
         attributions: The scores; None leaves out the four figures drawn from them.
-        sets: Name -> neurons, usually one a dimension. With fewer than 2 there is no
-            ``shared_per_layer``, ``overlap`` and ``upset``, with more than 5 no ``upset``.
+        sets: Name -> neurons, usually one per dimension. ``shared_per_layer`` and ``overlap`` need
+            2 sets or more, ``upset`` 2 to 5.
         results: Condition -> its results, for ``before_after``.
-        knowledge: What the model answers, for ``knowledge``.
-        specificity: What else selects the neurons, for ``specificity``.
-        metrics: Of ``before_after``: (result's key, metric) pairs; default the headline metrics.
+        knowledge: The model's answers, for ``knowledge``.
+        specificity: The result of `specificity`, for ``specificity``.
+        metrics: (result's key, metric) pairs for ``before_after``; default the headline metrics.
 
     Returns:
         Name -> figure, in the order of the method.
@@ -170,7 +170,7 @@ def draw_study(
 ) -> dict[str, go.Figure]:
     """Every figure of a study; see `study_figures` for the arguments."""
     figures = study_figures(name, tables, settings, metrics=metrics)
-    # Ranks are of the methods; their random controls are drawn for enhancement alone.
+    # All methods are ranked, but only enhancement has random controls to draw.
     if "ranks" in tables:
         figures["ranks"] = rank_figure(tables["ranks"])
         figures["controls"] = control_distribution(saved_tests(tables, "enhancement"))

@@ -10,25 +10,25 @@ from kb_lens.figures.style import HEIGHT, dimension_colours, finish, label, show
 from kb_lens.knowledge.verdict import Knowledge, measures_text
 
 _COLUMNS = ["dimension", "kind", "text", "answer", "p_yes", "p_no", "mass", "said", "right"]
-"""What the table must have."""
+"""Required columns of the table."""
 _SHADED, _SPREAD = 0.44, 0.72
-"""Shares of a row: half the height of its shaded area; what its points are spread over."""
+"""Shares of a row: half the height of its shaded area; the height over which points are spread."""
 _ROWS, _ROW_HEIGHT = 4, 40
-"""Rows that the usual height has room for; pixels for each further one."""
+"""Rows that fit in the usual height; pixels for each further row."""
 _MANY = 100
-"""Questions whose points would touch one another at their usual size."""
+"""Number of questions from which points of the usual size would touch."""
 
 
 def knowledge_plot(knowledge: Knowledge) -> go.Figure:
-    """Which answer the model prefers, question by question, beside the right one.
+    """The answer that the model prefers and the right answer, question by question.
 
-    A point a question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer; the shaded
-    half of a row is where the right answer is. A model that always answers No has all its points
-    left of the middle. Below stand the form questions, plain facts in the same words: a model
-    that goes by the form has both of a kind's rows on one side.
+    A point per question at P(yes) / (P(yes) + P(no)), in rows by kind and right answer. The shaded
+    half of a row is the side of the right answer. A model that always answers No has all points
+    left of the middle. The lower rows are the form questions, plain facts in the same words: if the
+    model answers by the form, both rows of a kind are on one side.
 
     Raises:
-        ValueError: For no questions, or a table that lacks a column.
+        ValueError: If there are no questions, or the table lacks a column.
     """
     table = _with_positions(knowledge)
     rows = list(dict.fromkeys(zip(table["kind"], table["answer"], strict=True)))
@@ -66,7 +66,7 @@ def _with_positions(knowledge: Knowledge) -> pd.DataFrame:
         fault = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"the knowledge table {fault}: make it with kb_lens.check_knowledge.")
     table = knowledge.all_answers
-    # The form questions have the same kinds, and rows of their own.
+    # The form questions have the same kinds, but rows of their own.
     form = table.index >= len(knowledge.table)
     table["kind"] = table["kind"].where(~form, "plain " + table["kind"])
     percent = 100 * table["p_yes"] / (table["p_yes"] + table["p_no"])
@@ -74,7 +74,7 @@ def _with_positions(knowledge: Knowledge) -> pd.DataFrame:
     rows = table.groupby(cell, sort=False)
     dimensions = pd.Series(pd.factorize(table["dimension"])[0], table.index)
     order = dimensions.groupby(cell, sort=False).rank(method="first")
-    # points of a row stand beside one another, none above another one
+    # spread the points of a row vertically
     offset = _SPREAD * ((order - 0.5) / rows["kind"].transform("size") - 0.5)
     return table.assign(percent=percent, row=rows.ngroup() + offset)
 

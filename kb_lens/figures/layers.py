@@ -1,4 +1,4 @@
-"""Figures over the layers: what a layer's neurons add and take, and which sets share it."""
+"""Figures over the layers: sums of each layer's scores, and the neurons that sets share."""
 
 from __future__ import annotations
 
@@ -32,30 +32,31 @@ _PANELS = {
     "Sums of the positive and of the negative scores": ["added", "taken"],
     "Sum of all scores": ["together"],
 }
-"""What a panel is called -> the sums of a layer's scores in it."""
+"""Title of a panel -> the sums of a layer's scores in it."""
 _DIFFERENCE = "Sum of all scores: the dimension minus the others"
-"""The last panel, where there are others."""
-# Four that also those who see few colours can tell apart.
+"""The last panel, if there are other dimensions."""
+# four colours that colour-blind readers can tell apart
 _SHARED = (COLOURS[5], COLOURS[0], COLOURS[4], COLOURS[1])
-"""In one set, in two, in more, in all."""
+"""Colours: in one set, in two, in more, in all."""
 _PANEL_HEIGHT, _BETWEEN, _AROUND = 170, 48, 190
-"""Pixels of a panel, between two, and around all of a profile."""
+"""Pixels of a panel, between two panels, and around a profile."""
 
 
 def layer_profile(attributions: Attributions, *, n_bootstrap: int = DEFAULT_RESAMPLES) -> go.Figure:
-    """What each layer's neurons add to the right answer and take from it, a line a dimension.
+    """What each layer's neurons add to the right answer and take from it, a line per dimension.
 
-    Above, the sums of the positive and of the negative scores, each by itself; below, the sum of
-    all, which is what the layer as a whole contributes; last, by how much that is more than for the
-    questions of the other dimensions. Means over the dimension's questions with 95 % bootstrap
-    intervals over them; of the difference, over the questions of both.
+    First panel: the sum of the positive scores and the sum of the negative scores. Second: the sum
+    of all scores, the contribution of the layer as a whole. Last: its difference from the questions
+    of the other dimensions. Means over the dimension's questions, with 95 % bootstrap intervals
+    over the questions (of both groups for the difference).
 
     Args:
         attributions: Scores of every neuron for some questions.
         n_bootstrap: Resamples of the questions.
 
     Raises:
-        ValueError: For no questions, scores that are not finite or all 0, or no resamples.
+        ValueError: If there are no questions or no resamples, or the scores are not finite or all
+            0.
     """
     check_scores(attributions)
     dimensions = attributions.by_dimension()
@@ -126,7 +127,7 @@ def _own_minus_others(sums: Sums) -> dict[str, Measure]:
 def _add_profile(figure: go.Figure, name: str, profile: pd.DataFrame, colour: str) -> None:
     for row, quantities in enumerate(_PANELS.values(), 1):
         for quantity in quantities:
-            # one entry in the legend stands for the dimension's lines in all panels
+            # one entry in the legend for the dimension's lines in all panels
             listed = quantity == "added"
             _add_line(figure, row, name, profile.loc[quantity], colour, in_legend=listed)
 
@@ -134,7 +135,7 @@ def _add_profile(figure: go.Figure, name: str, profile: pd.DataFrame, colour: st
 def _add_line(
     figure: go.Figure, row: int, name: str, table: pd.DataFrame, colour: str, *, in_legend: bool
 ) -> None:
-    """A line over the layers, on the band of its intervals."""
+    """A line over the layers, with the band of its intervals."""
     value, low, high = table[["value", "low", "high"]].to_numpy().T
     layers = list(range(len(value)))
     area = band(layers, low, high, faint(colour))
@@ -147,10 +148,10 @@ def _add_line(
 
 
 def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """How many of each layer's neurons lie in one set only, in two, in more, in all of them.
+    """The number of each layer's neurons that are in one set only, in two, in more, in all sets.
 
     Raises:
-        ValueError: For fewer than two sets, or sets of different models or sites.
+        ValueError: If there are fewer than two sets, or they are of different models or sites.
     """
     first = check_sets(sets)
     if len(sets) < 2:
@@ -173,7 +174,7 @@ def shared_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
 
 
 def _classes(n: int) -> list[tuple[str, int, int, str]]:
-    """Of a neuron in any of n sets: the words, in how many it lies, least and most, the colour."""
+    """Classes of neurons by their number of sets: the words, least and most sets, the colour."""
     classes = [("in one set", 1, 1, _SHARED[0])]
     if n > 2:
         classes.append(("in 2", 2, 2, _SHARED[1]))

@@ -1,7 +1,7 @@
-"""The figures' pixels: how high things are, and where they stand.
+"""The layout of figures in pixels: heights and positions.
 
-Plotly places things in shares of the plot, the area between the margins. What a reader sees is
-pixels: a line of text needs the same room in every figure. Here one becomes the other.
+Plotly places things in shares of the plot, the area between the margins. But a line of text needs
+the same number of pixels in every figure. This module converts pixels to shares.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import plotly.graph_objects as go
 WIDTH, HEIGHT = 700, 420
 """Pixels of a figure; the width is a paper's text width, so that 13 pixels print as 8 points."""
 PAGE_INCHES, TALLEST = 7.0, 9.5
-"""Inches of that width in print; of the highest figure that leaves room for a caption."""
+"""Inches in print: that width; the height of the tallest figure that leaves room for a caption."""
 MAX_HEIGHT = int(TALLEST * WIDTH / PAGE_INCHES)
-"""Pixels of the highest figure."""
+"""Pixels of the tallest figure."""
 
-# Lines of text in the fonts of `style`: their size and a gap of about a third of it.
+# A line of text in the fonts of `style`: its size and a gap of about a third of it.
 TITLE_LINE, LINE = 22, 18
 """Pixels: a line of the title; a line of notes, names and legends."""
 PADDING = 12
 """Pixels between the title and the figure's edge, and between the note and what is below it."""
 
-# Text of a row's name has to fit into the row, with a gap to the next.
+# A row's name must fit in the row, with a gap to the next.
 ROW, TWO_LINE_ROW = 22, 36
-"""Pixels: a row whose name takes one line; one whose name takes two."""
+"""Pixels: a row whose name has one line; a row whose name has two."""
 CELL, TWO_LINE_CELL = 34, 40
-"""Pixels: a cell of a heatmap with one number in it; one with two numbers below one another."""
+"""Pixels of a heatmap's cell with one number; with two numbers, one below the other."""
 AXIS = 56
 """Pixels below a panel for tick labels, the axis title and a gap."""
 TITLE_GAP = 6
@@ -57,33 +57,33 @@ class Stack:
     @property
     def spacing(self) -> float:
         """`between` as plotly's ``vertical_spacing``, a share of the plot."""
-        # plotly refuses a spacing that does not fit, even if there is nothing to space
+        # plotly refuses a spacing that does not fit, even for a single panel
         return self.between / self.plot if self.n > 1 else 0
 
     def above(self, pixels: float) -> float:
-        """Where something stands that is so many pixels above the plot, as a share of the plot."""
+        """The position `pixels` above the plot, as a share of the plot."""
         return 1 + pixels / self.plot
 
 
 def count_lines(*texts: str) -> int:
-    """Lines of the longest of some texts, in which ``<br>`` breaks the line."""
+    """Lines of the longest text, where ``<br>`` breaks the line."""
     return max(text.count("<br>") for text in texts) + 1
 
 
 def panel_title_height(*titles: str) -> int:
-    """Pixels that the titles of panels need above them; the longest one decides."""
+    """Pixels above the panels for their titles, by the longest title."""
     return LINE * count_lines(*titles) + TITLE_GAP
 
 
 def title_height(figure: go.Figure) -> int:
-    """Pixels that the title and the note of a finished figure take."""
+    """Pixels of the title and the note of a finished figure."""
     title: Any = figure.layout["title"]
     note_height = LINE * count_lines(title.subtitle.text)
     return PADDING + TITLE_LINE * count_lines(title.text) + note_height + PADDING
 
 
 def without_title(figure: go.Figure, edge: int) -> go.Figure:
-    """A new figure without title and note, and with `edge` pixels in their stead."""
+    """A new figure with `edge` pixels instead of title and note."""
     untitled: Any = go.Figure(figure)
     freed = title_height(figure) - edge
     height = untitled.layout.height - freed
@@ -92,7 +92,7 @@ def without_title(figure: go.Figure, edge: int) -> go.Figure:
 
 
 def padded_range(values: Iterable[float], share: float) -> tuple[float, float]:
-    """From the least to the largest value, and a share of their distance more at both ends."""
+    """From the least to the largest value, plus a share of their distance at both ends."""
     ends = list(values)
     low, high = min(ends), max(ends)
     padding = share * (high - low) or 1.0  # equal values need a range as well

@@ -1,4 +1,4 @@
-"""What figures are made of: lines, bands, error bars, rows with names, titles of panels."""
+"""Parts of figures: lines, bands, error bars, rows with names, titles of panels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from kb_lens.figures.style import GREY, INK, PALE, SMALL, label
 
 ZERO_LINE: dict[str, Any] = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
-"""Settings of an axis that marks its zero."""
+"""Settings of an axis with a line at zero."""
 THIN = {"color": GREY, "width": 1}
-"""A line at a value that means "nothing"."""
+"""Style of a line at a value that means "no effect"."""
 
 
 def curve(x: Any, y: Any, name: str | None = None, **line: Any) -> go.Scatter:
@@ -23,7 +23,7 @@ def curve(x: Any, y: Any, name: str | None = None, **line: Any) -> go.Scatter:
 
 def band(x: Any, low: Any, high: Any, colour: str, name: str | None = None) -> go.Scatter:
     """The area between `low` and `high`, without an outline."""
-    # once around: along the lower edge, and back along the upper one
+    # along the lower edge, and back along the upper edge
     around = [*x, *x[::-1]]
     edges = [*low, *high[::-1]]
     area = curve(around, edges, name, width=0)
@@ -31,26 +31,26 @@ def band(x: Any, low: Any, high: Any, colour: str, name: str | None = None) -> g
 
 
 def error_bars(value: Any, low: Any, high: Any, colour: str, **style: Any) -> dict[str, Any]:
-    """Plotly's error bars from `low` to `high`, which plotly wants as distances from `value`.
+    """Plotly's error bars from `low` to `high`, converted to distances from `value`.
 
     Args:
-        value: Where the points are, an array or a column.
+        value: The points, an array or a column.
         low: Lower ends.
         high: Upper ends.
-        colour: Of the bars.
-        **style: What differs from the house's bars: ``thickness``, ``width`` (of the caps).
+        colour: Colour of the bars.
+        **style: Changes of the default style: ``thickness``, ``width`` (of the caps).
     """
     ends = {"array": high - value, "arrayminus": value - low}
     return {**ends, "color": colour, "thickness": 2, "width": 4, **style}
 
 
 def interval_hover(axis: str, spec: str = ".2f") -> str:
-    """A hover template: a point's value on an axis and its interval, which ``customdata`` holds."""
+    """A hover template: a point's value on an axis and its interval from ``customdata``."""
     return f"%{{{axis}:{spec}}} [%{{customdata[0]:{spec}}}, %{{customdata[1]:{spec}}}]"
 
 
 def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float], **panel: Any) -> None:
-    """A pale area behind the points, from the first to the second end on both axes."""
+    """A pale area behind the points, between two ends on each axis."""
     left, right = x
     bottom, top = y
     area = go.layout.Shape(type="rect", x0=left, x1=right, y0=bottom, y1=top)
@@ -61,7 +61,7 @@ def shade(figure: go.Figure, x: tuple[float, float], y: tuple[float, float], **p
 def panel_title(
     figure: go.Figure, text: str, row: int, col: int = 1, *, centred: bool = False
 ) -> None:
-    """A title above a panel, at its left; in the text ``<br>`` breaks the line."""
+    """A title above a panel, at its left; ``<br>`` in the text breaks the line."""
     anchor = "center" if centred else "left"
     x = 0.5 if centred else 0
     title = label(text, x=x, xref="x domain", xanchor=anchor, align=anchor)
@@ -70,7 +70,7 @@ def panel_title(
 
 
 def rows_axis(names: Sequence[str]) -> dict[str, Any]:
-    """Settings of a y axis whose rows 0, 1, 2 ... have names, the first one on top."""
+    """Settings of a y axis with named rows 0, 1, 2 ..., the first at the top."""
     n_rows = len(names)
     labelled = {"tickvals": list(range(n_rows)), "ticktext": list(names)}
     downwards = [n_rows - 0.5, -0.5]
@@ -79,17 +79,17 @@ def rows_axis(names: Sequence[str]) -> dict[str, Any]:
 
 def layer_axis(n_layers: int) -> dict[str, Any]:
     """Ticks and range of an axis that counts layers, from 0."""
-    # more than 12 numbers would touch one another in half a figure
+    # more than 12 numbers would touch in half a figure
     step = next((step for step in (1, 2, 5, 10) if n_layers / step <= 12), 20)
     return {"tickvals": list(range(0, n_layers, step)), "range": [-0.5, n_layers - 0.5]}
 
 
 def number_cells(values: Any, text: Any, **colours: Any) -> go.Heatmap:
-    """Cells with a text in each, a little apart; `colours` says what the values look like.
+    """Cells with a text in each and gaps between them.
 
     Args:
-        values: [row, column] What the colours show.
-        text: [row, column] What is written into the cells.
+        values: [row, column] The values for the colours.
+        text: [row, column] The texts in the cells.
         **colours: ``colorscale``, ``zmin`` and so on.
     """
     cells = go.Heatmap(z=np.asarray(values, float), **colours)

@@ -1,4 +1,4 @@
-"""Figures that set methods beside one another: their ranks, and what random controls do."""
+"""Figures that compare methods: their ranks, and their effects among random controls."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from kb_lens.figures.marks import THIN, error_bars, number_cells, rows_axis, sha
 from kb_lens.figures.style import CONTROL, METHOD, SEQUENTIAL, finish, label, rounded
 
 _RANK = " rank"
-"""How the names of a rank table's columns of ranks end."""
+"""Ending of the names of a rank table's columns of ranks."""
 _AVERAGE = ("average_rank", "rank_low", "rank_high")
 """A rank table's columns of the average rank and its interval."""
-# At the font's size; a table with all benchmarks has about nine columns on a page.
+# At the font's size, for a page: a table with all benchmarks has about nine columns.
 _LETTERS, _NAME_LETTERS = 10, 24
-"""Letters that fit into a line of a rank table's column, and of a method's name beside it."""
+"""Letters per line: of a column's title in a rank table, and of a method's name."""
 
-# The middle of the row is left free; the offsets keep the markers of both halves apart.
+# The middle of the row is empty, so that the markers of both halves do not touch.
 _CONTROLS_AT, _METHOD_AT = -0.30, 0.22
-"""Where in its row, which is 1 high, the lowest controls stand, and the method."""
+"""Positions of the lowest controls and of the method in a row of height 1."""
 _STEP, _N_STEPS = 0.07, 5
-"""Controls with like effects stand at so many heights, so far apart, so that none hides another."""
+"""Distance and number of the heights for controls with similar effects, so that all are visible."""
 _TEST_ROW, _BETWEEN_UNITS = 62, 70
-"""Pixels: a row of a test, with two lines of text; between panels, for the upper one's axis."""
+"""Pixels: a test's row with two lines of text; between panels, for the upper panel's axis."""
 
 
 def rank_figure(table: pd.DataFrame) -> go.Figure:
@@ -44,7 +44,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
         table: What `kb_lens.rank_table` returned.
 
     Raises:
-        ValueError: If it is something else, or empty.
+        ValueError: If it is not a rank table, or empty.
     """
     keys = [name.removesuffix(_RANK) for name in table.columns if name.endswith(_RANK)]
     if not keys or table.empty or not {"method", *_AVERAGE} <= set(table.columns):
@@ -55,7 +55,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure(_rank_cells(table, metrics))
     plain: dict[str, Any] = {"showgrid": False, "ticks": "", "showline": False}
     figure.update_xaxes(side="top", tickvals=list(range(len(heads))), ticktext=heads, **plain)
-    figure.update_xaxes(tickangle=0)  # and not upright, as plotly would have it
+    figure.update_xaxes(tickangle=0)  # plotly would turn the labels
     names = ["<br>".join(textwrap.wrap(str(name), _NAME_LETTERS)) for name in table["method"]]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, **plain)
     figure.update_yaxes(autorange="reversed")
@@ -78,7 +78,7 @@ def rank_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def _metric_column(table: pd.DataFrame, key: str) -> str:
-    """The column of the benchmark's metric, which is beside that of its ranks."""
+    """The column of the benchmark's metric, next to that of its ranks."""
     columns = table.columns[table.columns.str.startswith(f"{key} ")]
     return str(columns.drop(key + _RANK)[0])
 
@@ -91,12 +91,12 @@ def _head(key: str, column: str) -> str:
 
 
 def _lines(title: str) -> list[str]:
-    """A title as a column has room for it; a long word stays whole."""
+    """A title in lines that fit a column; a long word is not broken."""
     return textwrap.wrap(title, _LETTERS, break_long_words=False)
 
 
 def _rank_cells(table: pd.DataFrame, metrics: Mapping[str, str]) -> go.Heatmap:
-    """Colours and texts of all cells; of the average rank and each benchmark a column."""
+    """Colours and texts of all cells: a column for the average rank and for each benchmark."""
     ranks = table[["average_rank", *(key + _RANK for key in metrics)]]
     span = "<b>{:.1f}</b><br>{:.1f}\N{EN DASH}{:.1f}"
     columns = [[span.format(*average) for average in table[list(_AVERAGE)].to_numpy()]]
@@ -104,20 +104,20 @@ def _rank_cells(table: pd.DataFrame, metrics: Mapping[str, str]) -> go.Heatmap:
         pairs = zip(table[key + _RANK], table[metric], strict=True)
         columns.append([f"<b>{rank:g}</b><br>{rounded(value)}" for rank, value in pairs])
     text = np.array(columns).T
-    # With one method there is still a scale: its rank, 1, has the best colour.
+    # A single method has rank 1 and needs a scale too.
     last = max(2, len(table))
     colours = {"colorscale": SEQUENTIAL, "reversescale": True, "zmin": 1, "zmax": last}
     return number_cells(ranks, text, **colours)
 
 
 def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
-    """Each method's effect beside those of its random controls, a row a test.
+    """Each method's effect among those of its random controls, a row per test.
 
     Args:
         tests: Name (benchmark, kind of control) -> what `control_test` returned.
 
     Raises:
-        ValueError: For no tests.
+        ValueError: If there are no tests.
     """
     if not tests:
         raise ValueError(
@@ -130,7 +130,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
     figure = make_subplots(rows=len(panels), row_heights=heights, vertical_spacing=spacing)
     for number, (unit, named) in enumerate(panels.items(), 1):
         _add_tests(figure, named, unit, {"row": number, "col": 1})
-    # The rows have the same two names; the legend has those of the first.
+    # All rows have the same two names: the legend takes them from the first.
     traces: Any = figure.data
     for number, trace in enumerate(traces):
         trace.showlegend = number < 2
@@ -138,7 +138,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
     note += _place_note(list(tests.values()))
     return finish(
         figure,
-        "Is it more than what random neurons do?",
+        "Does it do more than random neurons?",
         note,
         height=170 + plot,
         top=34,
@@ -147,7 +147,7 @@ def control_distribution(tests: Mapping[str, ControlTest]) -> go.Figure:
 
 
 def _by_unit(tests: Mapping[str, ControlTest]) -> dict[str, dict[str, ControlTest]]:
-    """Unit of the effects -> the tests, by name: what has another unit stands on another axis."""
+    """Unit of the effects -> the tests by name: each unit has its own axis."""
     panels: dict[str, dict[str, ControlTest]] = {}
     for name, test in tests.items():
         benchmark = named_by(test.key)
@@ -161,7 +161,7 @@ def _by_unit(tests: Mapping[str, ControlTest]) -> dict[str, dict[str, ControlTes
 def _add_tests(
     figure: go.Figure, tests: Mapping[str, ControlTest], unit: str, panel: dict[str, Any]
 ) -> None:
-    """A row a test."""
+    """Add a row per test."""
     for row, test in enumerate(tests.values()):
         shade(figure, test.control_interval, (row - 0.36, row + 0.04), **panel)
         figure.add_trace(_strip(test, row), **panel)
@@ -175,14 +175,14 @@ def _add_tests(
 
 
 def _test_name(name: str, test: ControlTest) -> str:
-    """A test's name with its benchmark as people write it, and below it the metric."""
+    """A test's name with the usual name of its benchmark, and the metric below it."""
     rest = name.removeprefix(test.key)
     title = name if rest == name else benchmark_title(test.key) + rest
     return f"{title}<br><i>{metric_title(test.metric)}</i>"
 
 
 def _place_text(test: ControlTest) -> str:
-    """What stands beside a row: the effect's place, and what it is worth."""
+    """The text beside a row: the effect's rank, p and q."""
     place = f"rank {test.rank} of {test.n_controls + 1}"
     if math.isnan(test.p):
         return place
@@ -191,21 +191,21 @@ def _place_text(test: ControlTest) -> str:
 
 
 def _place_note(tests: Sequence[ControlTest]) -> str:
-    """What the words beside the rows mean."""
+    """The explanation of the texts beside the rows."""
     words = ""
     if any(not math.isnan(test.p) for test in tests):
         words = (
-            "p: how often one of method and controls, drawn at random, does as much. q: its false "
-            "discovery rate over all tests of the study's table. "
+            "p: share of method and controls that do at least as much. q: false discovery rate "
+            "over all tests of the study's table. "
         )
     few = any(math.isnan(test.p) for test in tests)
-    return words + (NO_P if few else "Rank: among method and controls, 1 the largest.")
+    return words + (NO_P if few else "Rank: among method and controls; 1 is largest.")
 
 
 def _strip(test: ControlTest, row: int) -> go.Scatter:
     """The controls in the upper half of the row, neighbours at different heights."""
     ranks = np.argsort(np.argsort(test.controls, kind="stable"), kind="stable")
-    # Twice the rank: neighbours are two steps apart, not one.
+    # Twice the rank, so that neighbours are two steps apart.
     heights = _STEP * (ranks * 2 % _N_STEPS)
     return go.Scatter(
         x=test.controls,

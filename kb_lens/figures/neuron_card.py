@@ -1,4 +1,4 @@
-"""One neuron on one page: what it writes, what it does, and the texts that it is active on."""
+"""One neuron on one page: its tokens, its dose-response, and the texts that activate it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from kb_lens.questions import Question
 _TOP = 215
 """Pixels of the upper panels."""
 _LEFT, _RIGHT, _BETWEEN = 80, 14, 84
-"""Pixels: the margins, and what is between the upper panels and the texts."""
+"""Pixels: the margins, and the gap between the upper panels and the texts."""
 
 
 def neuron_card(
@@ -51,21 +51,21 @@ def neuron_card(
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neuron: ``"L26.N1371"``, ``(26, 1371)``, or a set of one, at its site.
-        texts: Where its largest activations are looked for; default the bank's questions and the
-            passages of plain text.
-        questions: Whose right answer the dose-response is of; default nine of the bank.
+        texts: Texts in which to look for its largest activations; default the bank's questions and
+            the passages of plain text.
+        questions: Questions of the dose-response; default nine of the bank.
         lams: The factors of the dose-response, at the last position.
-        k: Tokens a side.
-        n_texts: Texts that are shown.
+        k: Tokens per side.
+        n_texts: Number of texts to show.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: As `kb_lens.checks.neuron_meaning.promoted_tokens` and `neuron_effects`; if
-            there is another number of neurons than one.
+        ValueError: As `kb_lens.checks.neuron_meaning.promoted_tokens` and `neuron_effects`, or if
+            there is not exactly one neuron.
     """
     members = neurons_of(model, neuron if isinstance(neuron, NeuronSet) else [neuron])
     if len(members) != 1:
-        raise ValueError(f"a card is of one neuron, and there are {len(members)}: give one.")
+        raise ValueError(f"a card shows one neuron, but there are {len(members)}: give one.")
     cards = read_cards(
         model,
         members,
@@ -80,7 +80,7 @@ def neuron_card(
 
 
 def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
-    """The card of one of the neurons that `read_cards` looked at."""
+    """The card of one of the neurons of `read_cards`."""
     tokens, excerpts, doses = (
         table.loc[table["layer"].eq(neuron.layer) & table["index"].eq(neuron.index)]
         for table in (cards.tokens, cards.excerpts, cards.effects.dose_response())
@@ -103,7 +103,7 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
     _dose(figure, doses)
     draw_tokens(figure, blocks, [largest] * len(blocks), letters, row=2, col=1)
     token_axes(figure, n_lines, letters, row=2, col=1)
-    panel_title(figure, "Where it is most active: up to the peak and a little behind it", 2, 1)
+    panel_title(figure, "Most active texts: up to the peak and a few tokens more", 2, 1)
     settings = cards.effects.settings
     note = (
         f"{shown_model(settings.model)}, site {settings.site}. Tokens: its output through the "
@@ -118,7 +118,7 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
         top=26,
         margin={"l": _LEFT, "r": _RIGHT, "b": 14},
         showlegend=False,
-        meta={"column": WHOLE_PAGE},  # lines of text are broken for its width
+        meta={"column": WHOLE_PAGE},  # lines of text are broken for this width
     )
 
 
@@ -160,7 +160,7 @@ def _dose(figure: go.Figure, table: pd.DataFrame) -> None:
 
 def _block(rows: pd.DataFrame) -> Tokens:
     """A text around its peak."""
-    # the first token's activation is of another size, and would be the darkest
+    # the first token's activation differs in size and would be the darkest
     behind = rows["position"].to_numpy() > 0
     values = np.where(behind, rows["activation"].to_numpy(float), 0.0)
     return Tokens(f"{rows['peak'].iloc[0]:.3g}", [*rows["token"]], values.tolist())

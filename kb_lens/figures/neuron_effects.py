@@ -1,4 +1,4 @@
-"""Figures of single neurons: what scaling one does, and whether its score foretells it."""
+"""Figures of single neurons: the effect of scaling one, and whether its score predicts it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _COLUMNS, _PANEL = 4, 130
 """Panels side by side; pixels of a panel's height, its title and the gap below it."""
 _LABELS = 8
 """Most names in a scatter."""
-# Measured on a page with letters of the small size.
+# measured on a page with small letters
 _NAME_WIDTH, _NAME_HEIGHT, _NAME_GAP = 0.13, 0.07, 0.01
-"""The room of a name, and between it and its point, as shares of both axes."""
+"""The size of a name and its distance from the point, as shares of the axes."""
 _LEVEL = 17
-"""Pixels: that height."""
+"""Pixels of a name's height."""
 _POINTS = "percentage points"
 
 
 def dose_response(effects: NeuronEffects, top: int = 12) -> go.Figure:
-    """How P(right answer) changes with the factor of one neuron, a panel a neuron.
+    """How P(right answer) changes with the factor of one neuron, a panel per neuron.
 
     Args:
         effects: What scaling the neurons does.
-        top: As many neurons, those with the largest mean change at any factor.
+        top: Number of neurons: those with the largest mean change at any factor.
 
     Raises:
         ValueError: If `top` is below 1.
@@ -82,9 +82,9 @@ def dose_response(effects: NeuronEffects, top: int = 12) -> go.Figure:
 
 
 def effect_against_attribution(effects: NeuronEffects, attributions: Attributions) -> go.Figure:
-    """What ablating each neuron takes from P(right answer), beside its attribution score.
+    """The loss of P(right answer) by ablating each neuron, against its attribution score.
 
-    On the line the score is what the ablation takes.
+    On the dotted line the score equals the loss.
 
     Raises:
         ValueError: As `kb_lens.checks.effects.effect_against_score`.
@@ -105,7 +105,7 @@ def effect_against_attribution(effects: NeuronEffects, attributions: Attribution
         f"{_rests_on(effects)}. Rank correlation {correlation}, n = {len(table)} neurons. Dotted: "
         "score and loss are the same. Vertical lines: 95 % bootstrap intervals over the questions."
     )
-    title = "Does a neuron's score foretell what its ablation takes?"
+    title = "Does the score predict the effect of ablation?"
     return finish(figure, title, note, showlegend=False)
 
 
@@ -137,7 +137,7 @@ def _curve(table: pd.DataFrame) -> list[go.Scatter]:
 
 
 def _dose_axes(figure: go.Figure, n_panels: int, n_columns: int) -> None:
-    """One scale and one pair of titles for all panels; numbers at the left and at the bottom."""
+    """One scale and one pair of titles for all panels; numbers only at the left and the bottom."""
     figure.add_hline(y=0, line=THIN)
     for panel in range(n_panels):
         row, column = divmod(panel, n_columns)
@@ -153,7 +153,7 @@ def _dose_axes(figure: go.Figure, n_panels: int, n_columns: int) -> None:
 
 
 def _points(table: pd.DataFrame) -> go.Scatter:
-    """A point a neuron, in percentage points."""
+    """A point per neuron, in percentage points."""
     score, loss, low, high = 100 * table[["score", "loss", "low", "high"]].to_numpy().T
     return go.Scatter(
         x=score,
@@ -168,7 +168,7 @@ def _points(table: pd.DataFrame) -> go.Scatter:
 
 
 def _add_names(figure: go.Figure, table: pd.DataFrame) -> None:
-    """The names of the neurons farthest out, beside them, where they cover nothing."""
+    """Add the names of the outermost neurons beside their points, where they cover nothing."""
     names = _names(table)
     points = 100 * table[["score", "loss"]].to_numpy()
     bars = 100 * table[["low", "high"]].to_numpy()
@@ -181,25 +181,25 @@ def _add_names(figure: go.Figure, table: pd.DataFrame) -> None:
 def free_places(
     points: Float[np.ndarray, "neuron 2"], bars: Float[np.ndarray, "neuron 2"]
 ) -> dict[int, tuple[int, int]]:
-    """Where beside a point its name covers no point, bar, line or other name.
+    """Places beside the points where their names cover no point, bar, line or other name.
 
     Args:
-        points: Where the points are; the axes reach over both columns alike.
+        points: The points; both axes have the same range.
         bars: The ends of their vertical bars.
 
     Returns:
-        Row of a point -> (1 for its right, -1 for its left; 0 for its level, 1 a line above it, -1
-        below), the farthest points first; at most `_LABELS`, and none whose name has no room.
+        Row of a point -> (1 right, -1 left; 0 same level, 1 a line above, -1 a line below), the
+        outermost points first; at most `_LABELS`, without points whose name does not fit.
     """
     low, high = points.min(), points.max()
-    span = max(high - low, 1e-12)  # all points in one place still have a distance
+    span = max(high - low, 1e-12)  # not 0 if all points are equal
     x, y = ((points - low) / span).T
     ends = (bars - low) / span
     zero = float(-low / span)
     boxes: dict[int, _Box] = {}
     for neuron in np.argsort(-np.abs(points).max(1), kind="stable").tolist():
         others = np.arange(len(points)) != neuron
-        # first towards the middle, where no name leaves the plot
+        # first towards the middle, where a name stays in the plot
         sides = (1, -1) if x[neuron] < 0.5 else (-1, 1)
         for side, level in product(sides, (0, 1, -1)):
             box = _Box.beside(float(x[neuron]), float(y[neuron]), side, level)
@@ -212,7 +212,7 @@ def free_places(
 
 @dataclass(frozen=True)
 class _Box:
-    """The room of a name, in shares of the axes."""
+    """The box of a name, in shares of the axes."""
 
     left: float
     right: float
@@ -239,7 +239,7 @@ class _Box:
     def is_free(
         self, x: Float[np.ndarray, " other"], ends: Float[np.ndarray, "other 2"], zero: float
     ) -> bool:
-        """Whether it is in the plot and clear of bars, which have their points, and of lines."""
+        """Whether it is inside the plot and covers no bar (with its point) and no line."""
         inside = min(self.left, self.bottom) >= -_NAME_GAP and max(self.right, self.top) <= 1.0
         low, high = ends.T
         covered = (self.left < x) & (x < self.right) & (low < self.top) & (self.bottom < high)

@@ -1,4 +1,4 @@
-"""Figures of the third step: the neuron sets, where they lie and what they share."""
+"""Figures of the third step: the neuron sets, their layers and their overlaps."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from kb_lens.neurons.names import Neuron
 from kb_lens.neurons.sets import NeuronSet
 
 MAX_UPSET_SETS = 5
-"""More sets have more intersections than a page has room for."""
+"""Most sets: more have more intersections than fit on a page."""
 _NARROW_BARS = 12
-"""As many bars fit into a column."""
+"""Most bars that fit in a column."""
 _MOST_NUMBERS = 40
-"""Layers whose cells have room for a number."""
+"""Most layers whose cells have room for a number."""
 _LETTER = 8
-"""Pixels: a wide letter of a set's name, which stands between the two lower panels."""
+"""Pixels of a wide letter of a set's name, which is between the two lower panels."""
 _UPSET_ROWS, _UPSET_ROW = 3, 25
-"""Sets for which an UpSet plot has room; pixels that each further one adds."""
+"""Sets that fit in an UpSet plot of the usual height; pixels for each further set."""
 _MATRIX_CELL = 60
-"""Pixels of a row of the overlaps: about as high as it is wide."""
+"""Pixels of a row of the overlaps, for about square cells."""
 _BARE: dict[str, Any] = {"showgrid": False, "showticklabels": False, "ticks": "", "showline": False}
-"""Settings of an axis that shows nothing."""
+"""Settings of a hidden axis."""
 
 
 def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """How many neurons of each set lie in each layer, as bars side by side.
+    """The number of neurons of each set in each layer, as bars side by side.
 
     Raises:
-        ValueError: For no sets, or sets of different models or sites.
+        ValueError: If there are no sets, or they are of different models or sites.
     """
     first = check_sets(sets)
     figure = layer_counts(first.n_layers)
@@ -66,12 +66,12 @@ def neurons_per_layer(sets: Mapping[str, NeuronSet]) -> go.Figure:
 
 
 def layer_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """How many neurons of each dimension lie in each layer, a cell each: where they gather.
+    """The number of neurons of each dimension in each layer, as a heatmap.
 
     The last row counts each layer's neurons once, whatever sets they are in.
 
     Raises:
-        ValueError: For no sets, or sets of different models or sites.
+        ValueError: If there are no sets, or they are of different models or sites.
     """
     first = check_sets(sets)
     rows = {**sets} if len(sets) == 1 else {**sets, "in any": NeuronSet.union(sets.values())}
@@ -95,13 +95,13 @@ def layer_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
 
 
 def _counts(neurons: NeuronSet) -> list[int]:
-    """[layer] Its neurons."""
+    """[layer] The number of neurons."""
     counts = Counter(neuron.layer for neuron in neurons)
     return [counts[layer] for layer in range(neurons.n_layers)]
 
 
 def layer_counts(n_layers: int) -> go.Figure:
-    """A figure without bars yet, for `add_layer_counts`."""
+    """An empty figure for `add_layer_counts`."""
     figure = go.Figure()
     figure.update_xaxes(title_text="Layer", showgrid=False, **layer_axis(n_layers))
     return figure.update_yaxes(title_text="Neurons", rangemode="tozero")
@@ -113,11 +113,11 @@ def add_layer_counts(
     """Bars that count the neurons of each layer.
 
     Args:
-        figure: Where they are added.
-        name: Of the neurons; their number is written behind it.
+        figure: The figure.
+        name: Name of the neurons; their number is added.
         layers: The layer of each neuron.
-        colour: Of the bars.
-        n_layers: Layers of the model.
+        colour: Colour of the bars.
+        n_layers: Number of layers of the model.
     """
     counts = Counter(layers)
     heights = [counts[layer] for layer in range(n_layers)]
@@ -127,10 +127,10 @@ def add_layer_counts(
 
 
 def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """How much each pair of sets shares: neurons in both over neurons in either (Jaccard).
+    """The Jaccard overlap of each pair of sets: neurons in both over neurons in either.
 
     Raises:
-        ValueError: For no sets, or sets of different models or sites.
+        ValueError: If there are no sets, or they are of different models or sites.
     """
     first = check_sets(sets)
     jaccard = [[a.jaccard(b) for b in sets.values()] for a in sets.values()]
@@ -153,12 +153,13 @@ def overlap_heatmap(sets: Mapping[str, NeuronSet]) -> go.Figure:
 
 
 def upset(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """How many neurons lie in exactly which of the sets (an UpSet plot), counted exactly.
+    """An UpSet plot: the number of neurons in each combination of the sets and in no other set.
 
     Source: Lex et al., UpSet: visualization of intersecting sets (2014).
 
     Raises:
-        ValueError: For no sets, more than `MAX_UPSET_SETS`, or sets of different models or sites.
+        ValueError: If there are no sets or more than `MAX_UPSET_SETS`, or they are of different
+            models or sites.
     """
     first = check_sets(sets)
     if len(sets) > MAX_UPSET_SETS:
@@ -195,10 +196,10 @@ def upset(sets: Mapping[str, NeuronSet]) -> go.Figure:
 
 
 def intersections(sets: Mapping[str, NeuronSet]) -> dict[tuple[str, ...], int]:
-    """How many neurons lie in all of some named sets and in none of the others.
+    """The number of neurons that are in all of some sets and in none of the others.
 
     Returns:
-        Names -> neurons, where there are any, the largest first.
+        Names of the sets -> number of neurons if above 0, the largest first.
     """
     members: defaultdict[Neuron, list[str]] = defaultdict(list)
     for name, neurons in sets.items():
@@ -214,7 +215,7 @@ def intersections(sets: Mapping[str, NeuronSet]) -> dict[tuple[str, ...], int]:
 
 
 def check_sets(sets: Mapping[str, NeuronSet]) -> NeuronSet:
-    """The first set, after a check that all belong together."""
+    """The first set, after a check that all are of the same model and site."""
     if not isinstance(sets, Mapping) or not sets:
         raise ValueError(
             f"sets is {sets!r}: expected a mapping of names to at least one NeuronSet."
@@ -243,11 +244,11 @@ def _bars(lengths: list[int], orientation: Literal["v", "h"], colour: str) -> go
     else:
         bars.update(x=lengths, y=positions)
     bars.update(text=lengths, textposition="outside", textfont_size=SMALL)
-    return bars.update(cliponaxis=False)  # a long bar's number stands beyond the axis
+    return bars.update(cliponaxis=False)  # a long bar's number is outside the axis
 
 
 def _memberships(names: Sequence[str], members: Sequence[tuple[str, ...]]) -> list[go.Scatter]:
-    """The matrix below the bars: pale dots everywhere, joined dark ones for the sets that count."""
+    """The matrix below the bars: pale dots everywhere, joined dark dots for the sets of a bar."""
     everywhere = list(product(range(len(members)), range(len(names))))
     marked: list[tuple[int | None, int | None]] = []
     for x, chosen in enumerate(members):
@@ -270,13 +271,13 @@ def _upset_axes(
 ) -> None:
     n_columns = max(len(counts), 1)
     figure.update_xaxes(col=2, range=[-0.6, n_columns - 0.4], **_BARE)
-    # the number at a bar's end needs room beyond the longest one
+    # room for the number at the end of the longest bar
     figure.update_yaxes(title_text="Neurons", range=[0, 1.12 * max(counts, default=1)], row=1)
     figure.update_yaxes(showgrid=False, row=1)
     rows = rows_axis(names)
     figure.update_yaxes(row=2, range=rows["range"], **_BARE)
     figure.update_yaxes(row=2, col=2, **rows, showticklabels=True)
-    # from right to left: bars and names meet
+    # from right to left, so that the bars start at the names
     size_range = [1.35 * max(*sizes, 1), 0]
     figure.update_xaxes(title_text="Size of the set", range=size_range, row=2, col=1)
     figure.update_xaxes(nticks=3, showgrid=False, row=2, col=1)

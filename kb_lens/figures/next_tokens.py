@@ -1,4 +1,4 @@
-"""What a model says next, under a slider for the factor of some neurons."""
+"""The likeliest next tokens of a model, with a slider for the factor of some neurons."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def next_tokens(
     positions: Positions = "all",
     k: int = 12,
 ) -> go.Figure:
-    """The likeliest next tokens at each factor: a slider moves from one to the next.
+    """The likeliest next tokens at each factor, with a slider for the factor.
 
-    The slider is plotly's own, so that it works in a notebook, in a page of HTML and without
-    Python. A static file shows the factor nearest to 1 that is not 1.
+    The slider is plotly's own: it works in a notebook and in an HTML page, without Python. A static
+    file shows the factor nearest to 1 that is not 1.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
@@ -48,10 +48,10 @@ def next_tokens(
         prompt: Taken as it is: write a chat out as its template writes it.
         lams: The factors.
         positions: As in `scale_neurons`.
-        k: Tokens: those with the largest probability at any factor.
+        k: Number of tokens: those with the largest probability at any factor.
 
     Raises:
-        ValueError: If the set is empty or belongs to another model, a factor is not finite or comes
+        ValueError: If the set is empty or belongs to another model, a factor is not finite or given
             twice, `k` is below 1, or the prompt is empty or longer than the model's context.
     """
     members = neurons_of(model, neurons)
@@ -79,8 +79,8 @@ def next_tokens(
     end = html.escape(prompt[-70:])
     return finish(
         figure,
-        f"What {what} changes in the next token",
-        f"{shown_model(model_name(model))}, {what}, site {members.site}. Behind: …{end}",
+        f"Effect of {what} on the next token",
+        f"{shown_model(model_name(model))}, {what}, site {members.site}. After: …{end}",
         height=300 + ROW * len(rows),
         top=30,
         margin={"l": 110, "b": 60},
@@ -90,7 +90,7 @@ def next_tokens(
 
 
 def _bars(lams: Sequence[float], changed: Sequence[Tensor], base: Tensor, shown: int) -> go.Figure:
-    """Bars for each factor, of which one is shown, and the model as it is as marks."""
+    """Bars for each factor, one of them visible, and the base model as marks."""
     figure = go.Figure()
     rows = [*range(len(base))]
     for nth, (lam, probabilities) in enumerate(zip(lams, changed, strict=True)):
@@ -106,14 +106,14 @@ def _bars(lams: Sequence[float], changed: Sequence[Tensor], base: Tensor, shown:
         x=(100 * base).tolist(),
         y=rows,
         mode="markers",
-        name="the model as it is",
+        name="base model",
         marker={"color": GREY, "symbol": "line-ns-open", "size": 14, "line_width": 3},
     )
     return figure
 
 
 def _slider(lams: Sequence[float], shown: int) -> dict[str, Any]:
-    """A step a factor, which shows its bars and the marks."""
+    """A step per factor, which shows its bars and the marks."""
     steps = [
         {
             "label": f"{lam:g}",
@@ -126,5 +126,5 @@ def _slider(lams: Sequence[float], shown: int) -> dict[str, Any]:
 
 
 def _probabilities(model: HookedModel, ids: Sequence[int]) -> Float[Tensor, " d_vocab"]:
-    """Of the next token, for the tokens that the tokenizer has."""
+    """Probabilities of the next token, for the tokens of the tokenizer."""
     return next_token(model, ids).exp()[: len(model.tokenizer)]

@@ -1,4 +1,4 @@
-"""Figure of the paper's table: what is published, the release's protocol, and ours."""
+"""Figure of the paper's table: published values, the release's protocol, and ours."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PANELS = {
     "BBQ": ("bbq_gender_identity", "bbq_race_ethnicity", "bbq_religion"),
     "Ability": ("copa", "balanced_copa", "openbookqa", "arc_easy", "arc_challenge"),
 }
-"""Title of a panel -> the benchmarks whose cells stand in it."""
+"""Title of a panel -> the benchmarks whose cells it shows."""
 _ROW, _BETWEEN = 46, 70
 """Pixels of a row, and between two panels."""
 _OFFSETS = {BASE: -0.07, ENHANCED: 0.07}
 _BETWEEN_SOURCES = 0.29
-"""Where in its row, which is 1 high, a point stands: by condition, and from source to source."""
+"""Positions of points in a row of height 1: by condition, and the distance between sources."""
 
 
 def paper_figure(table: pd.DataFrame) -> go.Figure:
@@ -40,7 +40,7 @@ def paper_figure(table: pd.DataFrame) -> go.Figure:
         ValueError: If it has no rows.
     """
     if table.empty:
-        raise ValueError("the paper's table has no rows: nothing of it was measured.")
+        raise ValueError("the paper's table has no rows: none of its cells was measured.")
     measured = table.query(f"condition != {CHANGE!r}")
     by_title = {t: measured.query(f"benchmark in {names!r}") for t, names in _PANELS.items()}
     panels = {title: rows for title, rows in by_title.items() if len(rows)}
@@ -74,10 +74,10 @@ def paper_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def _traces(cells: pd.DataFrame, names: list[str]) -> Iterator[go.Scatter]:
-    """A trace a source and condition that has values."""
+    """A trace per source and condition that has values."""
     sources = [name for name in _SOURCES if name in cells and len(cells.dropna(subset=[name]))]
     for number, source in enumerate(sources):
-        # The sources that are there share a row around its middle.
+        # The existing sources are placed around the middle of the row.
         middle = _BETWEEN_SOURCES * (number - (len(sources) - 1) / 2)
         colour = _SOURCES[source]
         for condition, offset in _OFFSETS.items():

@@ -1,8 +1,8 @@
-"""PNG, SVG and PDF of figures, drawn in a browser in their own font and at their printed size.
+"""PNG, SVG and PDF of figures, drawn in a browser with their own font and at their printed size.
 
-Kaleido drives a Chromium and makes an SVG of a figure. What it makes of an SVG itself is an image,
-which a page's fonts do not reach; so the SVG becomes part of a page here, which is printed. One
-browser serves all figures of a call, and it is closed on every way out.
+Kaleido drives a Chromium and makes an SVG of a figure. Kaleido itself would print the SVG as an
+image, which does not use a page's fonts. So here the SVG becomes part of a page, which is printed.
+One browser serves all figures of a call, and it is always closed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from choreographer import Tab
 
 DPI = 300
-"""Pixels an inch of a PNG."""
+"""Pixels per inch of a PNG."""
 _CSS_DPI = 96
-"""What CSS calls an inch."""
+"""Pixels per inch of CSS."""
 _WITHOUT_MARGINS = dict.fromkeys(("marginTop", "marginBottom", "marginLeft", "marginRight"), 0)
 INSTALL = (
     "PNG, SVG and PDF need kaleido and a browser: `pip install kb-lens[figures]`, and a Chromium "
@@ -39,16 +39,16 @@ INSTALL = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, and how wide it is in print."""
+    """A figure and its width in print."""
 
     figure: go.Figure
-    """Laid out in pixels."""
+    """The figure, laid out in pixels."""
     inches: float
-    """Its width."""
+    """Its width in inches."""
 
     @property
     def height_inches(self) -> float:
-        """Its height."""
+        """Its height in inches."""
         layout: Any = self.figure.layout
         return self.inches * layout.height / layout.width
 
@@ -57,15 +57,15 @@ def render(drawings: Mapping[str, Drawing], formats: list[str]) -> tuple[dict[st
     """Draw figures in some of ``png``, ``svg`` and ``pdf``.
 
     Returns:
-        File name -> content, and in one line what is missing and why.
+        File name -> content; and a line that says what is missing and why.
     """
     if not drawings or not formats:
         return {}, ""
     if find_spec("kaleido") is None:
         return {}, INSTALL
     others, rendering = _processes(), Future[tuple[dict[str, bytes], str]]()
-    # A thread of its own: a notebook's thread already runs an event loop. A daemon, as are the
-    # threads that it starts: those that wait for a browser which was interrupted never end.
+    # In a new thread, since a notebook's thread already runs an event loop. It and its threads are
+    # daemons: threads that wait for an interrupted browser never end.
     Thread(target=_fulfil, args=(rendering, drawings, formats), daemon=True).start()
     try:
         return rendering.result()
@@ -83,12 +83,12 @@ def _fulfil(
 ) -> None:
     try:
         rendering.set_result(asyncio.run(_rendered(drawings, formats)))
-    except BaseException as error:  # it is the other thread's to raise
+    except BaseException as error:  # the waiting thread raises it
         rendering.set_exception(error)
 
 
 def _processes() -> set[psutil.Process]:
-    """What this process has started."""
+    """The processes that this process has started."""
     return set(psutil.Process().children(recursive=True))
 
 
@@ -99,7 +99,7 @@ async def _rendered(
     from choreographer.errors import ChromeNotFoundError
 
     class WithFont(kaleido.PageGenerator):
-        """The page that kaleido draws in; plotly measures text there, so the font is loaded."""
+        """The page in which kaleido draws; plotly measures text there, so it loads the font."""
 
         def generate_index(self) -> str:
             page: str = super().generate_index()
@@ -107,7 +107,7 @@ async def _rendered(
 
     images: dict[str, bytes] = {}
     trouble = INSTALL
-    # MathJax would come from the network, and no figure has formulas; plotly.js comes with plotly.
+    # No MathJax: it would come from the network, and no figure has formulas.
     offline: Any = WithFont(mathjax=False)
     try:
         async with kaleido.Kaleido(page_generator=offline) as browser:
@@ -127,7 +127,7 @@ async def _rendered(
 
 
 def _own(svg: str, drawing: Drawing) -> str:
-    """The SVG with its font in it, as wide as it is in print."""
+    """The SVG with its font in it and its printed size."""
     inches = f'width="{drawing.inches:g}in" height="{drawing.height_inches:.4f}in"'
     tag, end, rest = svg.partition(">")
     tag = re.sub(r'width="[\d.]+" height="[\d.]+"', inches, tag)
@@ -151,16 +151,16 @@ async def _printed(page: Tab, svg: str, drawing: Drawing, formats: list[str]) ->
 
 
 async def _show(page: Tab, svg: str, drawing: Drawing) -> None:
-    """A page of the figure's size with the figure alone, its font loaded."""
+    """A page of the figure's size that shows only the figure, with its font loaded."""
     layout: Any = drawing.figure.layout
-    # The paper may be a fraction of a point wider than the figure, which nobody should see.
+    # The paper may be a fraction of a point wider than the figure: hide the difference.
     background = layout.paper_bgcolor or layout.template.layout.paper_bgcolor
     style = f"body {{margin: 0; background: {background}}} svg {{display: block}}"
     tree = await page.send_command("Page.getFrameTree")
     frame = tree["result"]["frameTree"]["frame"]["id"]
     html = f"<!doctype html><style>{style}</style>{svg}"
     await page.send_command("Page.setDocumentContent", {"frameId": frame, "html": html})
-    # The layout asks for the font, and only then is there anything to wait for.
+    # The layout requests the font; without it there would be nothing to wait for.
     loaded = "document.body.offsetHeight; document.fonts.ready.then(() => true)"
     await page.send_command("Runtime.evaluate", {"expression": loaded, "awaitPromise": True})
 
@@ -174,7 +174,7 @@ async def _screenshot(page: Tab, drawing: Drawing) -> bytes:
 
 
 async def _data(page: Tab, command: str, options: dict[str, Any]) -> bytes:
-    """What the browser makes, or a `RuntimeError` with what it says."""
+    """The browser's result, or a `RuntimeError` with its message."""
     answer = await page.send_command(command, options)
     if "result" not in answer:
         raise RuntimeError(str(answer.get("error", answer)))

@@ -21,13 +21,13 @@ from kb_lens.statistics import DEFAULT_RESAMPLES, Metric
 _COLOURS = {"base": BASE, "method": METHOD, "control": CONTROL}
 """A condition's role -> its colour."""
 _SYMBOLS = {"base": "circle", "method": "circle", "control": "square"}
-# Below a panel stand its axis and the next one's title of two lines.
+# Room below a panel: its axis and the two lines of the next title.
 _BETWEEN = 98
 """Pixels between panels."""
 _AROUND = 178
 """Pixels above and below the panels."""
 _APART = 0.36
-"""Room for the numbers between the two columns, a share of the plot."""
+"""Space between the two columns, for the numbers, as a share of the plot."""
 
 
 def before_after(
@@ -37,21 +37,21 @@ def before_after(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> go.Figure:
-    """Each metric's paired difference from the base model, and beside it the metric: a forest plot.
+    """A forest plot: each metric's paired difference from the base model, and the metric itself.
 
     Args:
-        results: Condition (``base``, ``lambda 2``, ``random control``) -> its results, one a
-            benchmark. Differences are from the first; a condition that lacks a metric has an empty
-            row, one that was measured on other items has no difference.
-        metrics: (result's key, metric) pairs, a panel each; default the first headline metrics
-            there, the mean log-probability a token of the first benchmark that has it, and the
-            first metrics of a benchmark of your own, as many as a page holds.
+        results: Condition (``base``, ``lambda 2``, ``random control``) -> its results, one per
+            benchmark. Differences are from the first condition. A condition that lacks a metric has
+            an empty row; one that was measured on other items has no difference.
+        metrics: (result's key, metric) pairs, a panel each. Default: the first headline metrics,
+            the mean log-probability a token of the first benchmark that has it, and the first
+            metrics of a benchmark of your own, as many as fit on a page.
         n_bootstrap: Resamples for the intervals of the differences.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: For no results, a benchmark twice in a condition or a
-            metric that no condition has.
+        ValueError: If there are no results, a condition has a benchmark twice, or no condition has
+            the metric.
     """
     panels = collect(results, metrics, n_bootstrap, seed)
     shown = panels if metrics is not None else panels[: _most_panels(len(results))]
@@ -65,11 +65,11 @@ def before_after_pages(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, go.Figure]:
-    """`before_after` of every panel, over as many figures as they need: ``before_after_2``, ..."""
+    """`before_after` with every panel, on several figures if needed: ``before_after_2``, ..."""
     panels = collect(results, metrics, n_bootstrap, seed)
     most = _most_panels(len(results))
     n_pages = -(-len(panels) // most)
-    # Evenly: a last page with a single panel would look forgotten.
+    # Equal pages, so that the last one does not have a single panel.
     size = -(-len(panels) // n_pages)
     starts = range(0, len(panels), size)
     pages = [_drawn(results, panels[start : start + size], size) for start in starts]
@@ -78,7 +78,7 @@ def before_after_pages(
 
 
 def _most_panels(n_conditions: int) -> int:
-    """As many as a page is high."""
+    """How many panels fit on a page."""
     room = MAX_HEIGHT - _AROUND + _BETWEEN
     return max(1, room // (ROW * n_conditions + _BETWEEN))
 
@@ -86,7 +86,7 @@ def _most_panels(n_conditions: int) -> int:
 def _drawn(
     results: Mapping[str, Sequence[EvaluationResult]], panels: Sequence[Panel], n_all: int
 ) -> go.Figure:
-    """A row a panel: differences at the left, values at the right."""
+    """The figure: a row per panel, differences at the left, values at the right."""
     roles = {name: info.role or "method" for name, info in conditions_of(results).items()}
     stack = Stack(len(panels), ROW * len(roles), _BETWEEN)
     figure = make_subplots(
@@ -105,7 +105,7 @@ def _drawn(
     if any(panel.ideal is not None for panel in panels):
         note += " Dotted: the best value, where it is in reach."
     if len(panels) < n_all:
-        note += f" {len(panels)} of {n_all} headline metrics: the argument metrics chooses others."
+        note += f" {len(panels)} of {n_all} headline metrics; the argument metrics chooses others."
     return finish(
         figure,
         "What the intervention changes",
@@ -145,7 +145,7 @@ def _draw_values(figure: go.Figure, row: int, panel: Panel, roles: Mapping[str, 
 
 
 _BESIDE = {"x": 1, "xref": "x domain", "xanchor": "left", "xshift": 6}
-"""Where the number of a row stands: right of its panel."""
+"""Position of a row's number: right of its panel."""
 
 
 def _add_best(

@@ -1,4 +1,4 @@
-"""Which metrics a forest plot shows, and what stands beside their points."""
+"""The metrics that a forest plot shows, and the numbers beside their points."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kb_lens.statistics import Formulas, Metric, MetricInfo
 Key = tuple[str, str]
 """A result's key (the benchmark, with its protocol if not the original) and a metric."""
 _MAX_JUDGED, _MAX_UNKNOWN = 3, 6
-"""Panels of a benchmark that nobody chose: of one in the catalogue, of a caller's own."""
+"""Default number of panels: of a benchmark in the catalogue, of a benchmark of the caller's own."""
 _NATS = "nats a token"
-"""The unit of plain fluency; its changes show in the second decimal."""
+"""The unit of log-probabilities; their changes show in the second decimal."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Panel:
     """One metric of one benchmark."""
 
     key: Key
-    """What is shown."""
+    """The benchmark and the metric."""
     values: Mapping[str, Metric | None]
     """Condition -> the metric; None where it was not measured."""
     differences: Mapping[str, Metric | None]
     """Condition -> its paired difference from the first; None where there is none."""
     info: MetricInfo | None
-    """What the metric is; None for one that no benchmark of the catalogue has."""
+    """What the metric is; None if no benchmark of the catalogue has it."""
 
     @property
     def measured(self) -> list[Metric]:
@@ -44,26 +44,26 @@ class Panel:
 
     @property
     def unit(self) -> str:
-        """Of the values."""
+        """The unit of the values."""
         return "points" if self.info is None else self.info.unit
 
     @property
     def ideal(self) -> float | None:
-        """The best value, where it is worth a line."""
-        # nobody expects all answers to be right: the line would only shrink what is there
+        """The best value, if the panel has a line for it."""
+        # No model has all answers right: a line at 100 % would only shrink the rest.
         if self.info is None or (self.info.unit == "%" and self.info.best == 100):
             return None
         return self.info.best
 
     @property
     def best_difference(self) -> float | None:
-        """How far the first condition is from the ideal."""
+        """The difference between the ideal and the first condition."""
         first = next(iter(self.values.values()))
         return None if self.ideal is None or first is None else self.ideal - first.value
 
     @property
     def title(self) -> str:
-        """The metric; what it is, its ideal and its number of items."""
+        """The metric's name, what it is, its best value and its number of items."""
         benchmark, metric = self.key
         counts = sorted({(metric.n, metric.clusters) for metric in self.measured})
         n = count_text(*counts[0]) if len(counts) == 1 else f"{counts[0][0]} to {counts[-1][0]}"
@@ -73,14 +73,14 @@ class Panel:
         return "<br>".join([name, "; ".join(facts)])
 
     def number(self, metric: Metric | None, sign: str = "") -> str:
-        """What is written beside a row."""
+        """The text beside a row."""
         if metric is None:
             return "not measured"
         digits = 2 if self.unit == _NATS else 1
         return value_and_interval(metric.value, metric.low, metric.high, f"{sign}.{digits}f")
 
     def difference_text(self, condition: str) -> str:
-        """What is written beside a row of differences."""
+        """The text beside a row of differences."""
         change = self.differences[condition]
         if change is not None:
             return self.number(change, "+z")
@@ -88,14 +88,14 @@ class Panel:
         return "" if is_first or self.values[condition] is None else "on other items"
 
     def reach(self) -> list[float]:
-        """Every finite number that the axis of values has to hold."""
+        """Every finite number that the axis of values must show."""
         ends = [end for metric in self.measured for end in (metric.value, metric.low, metric.high)]
         if self.ideal is not None:
             ends.append(self.ideal)
         return [end for end in ends if np.isfinite(end)]
 
     def reach_of_differences(self) -> list[float]:
-        """The same of the axis of differences, which has its zero."""
+        """Every finite number that the axis of differences must show, 0 included."""
         changes = [change for change in self.differences.values() if change is not None]
         ends = [end for change in changes for end in (change.value, change.low, change.high)]
         return [0.0, *(end for end in ends if np.isfinite(end))]
@@ -126,7 +126,7 @@ def _changes(
     n_bootstrap: int,
     seed: int,
 ) -> dict[str, dict[Key, Metric]]:
-    """Condition -> the paired differences from the first, of some benchmarks."""
+    """Condition -> its paired differences from the first condition."""
     base, *others = [
         {result.key: result for result in measured if result.key in benchmarks}
         for measured in results.values()
@@ -142,7 +142,7 @@ def _changes(
 def _differences(
     base: EvaluationResult, other: EvaluationResult, n_bootstrap: int, seed: int
 ) -> dict[Key, Metric]:
-    """Every metric's difference; none on other items, or of a benchmark without formulas."""
+    """Every metric's difference; empty for other items or a benchmark without formulas."""
     if set(base.items["item"]) != set(other.items["item"]) or base.benchmark not in SPECS:
         return {}
     table = compare(base, other, n_bootstrap=n_bootstrap, seed=seed)
@@ -152,7 +152,7 @@ def _differences(
 
 
 def _collect(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, dict[Key, Metric]]:
-    """Condition -> its metrics, all benchmarks' together."""
+    """Condition -> its metrics of all benchmarks."""
     if not results or not any(results.values()):
         raise ValueError("no results: give at least one condition with one EvaluationResult.")
     conditions: dict[str, dict[Key, Metric]] = {}
@@ -167,7 +167,7 @@ def _collect(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, dic
 
 
 def _judges(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Formulas]:
-    """Result's key -> the formulas that say what its metrics are, of benchmarks that have them."""
+    """Result's key -> the formulas of its metrics, for benchmarks that have formulas."""
     judges: dict[str, Formulas] = {}
     for result in chain.from_iterable(results.values()):
         if result.benchmark in SPECS:  # or one of the caller's own
@@ -176,7 +176,7 @@ def _judges(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Form
 
 
 def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[Key]:
-    """What to look at first, where nobody says it."""
+    """The metrics to show by default."""
     chosen: list[Key] = []
     fluency: list[Key] = []
     for benchmark in dict.fromkeys(benchmark for benchmark, _ in available):
@@ -189,12 +189,12 @@ def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[
         chosen += [(benchmark, name) for name in judged[:_MAX_JUDGED]]
         in_nats = [name for name in headline if judge.describe(name).unit == _NATS]
         fluency += [(benchmark, name) for name in in_nats]
-    # no headline metric was measured: whatever was
+    # no headline metric was measured: show whatever was
     return chosen + fluency[:1] or list(available[:_MAX_UNKNOWN])
 
 
 def _checked(metrics: Iterable[Key], available: Sequence[Key]) -> list[Key]:
-    """The metrics that were asked for, after a check that they were measured."""
+    """The requested metrics, after a check that they were measured."""
     keys = list(metrics)
     for key in keys:
         if key not in available:
@@ -219,7 +219,7 @@ def _panel(
         try:
             info = judges[benchmark].describe(metric)
         except ValueError:
-            info = None  # a saved result of another version has a metric that this one has not
+            info = None  # a result saved by another version may have a metric unknown to this one
     values = {name: metrics.get(key) for name, metrics in conditions.items()}
     differences = {name: changes.get(name, {}).get(key) for name in conditions}
     return Panel(key, values, differences, info)

@@ -1,4 +1,4 @@
-"""Figure of the specificity check: what else selects the neurons, and how stable they are."""
+"""Figure of the specificity check: what else selects the neurons, and how stable the sets are."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kb_lens.figures.layout import ROW
 from kb_lens.figures.marks import error_bars, panel_title
 from kb_lens.figures.style import colours, finish, shown_model
 
-# Title, note, legend and axes stay the same however many rows there are.
+# title, note, legend and axes do not depend on the number of rows
 _AROUND = 250
-"""Pixels of the figure beside its rows."""
+"""Pixels of the figure without its rows."""
 
 
 def specificity_plot(specificity: Specificity) -> go.Figure:
@@ -24,7 +24,7 @@ def specificity_plot(specificity: Specificity) -> go.Figure:
         ValueError: If there is nothing to draw.
     """
     sets = specificity.overlaps["set"]
-    # The contrastive set lies in the know-bias set by its definition.
+    # The contrastive set is a part of the know-bias set by definition.
     others = specificity.overlaps.loc[~sets.isin([KNOW_BIAS, CONTRASTIVE])]
     stability = specificity.stability
     if others.empty or stability.empty:
@@ -59,21 +59,21 @@ def specificity_plot(specificity: Specificity) -> go.Figure:
 
 def _note(specificity: Specificity) -> str:
     stability = specificity.stability
-    # Every tau has the same halves; "all" is the dimensions' union, not one of them.
+    # Every tau has the same halves; "all" is the union of the dimensions, not a dimension.
     halves = stability.loc[stability["tau"].eq(stability["tau"].min())]
     n_questions = halves.loc[halves["dimension"].ne("all"), "n_questions"].sum()
     return (
-        f"{shown_model(specificity.control_knowledge.model)}. Left: the more of them plain factual "
-        "questions or the wrong answer select as well, the less they are about bias. Right: "
+        f"{shown_model(specificity.control_knowledge.model)}. Left: large shares for plain factual "
+        "questions or the wrong answer mean that they are not about bias. Right: "
         f"mean over {halves['n_halves'].max()} random splits of the {n_questions} questions; "
         "lines: the middle 95 %."
     )
 
 
 def _bars(overlaps: pd.DataFrame, name: str, colour: str) -> go.Bar:
-    """How much of the know-bias set is in each of the other sets, in percent."""
+    """The percentage of the know-bias set that is in each of the other sets."""
     percent = 100 * overlaps["contained"]
-    # Two words that are long for the room at the left of the bars.
+    # two words that are too long for the space left of the bars
     names = overlaps["set"].str.replace(r" (?=questions|diff)", "<br>", regex=True)
     return go.Bar(
         x=list(percent),
@@ -89,7 +89,7 @@ def _bars(overlaps: pd.DataFrame, name: str, colour: str) -> go.Bar:
 
 
 def _intervals(halves: pd.DataFrame, name: str, colour: str) -> go.Scatter:
-    """The mean of the random halves and where most of them are."""
+    """The mean over the random halves, and their middle 95 %."""
     mean = halves["jaccard"]
     return go.Scatter(
         x=mean,

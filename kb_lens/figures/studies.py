@@ -1,4 +1,4 @@
-"""Figures of the paper's studies, drawn from their tables alone: a panel a metric."""
+"""Figures of the paper's studies, drawn from their tables: a panel per metric."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ _ROWS = {
     "site": "{site}, positions: {at}",
     "transfer": "{source}",
 }
-"""Studies whose cases are rows beside one another, and what a row is called."""
+"""Studies whose cases are the rows of a forest plot, and the name of a row."""
 _CHOSEN = ("question-types", "right-answers")
-"""Studies whose cases are found on parts of the questions."""
+"""Studies whose cases use parts of the questions."""
 _LETTERS = 32
-"""Letters in a line of a row's name: half of the figure is left for the panels."""
+"""Letters per line of a row's name, so that the panels keep half of the figure."""
 _APART = 1.6
-"""How much more questions the next number on a logarithmic axis has, not to touch the last one."""
+"""Least ratio of two numbers on the logarithmic axis, so that they do not touch."""
 
 
 def study_figures(
@@ -74,22 +74,22 @@ def study_figures(
     *,
     metrics: Iterable[Key] | None = None,
 ) -> dict[str, go.Figure]:
-    """What a study's cases change, each benchmark by its first headline metric.
+    """What a study's cases change, by each benchmark's first headline metric.
 
-    Plain text is shown by its log-probability a token.
+    For plain text it is the log-probability a token.
 
     Args:
         name: The study, one of `kb_lens.studies.experiments.EXPERIMENTS`.
         tables: The tables of the `Experiment`.
         settings: Its settings.
-        metrics: (result's key, metric) pairs, a panel each, instead of those.
+        metrics: (result's key, metric) pairs to show instead, a panel each.
 
     Returns:
-        Name -> figure. Panels that a page has no room for are in ``<name>_2`` and so on.
-        ``transfer`` has ``transfer_matrix`` as well if StereoSet or CrowS-Pairs was measured.
+        Name -> figure. Panels that do not fit on one page are in ``<name>_2`` and so on.
+        ``transfer`` also has ``transfer_matrix`` if StereoSet or CrowS-Pairs was measured.
 
     Raises:
-        ValueError: For an unknown study or metric, or results without cases or without the base
+        ValueError: If the study or a metric is unknown, or the results lack cases or the base
             model.
     """
     if name not in TITLES:
@@ -98,7 +98,7 @@ def study_figures(
         raise ValueError(f"the results of {name!r} have no rows: give the study a benchmark.")
     results = tables["results"]
     if "control" not in results:
-        results = results.assign(control=None)  # its random sets, if it has any, are of one kind
+        results = results.assign(control=None)  # all its random sets are of one kind
     rests = _rests_on(name, settings)
     shown = [_headline(results, key) for key in results["benchmark"].unique()]
     if metrics is not None:
@@ -110,7 +110,7 @@ def study_figures(
 
 
 def _chosen(results: pd.DataFrame, key: str, name: str) -> Metric:
-    """A metric that was asked for."""
+    """A requested metric."""
     measured = list(results[["benchmark", "metric"]].drop_duplicates().itertuples(index=False))
     if (key, name) not in measured:
         allowed = ", ".join(".".join(pair) for pair in measured)
@@ -123,7 +123,7 @@ def _chosen(results: pd.DataFrame, key: str, name: str) -> Metric:
 
 
 def _headline(results: pd.DataFrame, key: str) -> Metric:
-    """The benchmark's metric to look at first; of a caller's own benchmark the first one."""
+    """A benchmark's first headline metric; its first metric if it is the caller's own benchmark."""
     benchmark = named_by(key)
     if benchmark is None:
         first = results.loc[results["benchmark"].eq(key), "metric"].iloc[0]
@@ -134,17 +134,17 @@ def _headline(results: pd.DataFrame, key: str) -> Metric:
 
 
 def _metric_to_show(definition: Formulas) -> str:
-    """The first headline metric, but of damage the log-probability."""
+    """The first headline metric; if it measures damage, the log-probability."""
     first = definition.headline[0]
     if definition.describe(first).role != "damage":
         return first
-    # Perplexity is its exponential: equal damage does not make equal differences there.
+    # Perplexity is its exponential: equal damage does not give equal differences.
     logprobs = (m for m in definition.headline if definition.describe(m) == DAMAGE)
     return next(logprobs, first)
 
 
 def _rests_on(name: str, settings: Mapping[str, Any]) -> str:
-    """The model and the settings that hold for every case: one that the study varies is None."""
+    """The model and the settings of all cases; a setting that the study varies is None."""
     facts = [shown_model(settings["model"])]
     if settings["n_questions"] is not None:
         questions = f"{settings['n_questions']} questions"
@@ -163,8 +163,7 @@ def _rests_on(name: str, settings: Mapping[str, Any]) -> str:
 def _factors(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
     note = (
         f"{rests} Blue: the value, with the {PAIRED} of its difference from the base model. Grey: "
-        "as many random neurons of like influence, a line a set, and the band from the least to "
-        "the largest."
+        "as many random neurons of like influence, a line a set; the band spans the sets."
     )
     panels = [(metric.title, partial(_factor_panel, metric)) for metric in metrics]
     return grids(name, panels, note)
@@ -193,9 +192,9 @@ def _factor_panel(metric: Metric, figure: go.Figure, position: Position) -> None
 
 
 def _control_curves(controls: pd.DataFrame, base: float) -> list[go.Scatter]:
-    """A line a draw, over the band from the least to the largest of them.
+    """A line per draw, and the band from the least to the largest value.
 
-    At lambda 1, where nothing is drawn, all are the model as it is.
+    All lines start from the base model at lambda 1, which was not measured.
     """
     if controls.empty:
         return []
@@ -211,7 +210,7 @@ def _control_curves(controls: pd.DataFrame, base: float) -> list[go.Scatter]:
 def _from_base(
     lams: list[float], values: list[float], base: float
 ) -> tuple[list[float], list[float]]:
-    """A draw's curve; where it does not begin at 1, with the model as it is before it."""
+    """A draw's curve, with the base model at lambda 1 in front if it begins above 1."""
     return (lams, values) if min(lams) <= 1 else ([1.0, *lams], [base, *values])
 
 
@@ -240,7 +239,7 @@ def _size_panel(cases: pd.DataFrame, figure: go.Figure, position: Position) -> N
 def _against_questions(
     figure: go.Figure, cases: pd.DataFrame, column: str, colour: str, position: Position
 ) -> go.Scatter:
-    """The points, on a logarithmic axis with as many of the counts as there is room for."""
+    """The points, on a logarithmic axis that is labelled with as many counts as fit."""
     counts = cases["n_questions"].astype(int).tolist()
     numbers: list[int] = []
     for count in sorted(counts):
@@ -252,7 +251,7 @@ def _against_questions(
     return line.update(mode="lines+markers", marker={"size": 8, "color": colour})
 
 
-# -- rows beside one another ------------------------------------------------------------------
+# -- forest plots -----------------------------------------------------------------------------
 
 
 def _forest(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
@@ -275,8 +274,8 @@ def _forest(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Fi
 
 
 def _rows(cases: pd.DataFrame, template: str) -> pd.DataFrame:
-    """A row a method, and one for all random draws of a kind for a method, by their names."""
-    # Draws of a kind are named after their method only if others have draws of that kind too.
+    """By name: a row per method, and one row for all its random draws of a kind."""
+    # The method's name is added only if several methods have draws of that kind.
     kinds = cases["control"].replace(CONTROLS).fillna("random")
     n_methods = cases["control_of"].groupby(kinds).nunique().to_dict()
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -293,10 +292,10 @@ def _row(name: str, group: pd.DataFrame) -> dict[str, Any]:
     first = group.iloc[0]
     low, high = first["difference_low"], first["difference_high"]
     n_neurons = float(first["n_neurons"])
-    # What is no set of neurons, such as a prompt, has no size.
+    # A method without neurons, such as a prompt, has no size.
     size = [] if math.isnan(n_neurons) else [f"{n_neurons:.0f}"]
     is_control = "control" in group["role"].tolist()
-    # One set's interval is over items; that of several is over the draws.
+    # A single set's interval is over items; the interval of random sets is over the sets.
     if is_control:
         low, high = interval(group["difference"].to_numpy())
         size.append(f"{len(group)} sets")

@@ -1,4 +1,4 @@
-"""Heatmaps of the studies: what the thresholds do, and what helps which dimension."""
+"""Heatmaps of the studies of thresholds and of transfer between dimensions."""
 
 from __future__ import annotations
 
@@ -32,16 +32,15 @@ _DIMENSIONS = {
     "religion": "religion",
     "profession": None,
 }
-"""Bias types of the benchmarks that neurons could transfer to -> their dimension in the bank.
-
-A type that is not here is called as its dimension."""
-# The darkest colours of the scale would hide black numbers; the rest is told apart well enough.
+"""Bias type of a benchmark -> its dimension in the bank, None without one; any other type has the
+name of its dimension."""
+# The darkest colours of the scale would hide black numbers.
 _BEYOND = 2.4
-"""How far the ends of a diverging scale are from 0, in the largest value."""
+"""Ends of a diverging scale, in multiples of the largest value."""
 
 
 def threshold_maps(name: str, metrics: Sequence[Metric], rests: str) -> dict[str, go.Figure]:
-    """Tau x beta: how many neurons are selected, and what they change, a panel a metric."""
+    """Tau x beta: the number of selected neurons and their effects, a panel per metric."""
     sizes = metrics[0].cases.pivot_table("n_neurons", "tau", "beta")
     note = (
         f"{rests} Differences from the base model; blue: lower, orange: higher. Bold and *: the "
@@ -55,7 +54,7 @@ def threshold_maps(name: str, metrics: Sequence[Metric], rests: str) -> dict[str
 
 
 def _sizes(sizes: pd.DataFrame, figure: go.Figure, position: Position) -> None:
-    # No logarithm of 0: such a cell has no colour.
+    # a cell with 0 has no logarithm and no colour
     logarithms = sizes.where(sizes > 0).map(np.log10)
     heat = number_cells(logarithms, sizes.map("{:.0f}".format), colorscale=SEQUENTIAL)
     figure.add_trace(heat, **position)
@@ -87,21 +86,20 @@ def _excludes_zero(table: pd.DataFrame) -> pd.Series:
 
 
 def _diverging(values: pd.DataFrame, text: pd.DataFrame, marked: pd.DataFrame) -> go.Heatmap:
-    """White at 0; the ends of the scale, too dark for black numbers, are beyond the values."""
-    # Where all values are 0 there is still a scale.
+    """White at 0; no value reaches the scale's ends, which are too dark for black numbers."""
+    # the scale must not be empty if all values are 0
     end = _BEYOND * float(values.abs().to_numpy().max()) or 1.0
     text = text.mask(marked, "<b>" + text + "*</b>")
     return number_cells(values, text, colorscale=DIVERGING, zmin=-end, zmax=end)
 
 
 def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
-    """Source dimension x bias type: how much nearer to the best value, a panel a benchmark."""
+    """Source dimension x bias type: how much nearer to the best value, a panel per benchmark."""
     nearer = f"|base {MINUS} best| {MINUS} |value {MINUS} best|"
     note = (
         f"{rests} Points nearer to the best value: {nearer.replace(' ', GLUE)}. Boxes: the "
         f"neurons' own dimension. In brackets: neurons. Bold and *: the {PAIRED} excludes 0; "
-        "only for icat: the interval of a share's difference is not that of how much nearer it "
-        "comes to 50."
+        "for icat only, as the interval of a share's difference is not one of nearness to 50."
     )
     panels: list[Panel] = []
     for key in results["benchmark"].unique():
@@ -114,9 +112,9 @@ def transfer_matrix(results: pd.DataFrame, rests: str) -> dict[str, go.Figure]:
 
 
 def _targets(results: pd.DataFrame, key: str) -> tuple[str, dict[str, Metric]]:
-    """A benchmark's metric, and bias type -> that metric, of the types that the items have.
+    """A benchmark's metric, and bias type -> that metric, for the bias types of the items.
 
-    There are none unless the benchmark tells bias types apart.
+    Empty if the benchmark has no bias types.
     """
     benchmark = named_by(key)
     definition = formulas(*benchmark) if benchmark else None
@@ -136,21 +134,21 @@ def _targets(results: pd.DataFrame, key: str) -> tuple[str, dict[str, Metric]]:
 
 
 def _types(metric: str, definition: Formulas, measured: Set[str]) -> list[str]:
-    """The bias types that a metric has values of."""
+    """The bias types for which a metric has values."""
     ends = [name.removeprefix(f"{metric}_") for name in measured if name.startswith(f"{metric}_")]
     taken = tuple(f"{end}_" for end in definition.not_types)
     return [end for end in ends if not f"{end}_".startswith(taken)]
 
 
 def _place(order: Sequence[str], name: str) -> tuple[int, str]:
-    """A key to sort names by: in an order, then the others."""
+    """A sort key: names of the order first, then the others."""
     return (order.index(name) if name in order else len(order)), name
 
 
 def _metric_by_type(definition: Formulas, measured: Set[str]) -> str:
-    """The metric that ranks methods; where it has no values by type, one that has."""
+    """The metric that ranks methods; if it has no values by type, one that has."""
     info = definition.info
-    # A mean over targets has none. Of a score that nothing is beyond a difference is a gain.
+    # A mean over targets has none. A score whose best value is its maximum: a difference is a gain.
     bounded = [name for name in info if info[name].role == "bias" and info[name].best == 100]
     candidates = (definition.headline[0], *bounded, str(definition.by_type))
     has_types = (name for name in candidates if _types(name, definition, measured))
@@ -163,7 +161,7 @@ def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position
         rows = metric.cases.set_index("source")
         best = metric.info.best or 0.0
         value[bias_type] = abs(metric.base - best) - (rows["value"] - best).abs()
-        # Nothing is beyond 100: there the difference is how much nearer, and has its interval.
+        # 100 is the maximum: there the difference is the gain, and its interval is the gain's.
         marked[bias_type] = _excludes_zero(rows) & (best == 100)
     text = value.map(partial(rounded, sign="+"))
     figure.add_trace(_diverging(value, text, marked), **position)
@@ -180,7 +178,7 @@ def _nearer(targets: Mapping[str, Metric], figure: go.Figure, position: Position
 
 
 def _box(figure: go.Figure, x: int, y: int, position: Position) -> None:
-    """A line around a cell, inside the gaps."""
+    """A frame around a cell, inside the gaps."""
     half = 0.47
     corners = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
     figure.add_shape(type="rect", **corners, line_color=INK, **position)

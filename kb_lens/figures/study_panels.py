@@ -1,4 +1,4 @@
-"""What the figures of all studies share: the metric of a panel, grids of panels, axes."""
+"""Common parts of the figures of studies: the metric of a panel, grids of panels, axes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PANEL, _LOWEST = 170, 60
 _LETTERS = 32
 """Letters in a line of a panel's title."""
 PAIRED = "95 % paired bootstrap interval over the clusters of n items"
-"""What the intervals of differences are."""
+"""The kind of the intervals of differences."""
 TITLES = {
     "aggregation": "How should the neurons of the dimensions be joined?",
     "lambda": "What does the factor do?",
@@ -40,12 +40,12 @@ TITLES = {
     "thresholds": "What do the thresholds do?",
     "transfer": "Do the neurons of one dimension help the others?",
 }
-"""Study -> what it asks."""
+"""Study -> its question, the title of its figure."""
 
 Position = dict[str, Any]
 """Row and column of a panel."""
 Panel = tuple[str, Callable[[go.Figure, Position], None]]
-"""The title of a panel, and what draws it."""
+"""The title of a panel, and the function that draws it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Metric:
     name: str
     """The metric."""
     info: MetricInfo
-    """What it is."""
+    """What the metric is."""
     base: float
     """The base model's value."""
     n: int
@@ -67,26 +67,26 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """What it is, and where it starts from."""
+        """The metric, and the base model's value."""
         full = f"{benchmark_title(self.key)}: {metric_title(self.name)}"
         name = "<br>".join(textwrap.wrap(full, _LETTERS))
         best = "" if self.info.best is None else f"best {self.info.best:g}, "
-        # A log-probability has no best value: only that it should not fall.
+        # A log-probability has no best value, but should not fall.
         best = "lower is damage, " if self.info == DAMAGE else best
         return f"<b>{name}</b><br>base {self.number(self.base)}, {best}n = {self.n}"
 
     @property
     def difference(self) -> str:
-        """What an axis of differences says; those of percents are points."""
+        """The title of an axis of differences; differences of percents are points."""
         return "difference, " + self.info.unit.replace("%", "points")
 
     def number(self, value: float, sign: str = "") -> str:
-        """A value with the digits that it deserves."""
-        # Damage begins at a tenth of a nat a token.
+        """A value with a suitable number of digits."""
+        # A tenth of a nat a token is damage already.
         return rounded(value, sign, 2 if self.info.unit == DAMAGE.unit else 1)
 
     def best_within(self, ends: tuple[float, float], start: float = 0.0) -> float | None:
-        """The best value, counted from `start`, if there is one between the ends of an axis."""
+        """The best value minus `start`, if it is between the ends of an axis."""
         if self.info.best is None:
             return None
         best = self.info.best - start
@@ -103,7 +103,7 @@ def metric_of(results: pd.DataFrame, key: str, name: str, info: MetricInfo) -> M
         info: What the metric is.
 
     Raises:
-        ValueError: Unless the base model has one row and the cases at least one.
+        ValueError: If the base model does not have one row, or the cases have none.
     """
     rows = results.loc[results["benchmark"].eq(key) & results["metric"].eq(name)]
     is_base = rows["role"].eq("base")
@@ -125,15 +125,15 @@ def grids(
     apart: float = 0.13,
     title: str = "",
 ) -> dict[str, go.Figure]:
-    """Panels two a row, shared out over as many figures as they need.
+    """Panels in rows of two, on several figures if needed.
 
     Args:
-        name: Of the first figure; ``_2`` and so on is appended for the others.
-        panels: Title and how to draw it.
-        note: What the panels rest on, and how to read them.
+        name: Name of the first figure; ``_2`` and so on is appended for the others.
+        panels: Titles and drawing functions.
+        note: The note under the title.
         height: Pixels of a panel without its axis.
-        apart: Room between panels side by side, a share of the figure's width.
-        title: Of the figures, if it is not that of the study `name`.
+        apart: Space between panels side by side, as a share of the figure's width.
+        title: Title of the figures; default that of the study `name`.
 
     Returns:
         Name -> figure; empty without panels.
@@ -141,7 +141,7 @@ def grids(
     n_rows = -(-len(panels) // _COLUMNS)
     rows_a_page = max(1, _PAGE // (height + AXIS))
     n_pages = -(-n_rows // rows_a_page) or 1
-    # Evenly: a last page with a single panel would look forgotten.
+    # Equal pages, so that the last one does not have a single panel.
     size = _COLUMNS * -(-n_rows // n_pages) or 1
     figures: dict[str, go.Figure] = {}
     for start in range(0, len(panels), size):
@@ -176,13 +176,13 @@ def _grid(panels: Sequence[Panel], title: str, note: str, height: int, apart: fl
     margin: Any = figure.layout["margin"]
     total = margin.t + stack.plot + margin.b
     lower = height - math.ceil((total - MAX_HEIGHT) / stack.n)
-    if _LOWEST <= lower < height:  # rows a little nearer to one another fit on the page
+    if _LOWEST <= lower < height:  # slightly lower panels fit on the page
         return _grid(panels, title, note, lower, apart)
     return figure.update_layout(height=total)
 
 
 def _shared_legend(figure: go.Figure) -> bool:
-    """Each name once, of the first trace that has it; whether there is any."""
+    """Show each name once in the legend, for its first trace; return whether there is any."""
     names: set[str | None] = {None}
     traces: Any = figure.data
     for trace in traces:
@@ -192,9 +192,9 @@ def _shared_legend(figure: go.Figure) -> bool:
 
 
 def reach(ends: Iterable[float]) -> tuple[float, float]:
-    """From the least to the largest, and a little farther."""
+    """The range from the least to the largest value, with some margin."""
     ends = list(ends)
-    # Without any spread there is still an axis.
+    # the range must not be empty if all values are equal
     margin = 0.08 * (max(ends) - min(ends)) or 1.0
     return min(ends) - margin, max(ends) + margin
 
@@ -202,7 +202,7 @@ def reach(ends: Iterable[float]) -> tuple[float, float]:
 def difference_axis(
     metric: Metric, table: pd.DataFrame, figure: go.Figure, axis: str, position: Position
 ) -> None:
-    """Title and range, a line at no difference and one at the best value if it is in reach."""
+    """Set title and range; add a line at 0 and one at the best value if it is in the range."""
     ends = reach([0, *table["difference_low"].dropna(), *table["difference_high"].dropna()])
     update = figure.update_xaxes if axis == "x" else figure.update_yaxes
     zero = {**ZERO_LINE, "zerolinewidth": 1.5}
@@ -220,6 +220,6 @@ def difference_bars(table: pd.DataFrame, colour: str = METHOD) -> dict[str, Any]
 
 
 def shared_rows(figure: go.Figure, names: Sequence[str], position: Position) -> None:
-    """Names at the left of the first column of panels, the first one on top."""
+    """Names at the left of the first column of panels, the first at the top."""
     first = position["col"] == 1
     figure.update_yaxes(**rows_axis(names), showticklabels=first, **position)

@@ -1,7 +1,7 @@
-"""The house style of the figures: colours, fonts and sizes, in one place.
+"""The style of the figures: colours, fonts and sizes.
 
-`finish` gives a figure the template, its title and its size. Nothing global is changed: plotly's
-default template stays what it was.
+`finish` gives a figure the template, its title and its size. Plotly's default template is not
+changed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from kb_lens.figures.layout import HEIGHT, PADDING, WIDTH, title_height
 from kb_lens.intervals import interval_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
+"""Okabe and Ito's palette for colour-blind readers, without its yellow."""
 _BLUE, _VERMILION, _GREEN, _PINK, _AMBER, _SKY, _BLACK = COLOURS
 INK, NOTE, GREY, PALE = "#222222", "#444444", "#8C8C8C", "#E6E6E6"
-"""Text and lines; text that is secondary; lines and points that are; grids and what is absent."""
+"""Text and lines; secondary text; secondary lines and points; grids and missing things."""
 BACKGROUND = "#FFFFFF"
 BASE, METHOD, CONTROL, BEST = _BLACK, _BLUE, GREY, _GREEN
-"""One colour a role: the model as it is; what was done to it; its random controls; a best value."""
+"""A colour per role: the base model; the method; its random controls; the best value."""
 BEST_LINE: dict[str, Any] = {"color": BEST, "dash": "dot", "width": 2}
-"""The line of a best value."""
+"""Style of the line at a best value."""
 _DIMENSIONS = {"gender": _VERMILION, "race": _SKY, "religion": _PINK}
 _OTHER_DIMENSIONS = (_AMBER, _BLACK, _BLUE, _GREEN)
 DIVERGING = (
@@ -43,16 +43,16 @@ DIVERGING = (
 )
 """Blue below zero, white at zero, orange above it."""
 SEQUENTIAL = ((0.0, BACKGROUND), (1.0, "#62B9EA"))
-"""From nothing to all, never too dark for black numbers."""
+"""From 0 to the largest value, never too dark for black numbers."""
 FONT_SIZE, SMALL, TITLE_SIZE = 14, 13, 17
 """Pixels: axis titles; tick labels, legends and notes; the title."""
 
 MINUS = "\N{MINUS SIGN}"
-"""A minus that is as wide as a plus."""
+"""A minus as wide as a plus."""
 GLUE = "\N{NO-BREAK SPACE}"
-"""Between words that stay on one line."""
+"""Joins words that stay on one line."""
 
-# It comes along; Arial and Liberation Sans have the same widths where a page is without it.
+# The first font is part of the package; without it Arial and Liberation Sans have the same widths.
 _FONT = f"{FAMILY}, Arial, Helvetica, Liberation Sans, sans-serif"
 _AXIS = {
     "showline": True,
@@ -75,13 +75,13 @@ _TOP_LEFT = {
     "yanchor": "top",
     "pad": {"l": PADDING, "t": PADDING},
 }
-"""Where the title stands: in the figure's corner, whatever the width of the axis labels."""
-# What fits into the width: letters of the fonts are about half as wide as they are high.
+"""Position of the title: in the figure's corner, whatever the width of the axis labels."""
+# For the figure's width: letters are about half as wide as they are high.
 _TITLE_LETTERS, _NOTE_LETTERS = 78, 102
-"""Letters in a line of the title and of the note."""
+"""Letters per line of the title and of the note."""
 _NOTE_FONT = {"size": SMALL, "color": NOTE}
 _MARGIN = {"l": 60, "r": 20, "b": 55}
-"""Pixels around the plot, for an axis with numbers and a title; more is made where names stand."""
+"""Pixels around the plot, for an axis with numbers and a title; names need more."""
 
 
 _SHOWN_MODEL: ContextVar[str | None] = ContextVar("shown_model", default=None)
@@ -89,10 +89,10 @@ _SHOWN_MODEL: ContextVar[str | None] = ContextVar("shown_model", default=None)
 
 @contextmanager
 def model_shown_as(name: str | None) -> Iterator[None]:
-    """Within it figures call the model so, and not by the name that it was loaded by.
+    """A block in which figures show another name for the model.
 
     Args:
-        name: For readers: ``Llama-3.2-3B-Instruct``; None changes nothing.
+        name: The name to show, such as ``Llama-3.2-3B-Instruct``; None changes nothing.
     """
     token = _SHOWN_MODEL.set(name)
     try:
@@ -102,13 +102,13 @@ def model_shown_as(name: str | None) -> Iterator[None]:
 
 
 def shown_model(name: str) -> str:
-    """A model's name as figures say it."""
-    # What looks like a tag would be one to plotly.
+    """A model's name as figures show it."""
+    # plotly would interpret it as a tag
     return html.escape(_SHOWN_MODEL.get() or name, quote=False)
 
 
 def template() -> go.layout.Template:
-    """The house style as a plotly template."""
+    """The style as a plotly template."""
     layout = go.Layout(
         font={"family": _FONT, "size": FONT_SIZE, "color": INK},
         colorway=COLOURS,
@@ -132,9 +132,9 @@ def finish(
     """Give the figure its style, title, note under the title, and size.
 
     Args:
-        figure: What was drawn; changed in place.
-        title: What is shown, in plain words.
-        note: What it rests on: model, n, units, intervals. Wrapped.
+        figure: The figure; changed in place.
+        title: What the figure shows, in plain words.
+        note: Model, n, units, intervals; it is wrapped.
         height: Pixels of the whole figure.
         top: Pixels between the note and the plot, for a legend or labels.
         **layout: Further settings of the layout.
@@ -154,20 +154,20 @@ def _wrapped(text: str, letters: int) -> str:
 
 
 def faint(colour: str, opacity: float = 0.2) -> str:
-    """A colour of the house as an area that others show through."""
+    """A transparent version of a colour of the style."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    # never as 8e-05, which is no opacity to plotly
+    # plotly does not accept 8e-05 as an opacity
     return f"rgba({red}, {green}, {blue}, {round(opacity, 3):g})"
 
 
 def label(text: str, **settings: Any) -> dict[str, Any]:
-    """An annotation without an arrow; `settings` say where it stands."""
+    """An annotation without an arrow; `settings` give its position."""
     font = {"size": SMALL, "color": INK}
     return {"text": text, "showarrow": False, "font": font, **settings}
 
 
 def colour_bar(title: str, **settings: Any) -> dict[str, Any]:
-    """A colour bar with the house style's fonts; in the title ``<br>`` breaks the line."""
+    """A colour bar with the style's fonts; ``<br>`` in the title breaks the line."""
     bar = {"title_text": title, "title_font_size": SMALL, "tickfont_size": SMALL}
     return {**bar, "thickness": 18, "outlinewidth": 0.5, "outlinecolor": INK, **settings}
 
@@ -184,7 +184,7 @@ def colours(n: int) -> list[str]:
 
 
 def true_minus(text: str) -> str:
-    """Numbers as a figure shows them: a minus as wide as a plus."""
+    """A text with a true minus in its numbers, as wide as a plus."""
     return text.replace("-", MINUS)
 
 

@@ -1,4 +1,4 @@
-"""The dark theme: each colour of the house style exchanged for another, whatever the figure."""
+"""The dark theme: each colour of the style is replaced by another one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from kb_lens.figures.style import (
 )
 
 Theme = Literal["light", "dark"]
-# Brighter than the light theme's, so that they stand out from the dark background and from one
-# another for colour-blind readers too: the tests of the house style check both.
+# Brighter than the light theme's. The tests of the style check that they stand out from the dark
+# background and from one another, for colour-blind readers too.
 _DARK_COLOURS = ("#2390E0", "#FF6035", "#46DDA6", "#CB80AE", "#FDDD78", "#A5DCFB", "#FAFAFA")
 DARK = {
     BACKGROUND: "#15181D",
@@ -37,19 +37,19 @@ DARK = {
     DIVERGING[6][1]: "#FFC7A3",
     SEQUENTIAL[1][1]: "#245F8B",
 }
-"""Light -> dark. Scales stay what they are: nothing is the background's colour, more stands out."""
+"""Light -> dark. In scales, too, 0 has the background's colour and large values stand out."""
 _RGBA = re.compile(r"rgba\((\d+), (\d+), (\d+), ([\d.]+)\)")
 
 
 def themed(figure: go.Figure, theme: Theme) -> go.Figure:
-    """The figure in a theme, as a new figure; colours that are not the house's stay.
+    """The figure in a theme, as a new figure; colours outside the style are not changed.
 
     Args:
-        figure: In the light theme, as every function of `kb_lens.figures` returns it.
+        figure: A figure in the light theme, as the functions of `kb_lens.figures` return it.
         theme: ``light`` or ``dark``.
 
     Raises:
-        ValueError: For an unknown theme.
+        ValueError: If the theme is unknown.
     """
     if theme not in get_args(Theme):
         raise ValueError(f"theme is {theme!r}: allowed are {', '.join(get_args(Theme))}.")
@@ -61,12 +61,12 @@ def themed(figure: go.Figure, theme: Theme) -> go.Figure:
 
 
 def _dark(node: Any, key: str = "") -> Any:
-    """Everything below a node, with the colours of its colour properties exchanged."""
+    """A node of the figure with all colours below it replaced."""
     if isinstance(node, dict):
         return {name: _dark(value, name) for name, value in node.items()}
     if isinstance(node, list | tuple):
         return [_dark(value, key) for value in node]
-    # arrays of numbers hold no colours and stay arrays, which are short in JSON
+    # arrays of numbers have no colours and stay arrays, which are short in JSON
     if isinstance(node, np.ndarray) and node.dtype == object:
         return [_dark(value, key) for value in node.tolist()]
     if isinstance(node, str) and key.endswith(("color", "colorway", "colorscale")):
@@ -75,7 +75,7 @@ def _dark(node: Any, key: str = "") -> Any:
 
 
 def _exchanged(colour: str) -> str:
-    """A colour's counterpart; one that others show through stays as transparent as it is."""
+    """A colour's counterpart, with the same opacity."""
     match = _RGBA.fullmatch(colour)
     if match is None:
         return DARK.get(colour, colour)

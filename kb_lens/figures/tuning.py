@@ -1,4 +1,4 @@
-"""Figure of the choice of lambda: what every lambda gains and costs, and whether it holds."""
+"""Figure of the choice of lambda: the gain and cost of every lambda, and the test."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kb_lens.figures.style import BACKGROUND, COLOURS, INK, PALE, finish, label,
 from kb_lens.studies.tuned import Tuning
 
 _BLUE, _ORANGE = COLOURS[:2]
-# A share of the range, so that the two points are told apart at any choice of lambdas.
+# as a share of the range, so that the two points do not overlap for any lambdas
 _BESIDE = 0.03
-"""How far the test items stand beside the chosen lambda: a share of the lambdas' range."""
+"""Distance of the test items' point from the chosen lambda, as a share of the lambdas' range."""
 
 
 def tuning_figure(tuning: Tuning) -> go.Figure:
-    """What every lambda gained and cost on the development items, and the chosen one's test.
+    """The gain and cost of every lambda on the development items, and the chosen one's test.
 
     Raises:
         ValueError: If no lambda was tried.
@@ -36,7 +36,7 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
     _panel(figure, 1, tuning, "bias", gains.rename(columns={"gain": "change"}))
     _panel(figure, 2, tuning, "capability", costs)
     _mark_bound(figure, -tuning.settings["bound"])
-    # Lambda 1 leaves the model as it is: no lambda was chosen.
+    # lambda 1 means that no lambda was chosen
     if tuning.lam != 1:
         _mark_chosen(figure, tuning)
     least = gains["lam"].min() - 3 * _beside(tuning)
@@ -49,12 +49,12 @@ def tuning_figure(tuning: Tuning) -> go.Figure:
         "Lines: 95 % paired bootstrap interval over the clusters of n items; too costly: the "
         "capability's reaches the bound."
     )
-    title = "Which lambda, and does it hold?"
+    title = "Choice of lambda, and its test"
     return finish(figure, title, note, height=610, top=76, legend={"y": 1.1})
 
 
 def _mark_bound(figure: Any, bound: float) -> None:
-    """A line at what the capability may lose."""
+    """A line at the allowed loss of capability."""
     dashed = {"color": _ORANGE, "dash": "dash", "width": 2}
     figure.add_hline(y=bound, line=dashed, row=2, col=1)
     text = label("bound", x=0, y=bound, xref="x domain", xanchor="left", yanchor="bottom")
@@ -62,7 +62,7 @@ def _mark_bound(figure: Any, bound: float) -> None:
 
 
 def _mark_chosen(figure: Any, tuning: Tuning) -> None:
-    """An area in both panels behind the chosen lambda and its test."""
+    """An area behind the chosen lambda and its test, in both panels."""
     beside = _beside(tuning)
     left = tuning.lam - beside
     right = tuning.lam + 2 * beside
@@ -72,7 +72,7 @@ def _mark_chosen(figure: Any, tuning: Tuning) -> None:
 
 
 def _panel(figure: Any, row: int, tuning: Tuning, role: str, table: pd.DataFrame) -> None:
-    """One benchmark: a point with its interval a lambda, and a diamond for the test items."""
+    """One benchmark: a point with its interval per lambda, and a diamond for the test items."""
     first = row == 1
     admissible = table["admissible"].astype(bool)
     for name, points, fill in (
@@ -103,7 +103,7 @@ def _points(
         y=change,
         name=name,
         mode="markers",
-        # Names are said once, by the first panel, and only of what is there.
+        # only the first panel has names in the legend, and only for points that exist
         showlegend=first and not table.empty,
         marker={"size": 10, **marker},
         error_y=error_bars(change, table["low"], table["high"], colour),
@@ -112,7 +112,7 @@ def _points(
 
 
 def _beside(tuning: Tuning) -> float:
-    """How far the test items stand beside the chosen lambda."""
+    """The distance of the test items' point from the chosen lambda."""
     span = float(np.ptp(tuning.development["lam"].to_numpy()))
-    # A single lambda has no range.
+    # a single lambda has no range
     return _BESIDE * span or _BESIDE

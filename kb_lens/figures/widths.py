@@ -1,7 +1,7 @@
-"""How wide a figure is: on a page of its own, in a column, or at any width in print.
+"""The width of a figure: a page, a column, or any width in print.
 
-A figure of its own has its title and note. One that is printed in a paper leaves both to the
-caption, and its files have the printed size: the PDF goes into the paper as it is.
+A figure with the width of a page has its title and note. A figure for a paper leaves both to the
+caption, and its files have the printed size.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from kb_lens.figures.column import INCHES
 from kb_lens.figures.layout import PAGE_INCHES
 
 PAGE, COLUMN = "page", "column"
-"""The widths that have names: of a figure by itself, and of a paper's column."""
-# The smallest letters, 13 of 700 pixels, print as 6 points from here on.
+"""The named widths: of a page, and of a paper's column."""
+# from here on the smallest letters, 13 of 700 pixels, print as 6 points or more
 _NARROWEST_PAGE = 4.6
-"""Inches from which the page's layout can be read; narrower ones have a column's."""
+"""Least inches for the page's layout; narrower figures have the layout of a column."""
 _ALLOWED = (2.5, 20.0)
-"""Inches that can be asked for."""
+"""Allowed inches."""
 _UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
 _LENGTH = re.compile(r"(\d{1,4}(?:\.\d{1,4})?) ?(in|cm|mm)")
 
 
 @dataclass(frozen=True)
 class Printed:
-    """A width in print, and how a figure is laid out there."""
+    """A width in print and its layout."""
 
     name: str
-    """As it was asked for."""
+    """The width as it was requested."""
     inches: float
-    """The width."""
+    """The width in inches."""
 
     @property
     def has_title(self) -> bool:
-        """Whether title and note are in the figure: else the caption has them."""
+        """Whether title and note are in the figure; otherwise they are in the caption."""
         return self.name == PAGE
 
     @property
     def narrow(self) -> bool:
-        """Whether panels stand one below the other, as in a column."""
+        """Whether panels are one below the other, as in a column."""
         return self.inches < _NARROWEST_PAGE
 
     @property
     def suffix(self) -> str:
-        """What the names of the files say of it."""
+        """The part of the files' names for this width."""
         return "" if self.has_title else f".{self.name.replace(' ', '').replace('.', '_')}"
 
 
@@ -52,7 +52,7 @@ def printed_width(width: str) -> Printed:
     """Read ``page``, ``column`` or a length such as ``5.5in``, ``14cm`` or ``140mm``.
 
     Raises:
-        ValueError: For anything else, or a width out of reach.
+        ValueError: If it is something else, or a width out of range.
     """
     named = {PAGE: PAGE_INCHES, COLUMN: INCHES}
     if width in named:

@@ -1,4 +1,4 @@
-"""Figure of the words that an intervention moves in CrowS-Pairs."""
+"""Figure of the words whose probabilities an intervention changes in CrowS-Pairs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _AXES = ("change in nats a pair", "change in points")
 def token_changes(
     base: EvaluationResult, enhanced: EvaluationResult, *, n_bootstrap: int = 10_000, seed: int = 0
 ) -> go.Figure:
-    """By class of words, what an intervention changed in the sentences of CrowS-Pairs.
+    """The changes by an intervention in the sentences of CrowS-Pairs, by class of words.
 
     Left: the change of log P(more stereotyping sentence) - log P(less), mean over all pairs; the
-    classes add up to the whole sentence. Right: by how much the percentage of pairs whose more
-    stereotyping sentence is likelier would change if this class's words alone changed.
+    classes add up to the whole sentence. Right: the change of the percentage of pairs whose more
+    stereotyping sentence is likelier, if only this class's words changed.
 
     Args:
-        base: A result of the original protocol.
-        enhanced: The result after, on the same pairs.
+        base: The base model's result, of the original protocol.
+        enhanced: The result with the intervention, on the same pairs.
         n_bootstrap: Resamples for the 95 % intervals.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: As `kb_lens.evaluation.word_changes.word_changes`.
@@ -63,7 +63,7 @@ def _row_name(row: Mapping[Any, Any]) -> str:
 
 
 def _points(change: np.ndarray, low: np.ndarray, high: np.ndarray) -> go.Scatter:
-    """A point a class with its interval."""
+    """A point per class with its interval."""
     points = go.Scatter(x=change, y=list(range(len(change))), mode="markers")
     points.update(marker_size=9, marker_color=COLOURS[0])
     points.update(error_x=error_bars(change, low, high, COLOURS[0]))

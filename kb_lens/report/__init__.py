@@ -1,1 +1,1 @@
-"""One HTML page that says what a folder of results holds."""
+"""One HTML page about a folder of results."""

@@ -1,4 +1,4 @@
-"""The page that a folder of results has on the hub: what was measured, and how to read it back."""
+"""The card of a folder of results on the hub: what was measured, and how to read it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CARD = """---
 
 # {title}
 
-What `kb-lens {command}` found out about {whose}.
+Results of `kb-lens {command}` for {whose}.
 
 {found}
 
-## How it came about
+## How it was made
 
 {arguments}
 
@@ -38,14 +38,14 @@ Versions: {versions}. `run.json` has the rest.
 
 ## How to read it
 
-The data viewer shows tables of it. The whole folder, to look at it:
+The data viewer shows its tables. To read the whole folder:
 
 ```sh
 hf download {repository} --repo-type dataset --local-dir results
 {read}
 ```
 
-No licence is stated here: who pushed this chooses one.
+No licence is stated here: the owner of this data set chooses one.
 """
 _TABLE = """Headline metrics with 95 % intervals over clusters of items; differences are paired,
 from the base model.
@@ -56,28 +56,28 @@ _READ = {
     "experiment": "kb-lens report results",
     "evaluate": "kb-lens compare results ANOTHER_FOLDER",
 }
-"""Command -> the one that reads what it wrote."""
+"""Command -> the command that reads its folder."""
 
 
 @dataclass(frozen=True)
 class _Results:
-    """What of a folder its card tells."""
+    """The content of a folder's card."""
 
     command: str
     """The command that wrote it."""
     whose: Belongs
     """The model."""
     summary: pd.DataFrame
-    """As `summarize`; empty where no benchmark was run."""
+    """A table as of `summarize`; empty if no benchmark was run."""
     found: str = ""
-    """What there is to say beside the table."""
+    """The text beside the table."""
 
 
 def results_card(folder: Path, repository: str) -> str:
     """A data set card: the front matter that the hub reads, and a short text.
 
     Args:
-        folder: What ``run``, ``identify``, ``doctor``, ``evaluate`` or ``experiment`` wrote.
+        folder: A folder of ``run``, ``identify``, ``doctor``, ``evaluate`` or ``experiment``.
         repository: ``USER/NAME``.
 
     Raises:
@@ -122,7 +122,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> _Results:
 
 
 def _found(run: RunFolder) -> str:
-    """What the model answers, and how many neurons stand behind it."""
+    """The verdict on the model's knowledge, and the number of neurons."""
     paragraphs = [] if run.knowledge is None else [_line(run.knowledge.verdict())]
     if run.neurons is not None:
         counts = ", ".join(f"{name} {len(neurons)}" for name, neurons in run.sets.items())
@@ -137,15 +137,15 @@ def _study_summary(study: Experiment) -> pd.DataFrame:
     rows = study.headline().query("role != 'control'")
     labels = rows[label_columns(rows)].itertuples(index=False)
     cases = [", ".join(map(str, label)) for label in labels]
-    is_base = rows["role"] == "base"  # whose labels are missing
+    is_base = rows["role"] == "base"  # the base model has no labels
     return rows.assign(condition=pd.Series(cases, index=rows.index).where(~is_base, "base"))
 
 
 def _configs(folder: Path) -> list[dict[str, Any]]:
-    """The tables, as the hub's data viewer wants them named.
+    """The tables, named as the hub's data viewer needs them.
 
-    The viewer reads files of one kind in a data set: CSV where there are any, else parquet, whose
-    items are one table a benchmark with a split for each condition.
+    The viewer reads files of one kind in a data set: CSV if there are any, else parquet, with one
+    table of items per benchmark and a split per condition.
     """
     configs: dict[str, list[dict[str, str]]] = {}
     paths = list(folder.rglob("*.csv")) or list(folder.rglob("*.parquet"))
@@ -157,14 +157,14 @@ def _configs(folder: Path) -> list[dict[str, Any]]:
             name, split = f"items {name}", above.name or split
             above = above.parent
         name = " ".join([*(part for part in above.parts if part != "evaluations"), name])
-        # a split's name is made of these alone
+        # the characters that a split's name may have
         split = re.sub(r"[^\w.]", "_", split)
         configs.setdefault(name, []).append({"split": split, "path": path.as_posix()})
     return [{"config_name": name, "data_files": files} for name, files in configs.items()]
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:
-    """Every argument that is not left at nothing, a line each."""
+    """Every argument that is set, a line each."""
     is_said = {name: value for name, value in arguments.items() if value not in (None, [], {})}
     return "\n".join(f"- {name}: {_line(setting_text(value))}" for name, value in is_said.items())
 

@@ -1,7 +1,7 @@
-"""One self-contained HTML page: words, tables that sort, and figures that can be hovered over.
+"""One self-contained HTML page: text, sortable tables and interactive figures.
 
-Nothing is fetched: plotly.js is in the page, once, and the page's content security policy allows
-no request and no script but its own two. Everything that is filled in is escaped.
+Nothing is fetched: plotly.js is in the page, and the page's content security policy allows no
+request and no script but its own two. All content is escaped.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ INTERVALS = (
     ("AUC", "auc_low", "auc_high"),
     ("auc", "auc_low", "auc_high"),
 )
-"""A column, and those with the ends of its interval, which are written behind it."""
+"""A column -> the columns with the ends of its interval, which are written behind its value."""
 SIGNED = ("difference", "gain", "control_mean", "beyond")
 """Columns of changes: their numbers have a sign."""
 _EDGE = 12
-"""Pixels above a figure whose title stands in the page."""
-# By eye, on a page of the width of `page.css`: shorter cells never break, longer ones get more
-# room, and a table of fewer rows is seen at a glance without a scroll bar.
+"""Pixels above a figure, whose title is text of the page."""
+# Chosen by eye for the width in `page.css`: short cells never break, long ones get more room, and a
+# table with few rows has no scroll bar.
 _SHORT_CELL = 24
 _LONG_CELL = 40
 _TALL_TABLE = 15
@@ -58,13 +58,13 @@ class Table:
     """A table that sorts by clicking a header."""
 
     title: str
-    """What it is, in plain words."""
+    """Its title."""
     data: pd.DataFrame
-    """Its rows; a cell that holds a tuple is a list of tokens."""
+    """Its rows; a cell with a tuple is a list of tokens."""
     note: str = ""
-    """What it rests on."""
+    """The note below it."""
     marked: str = ""
-    """The column whose words are coloured: ok, warning, failed; such a table has code in prose."""
+    """The column whose words (ok, warning, failed) are coloured; its cells may have `code`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Section:
     words: Sequence[str] = ()
     """Paragraphs."""
     headline: Table | None = None
-    """What is to be seen first."""
+    """The table to see first."""
     points: Sequence[tuple[str, Sequence[str]]] = ()
     """A list; each point may have points below it."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Where the table of contents leads to."""
+        """The anchor for the table of contents."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
@@ -102,7 +102,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
     Args:
         title: Its heading, and the title of the window.
-        lead: What it is about, in one line.
+        lead: The line below the heading.
         sections: Its parts; those without content are left out.
     """
     scripts = [get_plotlyjs(), _resource("page.js")]
@@ -130,17 +130,17 @@ def _resource(name: str) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Escaped text, in which what stands between backticks is code."""
+    """Escaped text, with the parts between backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _cell_text(text: str) -> Markup:
-    """Text as it is; a name_of_parts may be broken between them, which keeps columns narrow."""
+    """Escaped text; a name_of_parts may break at an underscore, which keeps columns narrow."""
     return Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
 def _hash(script: str) -> str:
-    """How a content security policy names a script that may run."""
+    """The hash by which a content security policy allows a script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -148,7 +148,7 @@ def _hash(script: str) -> str:
 
 
 class _Cell(NamedTuple):
-    """What a cell shows, and the number that it sorts by (empty: missing; None: by its text)."""
+    """The text of a cell, and the number for sorting (empty: missing; None: sort by the text)."""
 
     text: Any
     number: str | None = None
@@ -184,12 +184,12 @@ def _columns(table: Table) -> list[_Column]:
 
 
 def is_number(column: Any) -> bool:
-    """Whether a column holds numbers, and not yes and no."""
+    """Whether a column holds numbers, not booleans."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def _width(cells: Sequence[_Cell]) -> str:
-    """The class of a column of words, by the longest of them; or of tokens."""
+    """The CSS class of a column of text, by its longest cell, or of a column of tokens."""
     if any(isinstance(cell.text, tuple) for cell in cells):
         return "tokens"
     letters = max((len(str(cell.text)) for cell in cells), default=0)
@@ -207,9 +207,9 @@ def _text(value: Any) -> _Cell:
 
 
 def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
-    """A column of numbers, with the ends of its interval if there are two more, to one precision.
+    """A column of numbers with one precision; two more columns are the ends of its interval.
 
-    Whole numbers are whole; else there are two decimals, more where all numbers are below 1.
+    Whole numbers have no decimals, others two, or more if all numbers are below 1.
     """
     numbers = values.to_numpy(float)
     decimals = _decimals(numbers[np.isfinite(numbers)])
@@ -220,7 +220,7 @@ def _numbers(values: pd.DataFrame, sign: str) -> list[_Cell]:
             continue
         text = f"{value:{sign}z.{decimals}f}"
         if ends:
-            # the value and its interval may stand below one another, each in one line
+            # the interval may be placed on a line below the value
             text += f" [{f',{_GLUE}'.join(f'{end:{sign}z.{decimals}f}' for end in ends)}]"
         cells.append(_Cell(text, repr(float(value))))
     return cells
@@ -231,7 +231,7 @@ def _decimals(numbers: Float[np.ndarray, " _"]) -> int:
     if bool((numbers == numbers.round()).all()):
         return 0
     largest = float(np.abs(numbers).max(initial=0))
-    # More than six digits of a share or a probability are noise at any number of items here.
+    # For a share or a probability more than six digits are noise.
     return 2 if largest >= 1 else min(6, 2 - math.floor(math.log10(largest)))
 
 
@@ -239,7 +239,7 @@ def _decimals(numbers: Float[np.ndarray, " _"]) -> int:
 
 
 def _figure(figure: go.Figure) -> dict[str, Any]:
-    """Title and note as text for the page; what is left, at the size that it had, as JSON."""
+    """Title and note as text for the page; the rest of the figure, at the same size, as JSON."""
     bare: Any = without_title(figure, _EDGE)
     title: Any = figure.layout["title"]
     return {
@@ -247,13 +247,13 @@ def _figure(figure: go.Figure) -> dict[str, Any]:
         "note": _plain(title.subtitle.text),
         "width": bare.layout.width,
         "height": bare.layout.height,
-        # Inside a script element no text may end it.
+        # No text may close the script element.
         "spec": Markup(bare.to_json().replace("<", r"\u003c")),
     }
 
 
 def _plain(text: str) -> str:
-    """A figure's text without the few tags that plotly knows."""
+    """A figure's text without plotly's tags."""
     return re.sub(r"</?(b|i|sub|sup|em)>", "", re.sub(r"<br ?/?>", " ", text))
 
 
@@ -269,5 +269,5 @@ def setting_text(value: Any) -> str:
         return " and ".join(map(setting_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # The page is shared; whose home folder a file lies in is nobody's business.
+    # The page may be shared, so it must not show paths in a home folder.
     return "default" if value is None else shared_name(str(value))

@@ -16,9 +16,9 @@ from kb_lens.runs.record import RECORD, load_record
 
 _CARD = "README.md"
 _LEFT_HERE = (".*", "store", "*.part")
-"""What is of use to who made the results alone: locks, pieces of work, what is half-written."""
+"""Files that are not shared: locks, pieces of work, half-written files."""
 _TEXTS = ("system", "instruction")
-"""Arguments that are no path, whatever they begin with."""
+"""Arguments that are not paths, even if they look like one."""
 
 
 def push_results(
@@ -30,24 +30,22 @@ def push_results(
 ) -> str:
     """Upload a folder of results to the Hugging Face hub, as a data set with a card.
 
-    ``run.json`` goes without the folders that this machine's files lie in and without what tells of
-    the machine's work (``execution``); hidden files and ``store`` stay here. A ``README.md`` that
-    is in the folder is the card, else one is written. ``hf download --repo-type dataset`` gets the
-    folder back.
+    ``run.json`` is uploaded without this machine's folders and without ``execution``; hidden files
+    and ``store`` are not uploaded. The folder's ``README.md`` is the card; without one a card is
+    written. ``hf download --repo-type dataset`` downloads the folder.
 
     Args:
-        folder: What ``run``, ``identify``, ``doctor``, ``evaluate`` or ``experiment`` wrote.
+        folder: A folder of ``run``, ``identify``, ``doctor``, ``evaluate`` or ``experiment``.
         repository: ``USER/NAME``.
-        private: Whether a new data set is; one that is there stays as it is.
-        overwrite: Whether the folder may take the place of files that are there already. The data
-            set's history keeps them.
+        private: Whether a new data set is private; an existing one is not changed.
+        overwrite: Whether the folder may replace existing files. The data set's history keeps them.
 
     Returns:
         The data set's address.
 
     Raises:
-        ValueError: If the folder has no results, or names your home folder; if there are files in
-            the data set already, or the hub cannot be reached or refuses.
+        ValueError: If the folder has no results or names your home folder, the data set has files
+            already, or the hub cannot be reached or refuses.
     """
     check_push(repository)
     with TemporaryDirectory() as temporary:
@@ -61,7 +59,7 @@ def push_results(
 
 
 def _copy(folder: Path, staged: Path) -> None:
-    """Copy what is shared of a folder, every ``run.json`` as it may be shared."""
+    """Copy the shared files of a folder, every ``run.json`` without this machine's folders."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: '{folder}'. Give one that kb-lens wrote.")
     shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*_LEFT_HERE))
@@ -76,10 +74,10 @@ def _copy(folder: Path, staged: Path) -> None:
 
 
 def _shared(value: Any) -> Any:
-    """A value without the folders that files lie in."""
+    """A value with paths reduced to file names."""
     if isinstance(value, list):
         return [_shared(item) for item in value]
-    if isinstance(value, str):  # NAME=PATH too
+    if isinstance(value, str):  # also NAME=PATH
         return "=".join(map(shared_name, value.split("=")))
     return value
 
@@ -90,6 +88,6 @@ def _check_names(folder: Path) -> None:
     for path in folder.rglob("*"):
         if len(home) > 1 and path.is_file() and home.encode() in path.read_bytes():
             raise ValueError(
-                f"'{path.relative_to(folder)}' names your home folder, {home}, and was not pushed, "
-                "nor was anything else. Measure again, or take the path out of it."
+                f"'{path.relative_to(folder)}' names your home folder, {home}: nothing was pushed. "
+                "Measure again, or remove the path from it."
             )

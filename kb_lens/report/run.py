@@ -1,4 +1,4 @@
-"""The parts of a report on what ``kb-lens run``, ``identify`` or ``doctor`` wrote."""
+"""The parts of a report on a folder of ``kb-lens run``, ``identify`` or ``doctor``."""
 
 from __future__ import annotations
 
@@ -28,46 +28,45 @@ _SPECIFICITY = ("specificity",)
 _PAPER = ("paper",)
 _ATTRIBUTIONS = ("attribution_heatmap", "attribution_by_question", "layer_profile", "completeness")
 _NEURONS = ("neurons_per_layer", "layer_heatmap", "shared_per_layer", "overlap", "upset")
-"""The figures of `kb_lens.figures.make_all` by section; the others are with the changes."""
-# A row of a table has room for as many.
+"""The figures of `kb_lens.figures.make_all` by section; all others are shown with the changes."""
+# as many as fit in a row of a table
 _N_TOKENS = 5
-"""Tokens of a neuron, a side."""
+"""Tokens per neuron and side."""
 _SCORES = (
     "Score: mean attribution over the questions, in percentage points of P(right answer). Salient: "
-    "in how many questions the score is above tau times the largest. The tokens are those that an "
-    "activation above 0 makes likelier and less likely, read off the neuron's output weights."
+    "number of questions in which the score is above tau times the largest. Tokens: those that an "
+    "activation above 0 makes likelier or less likely, read off the neuron's output weights."
 )
 _NO_TOKENS = (
-    "Which tokens the neurons promote is not known: this folder has no tokens.csv, which "
-    "`kb-lens run` writes."
+    "The tokens that the neurons promote are not known: this folder has no tokens.csv. "
+    "`kb-lens run` writes it."
 )
 _PROBABILITIES = {"p_yes": "P(yes)", "p_no": "P(no)", "p_right": "P(right)", "auc": "AUC"}
 _GAIN = (
-    "Each benchmark's first metric. Gain: how much nearer it came to its best value; beyond: the "
-    "gain minus that of random neurons. 95 % paired bootstrap intervals over "
-    "clusters of items."
+    "Each benchmark's first metric. Gain: how much nearer it came to its best value. Beyond: the "
+    "gain minus the gain of random neurons. 95 % paired bootstrap intervals over clusters of items."
 )
 _PAIRED = (
     "Difference: from the base model, on the same items, with its 95 % paired bootstrap interval. "
-    "The last metrics of a benchmark are shares of items that moved, each way by itself."
+    "The last metrics of a benchmark are the shares of items that moved, one metric per direction."
 )
 _GROUPS = (
-    "Balanced accuracy, said yes and said no in percent (balanced accuracy of chance: 50); AUC of "
-    "P(yes), chance 0.5; low and high: 95 % intervals over concepts; form: plain facts with both "
-    "answers in every kind; mass: the probability on all spellings of yes and no."
+    "Balanced accuracy (chance: 50), said yes and said no in percent. AUC of P(yes) (chance: 0.5). "
+    "Low and high: 95 % intervals over concepts. Form: plain facts with both answers in every "
+    "kind. Mass: the probability on all spellings of yes and no."
 )
 _CELLS = (
-    "In percent; icat in points. Values with 95 % bootstrap intervals over clusters; change: the "
-    "paired difference, enhanced minus base. Empty: not known, or not measured."
+    "In percent; icat in points. Values with 95 % bootstrap intervals over clusters. Change: the "
+    "paired difference, enhanced minus base. Empty: not known or not measured."
 )
 _ONE_DRAW = (
-    "one draw each: how often random neurons do as much is for `kb-lens experiment methods` to "
-    "say, which draws 99"
+    "one draw each; `kb-lens experiment methods` draws 99 and says how often random neurons do as "
+    "much"
 )
 
 
 def run_sections(run: RunFolder, figures: Figures) -> list[Section]:
-    """The parts, in the order of the method's steps; what the folder has not is left empty."""
+    """The parts, in the order of the method's steps; a part is empty if the folder lacks it."""
     seed = _argument(run, "seed", 0)
     changes = words.changes(run.results, seed=seed)
     summary = summarize(run.results, seed=seed) if run.results else pd.DataFrame()
@@ -157,7 +156,7 @@ def _settings(run: RunFolder) -> dict[str, str]:
 
 
 def _scaling_words(info: ConditionInfo) -> str:
-    """The factor of a method that scales neurons, and where; empty of another method."""
+    """The factor of a method that scales neurons, and where; empty for another method."""
     change = info.intervention or {}
     if not {"lam", "positions", "site"} <= set(change):
         return ""
@@ -165,7 +164,7 @@ def _scaling_words(info: ConditionInfo) -> str:
 
 
 def _control_facts(info: ConditionInfo) -> str:
-    """What a control is matched in, in the words of who drew it, and its factor."""
+    """How a control was drawn, and its factor."""
     change = info.intervention or {}
     drawn = str(change.get("origin", "")).partition(", for [")[0] or "origin not known"
     return f"{drawn}, lambda {change['lam']:.3g}" if "lam" in change else drawn
@@ -225,7 +224,7 @@ def _neurons(run: RunFolder, figures: Figures) -> Section:
 
 
 def _cards(figures: Figures) -> list[str]:
-    """The figures of single neurons."""
+    """The names of the figures of single neurons."""
     return [name for name in figures if name.startswith("neuron_card")]
 
 
@@ -253,7 +252,7 @@ def _at(values: Float[Tensor, "layer d_mlp"], neurons: NeuronSet) -> list[float]
 
 
 def _tokens(tokens: pd.DataFrame, neurons: NeuronSet, side: str) -> list[tuple[str, ...]]:
-    """The first tokens of each neuron on one side, in the order of their rank."""
+    """Each neuron's first tokens on one side, by rank."""
     leading = tokens.query("side == @side and rank <= @_N_TOKENS").sort_values("rank")
     by_neuron: dict[tuple[int, int], list[str]] = {}
     for row in leading.to_dict("records"):
@@ -284,7 +283,7 @@ def _changes(summary: pd.DataFrame, figures: Figures) -> Section:
     figures = _chosen(figures, [name for name in figures if name not in elsewhere])
     if summary.empty:
         return Section("What changed", figures=figures)
-    # Whose control a condition is, its name says.
+    # A condition's name already says whose control it is.
     brief = summary.drop(columns=["role", "control_of", "draw"])
     table = Table("Every headline metric", brief, _PAIRED)
     return Section("What changed", figures=figures, tables=[table])
@@ -294,8 +293,8 @@ def _checks(run: RunFolder) -> Section:
     title = "The doctor's checks"
     if run.checks is None:
         return Section(title, words=["This folder has no checks.json: `kb-lens doctor` makes it."])
-    # More than a base, a method and its control: the doctor looks at the first method.
-    note = "Of several factors the first is examined." if len(run.results) > 3 else ""
+    # More than a base, a method and its control: the doctor examines the first method.
+    note = "Only the first of several factors is examined." if len(run.results) > 3 else ""
     title_of_table = "Should the results be believed?"
     return Section(title, tables=[Table(title_of_table, run.checks, note, marked="status")])
 

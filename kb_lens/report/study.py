@@ -1,4 +1,4 @@
-"""The parts of a report on a study, what ``kb-lens experiment`` wrote."""
+"""The parts of a report on a study, a folder of ``kb-lens experiment``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from kb_lens.statistics import Metric, MetricInfo
 from kb_lens.studies.tables import Experiment
 
 _HEADLINES = (
-    "The headline metrics of the base model and of each case; results.parquet has the others and "
+    "The headline metrics of the base model and of each case; results.parquet has all metrics and "
     "the random draws. Difference: from the base model, on the same items, with its 95 % paired "
     "bootstrap interval."
 )
 _NOT_LABELS = ("n_neurons", "control", "influence_ratio", "role", "control_of", "draw")
 """Columns before the results that do not say which case a row is of."""
 _RATE = 0.05
-"""What is usual, for p and for q; the tables have the exact numbers."""
+"""The usual level, for p and for q; the tables have the exact numbers."""
 _TESTS = (
-    "Rank and p: the effect among those of the random draws, one-sided; p is its row's alone. q: "
-    "the false discovery rate (Benjamini and Hochberg) over all rows of the table with a p."
+    "Rank and p: the effect among those of the random draws, one-sided; p is not corrected for the "
+    "number of rows. q: the false discovery rate (Benjamini and Hochberg) over all rows with a p."
 )
 
 
@@ -58,18 +58,18 @@ def study_sections(study: Experiment, figures: Mapping[str, go.Figure]) -> list[
 
 
 def _note(name: str, table: pd.DataFrame) -> str:
-    """What a table rests on."""
+    """The note below a table."""
     if name == "results":
         return _HEADLINES
     if name != "control_tests":
         return ""
-    # of few draws alone the column was empty
+    # the table lacks the column if all tests have few draws
     all_have_p = "p" in table and not table["p"].hasnans
     return _TESTS if all_have_p else f"{_TESTS} {NO_P}"
 
 
 def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
-    """The headline metrics without the random draws, which are in the tests; the other tables."""
+    """The tables to show; of the results the headline metrics without the random draws."""
     results = study.headline().query("role != 'control'")
     label = label_columns(results)[0]
     if not is_number(results[label]):
@@ -84,7 +84,7 @@ def _tables(study: Experiment) -> dict[str, pd.DataFrame]:
 
 
 def _brief_ranks(ranks: pd.DataFrame) -> pd.DataFrame:
-    """A column a benchmark, with the rank and behind it the metric."""
+    """A column per benchmark: the rank, and the metric behind it."""
     keys = [name.removesuffix(" rank") for name in ranks if name.endswith(" rank")]
     brief = pd.DataFrame(ranks[["method", "average_rank", "rank_low", "rank_high"]])
     for key in keys:
@@ -97,7 +97,7 @@ def _brief_ranks(ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _words_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the costs of the tests, which are a row of the results each, and what is empty."""
+    """Columns of words first; empty columns and the costs in the tests are left out."""
     table = table.drop(columns="role", errors="ignore").dropna(axis="columns", how="all")
     columns = [column for column in table if not str(column).endswith(" change")]
     return table.reindex(columns=sorted(columns, key=lambda name: is_number(table[name])))
@@ -108,7 +108,7 @@ def label_columns(results: pd.DataFrame) -> list[str]:
     columns = [str(column) for column in results]
     before_results = columns[: columns.index("benchmark")]
     labels = [column for column in before_results if column not in _NOT_LABELS]
-    # The label of a method says it all; its other columns are about the controls.
+    # A method's label is enough; the other columns are about the controls.
     return ["method"] if "method" in labels else labels
 
 
@@ -122,7 +122,7 @@ class _Case:
     name: str
     change: Metric
     nearer: bool | None
-    """Whether it came nearer to the best value; None without one."""
+    """Whether it came nearer to the best value; None if there is no best value."""
 
     @property
     def clear(self) -> bool:
@@ -140,7 +140,7 @@ class _Case:
 
 
 class _Subject(NamedTuple):
-    """A benchmark's first metric, and what it became in every case."""
+    """A benchmark's first metric, and its change in every case."""
 
     key: str
     metric: str
@@ -183,7 +183,7 @@ def _keys(study: Experiment) -> list[str]:
 
 
 def _first(key: str, table: pd.DataFrame) -> tuple[str, MetricInfo | None]:
-    """A benchmark's first metric and what it is; of a benchmark that is not listed, its name."""
+    """A benchmark's first metric and what it is, None for a benchmark that is not listed."""
     benchmark = named_by(key)
     if benchmark is None:
         return str(table.loc[table["benchmark"].eq(key), "metric"].iloc[0]), None
@@ -193,7 +193,7 @@ def _first(key: str, table: pd.DataFrame) -> tuple[str, MetricInfo | None]:
 
 
 def conclusion(study: Experiment) -> str:
-    """Whether a study's cases change the bias benchmarks at all, in a sentence or two."""
+    """Whether a study's cases change the bias benchmarks, in a sentence or two."""
     subjects = [_Subject.read(study, key) for key in _keys(study)]
     cases = [
         case
@@ -202,7 +202,7 @@ def conclusion(study: Experiment) -> str:
         for case in subject.cases
     ]
     if not cases:
-        return "No bias benchmark was measured: nothing is said of debiasing."
+        return "No bias benchmark was measured, so nothing can be said about debiasing."
     clear = [case for case in cases if case.clear]
     total = f"of {len(cases)} differences from the base model (a case on a bias benchmark's metric)"
     if not clear:
@@ -210,9 +210,9 @@ def conclusion(study: Experiment) -> str:
     nearer = sum(case.nearer is True for case in clear)
     by_chance = 0.05 * len(cases)  # of 95 % intervals
     return (
-        f"By its 95 % interval {len(clear)} {total} is clear of 0, {nearer} nearer to the best "
-        f"value and {len(clear) - nearer} not; {by_chance:.1f} would be so by chance. Whether "
-        "random neurons do the same is for the tests against random draws to say, if there are any."
+        f"95 % interval clear of 0: {len(clear)} {total}, {nearer} nearer to the best value and "
+        f"{len(clear) - nearer} not. Expected by chance: {by_chance:.1f}. The tests against random "
+        "draws, if there are any, say whether random neurons do the same."
     )
 
 
@@ -234,7 +234,7 @@ def _point(subject: _Subject) -> Point:
 
 
 def _tests_of(study: Experiment) -> pd.DataFrame:
-    """The tests against random draws; a p of few draws, which older tables have, is no p."""
+    """The tests against random draws, without the p of few draws that older tables have."""
     tests = study.tables["control_tests"]
     p = tests["p"].where(tests["n_controls"] >= ENOUGH_DRAWS)
     return tests.assign(p=p, q=tests["q"].where(p.notna()) if "q" in tests else math.nan)
@@ -265,8 +265,8 @@ def _tested_point(rows: Sequence[Mapping[Any, Any]]) -> Point:
     discovered = [row for row in beyond if row["q"] <= _RATE]
     sentence = (
         f"In {len(beyond)} of {len(rows)} tests against random draws the gain is clear of 0 and "
-        f"p is at most {_RATE}; in {len(discovered)} q, which allows for the number of tests in "
-        "the table, is so too."
+        f"p is at most {_RATE}. In {len(discovered)} of them q, which is corrected for the number "
+        f"of tests, is at most {_RATE} too."
     )
     lines = [
         f"{_against(row)}: p = {row['p']:.2g}, q = {row['q']:.2g}, gain {_gain(row)}"

@@ -1,7 +1,7 @@
-"""What results say, in words with their numbers: the summary of a report.
+"""Results in words, with their numbers: the summary of a report.
 
-An effect is claimed only where its interval is clear of 0, and one of these neurons only where the
-interval of what they do more than random neurons is so too.
+An effect is claimed only if its interval is clear of 0. It is ascribed to these neurons only if the
+interval of its difference from random neurons is clear of 0 too.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from kb_lens.neurons.sets import NeuronSet
 from kb_lens.statistics import Metric, MetricRole
 
 Point = tuple[str, Sequence[str]]
-"""A sentence, and those below it."""
+"""A sentence, and the sentences below it."""
 CHANGE = "+z.2f"
-"""How a change is written: signed, and never as a negative zero."""
-# More cases than this make a sentence that nobody reads to its end.
+"""The format of a change: signed, and never a negative zero."""
+# longer lists are not read to the end
 N_LISTED = 6
 
 
 def neuron_words(neurons: NeuronSet, sets: Mapping[str, NeuronSet], aggregation: str) -> str:
-    """How many neurons there are, in all and per dimension."""
+    """The number of neurons, in all and per dimension."""
     total = neurons.n_layers * neurons.d_mlp
     share = 100 * len(neurons) / total
     thresholds = ""
@@ -45,7 +45,7 @@ def neuron_words(neurons: NeuronSet, sets: Mapping[str, NeuronSet], aggregation:
 
 
 def check_point(checks: pd.DataFrame) -> Point:
-    """How the checks went, and what those say that did not pass."""
+    """The result of the checks, and the findings of those that did not pass."""
     counts = checks["status"].value_counts(sort=False)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     lines = []
@@ -61,16 +61,16 @@ def check_point(checks: pd.DataFrame) -> Point:
 
 @dataclass(frozen=True)
 class Change:
-    """What a condition did to one metric of a benchmark."""
+    """The effect of a condition on one metric of a benchmark."""
 
     condition: str
-    """What was done to the model."""
+    """The change of the model."""
     benchmark: str
     """The result's key."""
     metric: str
     """The benchmark's first metric that has a best value."""
     role: MetricRole
-    """What that metric says: how biased the model is, or what it can do."""
+    """What the metric measures: bias or ability."""
     best: float
     """The metric's best value."""
     before: float
@@ -80,12 +80,11 @@ class Change:
     gain: Metric
     """How much nearer it came to its best value, with its paired interval."""
     beyond: Metric | None
-    """The gain minus that of random neurons, of several such controls the one that leaves least;
-    None without one."""
+    """The gain minus that of random neurons; the smallest of several controls, None without one."""
 
     @property
     def name(self) -> str:
-        """The benchmark and the metric, as people write them."""
+        """The benchmark and the metric, as they are usually written."""
         return f"{benchmark_title(self.benchmark)}: {metric_title(self.metric)}"
 
     @property
@@ -95,10 +94,10 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """What the intervals allow to be said."""
+        """The conclusion from the intervals."""
         if self.gain.high < 0:
             return "further from its best value"
-        if not self.gain.low > 0:  # also where one cluster alone gives no interval
+        if not self.gain.low > 0:  # true for NaN too: a single cluster gives no interval
             return "no change shown"
         if self.beyond is None:
             return "nearer to its best value, no random control"
@@ -108,18 +107,18 @@ class Change:
 
 
 def changes(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0) -> list[Change]:
-    """What every method did to each benchmark's first metric that has a best value.
+    """The effect of every method on each benchmark's first metric that has a best value.
 
     Args:
-        results: Condition -> its results. Which is the base and which a control they say
-            themselves (`conditions_of`); where they do not, the first is the base and the others
-            are methods. Of several random draws of a control the first counts.
-        seed: Of the bootstraps.
+        results: Condition -> its results. Their roles are in the results (`conditions_of`);
+            without roles the first is the base and the others are methods. Only the first of
+            several random draws of a control is used.
+        seed: Seed of the bootstraps.
     """
     by_key = {name: {r.key: r for r in measured} for name, measured in results.items()}
     conditions = conditions_of(results)
     base: dict[str, EvaluationResult] = {}
-    # By draw: a draw may be a control in several ways, by the same factor and at the same damage.
+    # By draw: a draw may be used by the same factor and at the same damage.
     controls: dict[str, dict[int | None, list[dict[str, EvaluationResult]]]] = {}
     for name, info in conditions.items():
         if info.role == "base":
@@ -146,14 +145,14 @@ def _change(
     controls: Sequence[EvaluationResult],
     seed: int,
 ) -> Iterator[Change]:
-    """The change of the first metric that has a best value; none where the benchmark has none."""
+    """The change of the first metric that has a best value; None if there is none."""
     definition = formulas(after.benchmark, after.protocol)
     judged = [metric for metric in definition.judged if metric in after.metrics]
     if not judged:
         return
     metric = judged[0]
     info = definition.describe(metric)
-    assert info.best is not None  # that is what makes a metric a judged one
+    assert info.best is not None  # a judged metric has a best value
     beyond = [gain(control, after, metric, seed=seed) for control in controls]
     yield Change(
         condition=condition,
@@ -169,7 +168,7 @@ def _change(
 
 
 def headline(rows: Iterable[Change]) -> pd.DataFrame:
-    """One row a change, in readers' words.
+    """One row per change, with readable names.
 
     Returns:
         condition, metric, before, after, best, gain and beyond with the ends of their intervals
@@ -205,13 +204,13 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     """
     bias = [change for change in rows if change.role == "bias"]
     if not bias:
-        return "No enhanced model was measured on a bias benchmark: nothing is said of debiasing."
+        return "No enhanced model was measured on a bias benchmark: nothing to say about debiasing."
     total = f"of {len(bias)} comparisons (a factor on a bias benchmark)"
     if all(change.beyond is None for change in bias):
         closer = [change for change in bias if change.gain.low > 0]
         named = f": {_names(closer)}" if closer else ""
         return (
-            "Debiasing is not judged: no random neurons were measured beside these. In "
+            "Debiasing is not judged: no random neurons were measured as a control. In "
             f"{len(closer)} {total} the metric came nearer to its best value, by 95 % intervals"
             f"{named}."
         )
@@ -221,7 +220,7 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
     if nearer:
         sentences = [
             f"In {len(nearer)} {total} the metric did {come}, by 95 % intervals: {_names(nearer)}.",
-            "Some of many comparisons pass by chance; the intervals do not allow for that.",
+            "With many comparisons some pass by chance; the intervals are not corrected for that.",
         ]
     else:
         sentences = [
@@ -229,11 +228,11 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
         ]
     if away:
         sentences.append(f"In {len(away)} it moved further away: {_names(away)}.")
-    # None: nobody asked, which is no reason to say that it does not.
+    # None means that the model was not asked.
     if nearer and knows is False:
         sentences.append(
-            "The model does not know the answers, or is not shown to: this is no effect of knowing "
-            "bias."
+            "The model does not know the answers, or is not shown to know them: this is not an "
+            "effect of knowing bias."
         )
     return " ".join(sentences)
 
@@ -245,16 +244,16 @@ def _names(rows: Sequence[Change]) -> str:
 
 
 def first_few(lines: Sequence[str]) -> list[str]:
-    """The first lines, and how many there are besides."""
+    """The first lines, and the number of further ones."""
     rest = len(lines) - N_LISTED
     return [*lines[:N_LISTED], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 def damage_points(summary: pd.DataFrame) -> list[Point]:
-    """What each method did to the language model: a sentence each.
+    """The damage of each method to the language model: a sentence each.
 
     Args:
-        summary: What `kb_lens.evaluation.comparison.summarize` returned.
+        summary: The result of `kb_lens.evaluation.comparison.summarize`.
     """
     methods = summary.query("role == 'method'")
     points: list[Point] = []
@@ -268,7 +267,7 @@ def damage_points(summary: pd.DataFrame) -> list[Point]:
 
 
 def _damage(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """What the intervals allow to be said -> the benchmarks of which it is said."""
+    """Conclusion from the intervals -> its benchmarks."""
     verdicts: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
         if not _in_nats(row["benchmark"], row["metric"]):
@@ -285,10 +284,10 @@ def _damage(rows: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _in_nats(key: str, metric: str) -> bool:
-    """Whether a row of a summary is the mean log-probability of a token."""
+    """Whether a row of a summary is the mean log-probability per token."""
     benchmark = named_by(key)
     if benchmark is None:
         return False
     definition = formulas(*benchmark)
-    # How items moved has rows too, and is no metric of the benchmark.
+    # The rows about how items moved are not metrics of the benchmark.
     return metric in definition.info and definition.info[metric].unit == "nats a token"

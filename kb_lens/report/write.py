@@ -1,6 +1,6 @@
-"""What a folder of results says, as one page: what was found, how, and whether to believe it.
+"""Write the report of a folder of results: the findings, the methods and the checks.
 
-Reads what ``kb-lens run``, ``identify``, ``doctor`` or ``experiment`` wrote; no model is needed.
+Reads a folder of ``kb-lens run``, ``identify``, ``doctor`` or ``experiment``; needs no model.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def write_report(
     """Write the page of a folder.
 
     Args:
-        folder: What ``run``, ``identify``, ``doctor`` or ``experiment`` wrote.
-        figures: Name -> figure, of `kb_lens.figures.folders.draw_folder`.
-        path: The HTML file; folders are made.
+        folder: A folder of ``run``, ``identify``, ``doctor`` or ``experiment``.
+        figures: Name -> figure, from `kb_lens.figures.folders.draw_folder`.
+        path: The HTML file; missing folders are created.
 
     Returns:
         Its summary: the answer in a sentence, and the headline metrics.
@@ -44,7 +44,7 @@ def write_report(
     record = load_record(folder)
     command = record.get("command", "run")
     model = record.get("model", {}).get("name", "a model")
-    # `experiment methods` writes evaluations too, as `run` does: the study decides.
+    # `experiment methods` writes evaluations like `run`: it is a study all the same.
     if (Path(folder) / "study.json").exists():
         study = Experiment.load(folder)
         title = TITLES.get(study.name, study.name)
@@ -59,9 +59,9 @@ def write_report(
 
 
 def _provenance(record: Mapping[str, Any]) -> Section:
-    """How the folder came about; without ``run.json`` nobody knows."""
+    """How the folder was made; unknown without ``run.json``."""
     if not record:
-        unknown = "This folder has no run.json: how it came about is not known."
+        unknown = "This folder has no run.json: it is not known how it was made."
         return Section("Provenance", words=[unknown])
     machine = {"python": "?", "platform": "?", "cpus": "?", **record}
     model = record.get("model", {})

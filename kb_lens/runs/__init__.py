@@ -1,1 +1,1 @@
-"""The main job: neurons, conditions and measures in one folder that can be resumed."""
+"""The main job: neurons, conditions and results in one folder that can be resumed."""

@@ -1,4 +1,4 @@
-"""The options of commands that ask a model: which questions, in which words."""
+"""The options of commands that ask a model: the questions and their wording."""
 
 # No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
 import json
@@ -13,10 +13,10 @@ from kb_lens.rows import shown
 
 
 class Checked:
-    """The end of every chain of checks: each group checks its own options, then the next group."""
+    """The base of all option groups, where the chain of their checks ends."""
 
     def __post_init__(self) -> None:
-        """Nothing is left to be checked."""
+        """Check nothing: this is the last check of the chain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +26,17 @@ class Rendering(Checked):
     template_option: tuple[str, ...] = ()
     """KEY=VALUE for the chat template, such as enable_thinking=true."""
     date: str = DATE
-    """The day that a chat template takes for today."""
+    """The date that the chat template uses as today."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.chat_format()  # what it refuses is refused before anything is loaded
+        self.chat_format()  # raises before anything is loaded
 
     def chat_format(self) -> ChatFormat:
-        """The options read: JSON's true, false, null and numbers, everything else as text.
+        """The parsed options: JSON's true, false, null and numbers; everything else is text.
 
         Raises:
-            ValueError: If an option has no = or is there twice, or `ChatFormat` refuses it.
+            ValueError: If an option has no = or is given twice, or `ChatFormat` refuses it.
         """
         options: dict[str, Any] = {}
         for text in self.template_option:
@@ -61,14 +61,14 @@ class Wording(Rendering):
     """The words around a question."""
 
     system: str = PromptTemplate.system
-    """The system text; none if empty."""
+    """The system text; empty for none."""
     instruction: str = PromptTemplate.instruction
-    """What is asked of the model, a line above the question."""
+    """The instruction, on the line above the question."""
     examples: Path | None = None
-    """Worked examples: a CSV or .jsonl with question and answer. A base model needs some."""
+    """Worked examples: a CSV or .jsonl with question and answer. A base model needs them."""
 
     def template(self) -> PromptTemplate:
-        """The template that all questions are put into.
+        """The template of all questions.
 
         Raises:
             ValueError: As `chat_format` and `load_examples`.
@@ -81,15 +81,15 @@ class Wording(Rendering):
 
 @dataclass(frozen=True, kw_only=True)
 class Asking(Wording):
-    """Which questions, in which words."""
+    """The questions and their wording."""
 
     questions: int | None = None
-    """How many, the same number of each dimension and kind; 0 for all. Default 5 concepts of each,
-    or all of --bank."""
+    """Number of questions, balanced over dimensions and kinds; 0 for all. Default 5 concepts of
+    each, or all of --bank."""
     dimensions: tuple[str, ...] = ()
     """Parts of the question bank; default gender,race,religion, or all of --bank."""
     language: str = "en"
-    """Of the questions: en, es, de or zh."""
+    """Language of the questions: en, es, de or zh."""
     bank: Path | None = None
     """A question CSV of your own."""
 
@@ -99,13 +99,13 @@ class Asking(Wording):
             raise ValueError(f"--dimensions has a name twice: {','.join(self.dimensions)}.")
 
     def load_questions(self, n: int | None = None) -> list[Question]:
-        """So many questions of each dimension and kind, from the bank or the caller's own file.
+        """The questions, balanced over dimensions and kinds, from the bank or the caller's file.
 
         Args:
-            n: How many in all, 0 for all; default as the settings say.
+            n: Their number, 0 for all; default as in the settings.
 
         Raises:
-            ValueError: As `load_questions`, or for a language of a file.
+            ValueError: As `load_questions`, or if a language is given with a file.
         """
         count = self.questions if n is None else n
         size = "default" if count is None else count or None
@@ -119,11 +119,11 @@ class Asking(Wording):
 
 @dataclass(frozen=True, kw_only=True)
 class ControlBank:
-    """Which questions the neurons must not depend on."""
+    """The control questions, on which the neurons must not depend."""
 
     control_bank: Path | None = None
     """Plain factual questions of your own, a CSV like --bank; default the package's."""
 
     def load_control(self) -> list[Question] | None:
-        """All of the caller's own; None for the package's."""
+        """All questions of the caller's own file; None for the package's."""
         return self.control_bank and load_questions(path=self.control_bank)

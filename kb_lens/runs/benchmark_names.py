@@ -1,4 +1,4 @@
-"""What ``--benchmarks`` names, loaded: ``NAME[=FILE][:PROTOCOL][@ITEMS]``."""
+"""Load the benchmarks of ``--benchmarks``: ``NAME[=FILE][:PROTOCOL][@ITEMS]``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kb_lens.runs.settings import Items
 
 _FORM = "NAME=FILE[:PROTOCOL][@ITEMS]"
 _COUNT = re.compile("0*[1-9][0-9]{0,17}")
-"""A number of items; more digits than any benchmark needs are a slip."""
+"""A number of items, of at most 18 digits."""
 
 
 class BenchmarkName(NamedTuple):
-    """One benchmark as it was named."""
+    """One benchmark of the option."""
 
     name: str
     protocol: str
@@ -32,16 +32,16 @@ class BenchmarkName(NamedTuple):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What its results are called by: two with the same would be in one file."""
+        """The key of its results: two benchmarks with one key would share a file."""
         dataset = "" if self.path is None else folded_name(dataset_name(self.path))
         return self.name, self.protocol, dataset
 
 
 def parse_name(text: str, items: Items) -> BenchmarkName:
-    """Read a name; protocol and number of items are those of `items` unless it has its own.
+    """Read a name; without a protocol or number of items it takes those of `items`.
 
     Raises:
-        ValueError: If nothing, or no number, comes after the : or the @, or there is no such file.
+        ValueError: If what follows a : or @ is not allowed, or there is no such file.
     """
     name, equals, file = text.strip().partition("=")
     if equals:
@@ -57,10 +57,10 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
 
 
 def _parse_file(name: str, text: str, items: Items) -> BenchmarkName:
-    """Read what stands behind the =.
+    """Read the part after the =.
 
-    From its end, since a path may have a : or an @ in it: only a number behind the last @, and
-    only a protocol behind the last :, is not of the path.
+    It is read from its end, since a path may contain : and @. A number after the last @ and a
+    protocol after the last : are not part of the path; everything else is.
     """
     if name != name.rstrip() or ":" in name or "@" in name:
         raise ValueError(f"a file comes right behind the name: {_FORM}.")
@@ -84,16 +84,16 @@ def _parse_file(name: str, text: str, items: Items) -> BenchmarkName:
 def load_named(
     names: Sequence[str], items: Items, seed: int, option: str = "--benchmarks"
 ) -> list[Benchmark]:
-    """Load every benchmark that is named.
+    """Load all named benchmarks.
 
     Args:
         names: The names.
         items: Limit and protocol of names without their own, and the data folder.
-        seed: Of the sample.
-        option: Where they are named, for the messages.
+        seed: Seed of the sample.
+        option: The option that names them, for the messages.
 
     Raises:
-        ValueError: If none or one twice is named, one is unknown, or its data cannot be had.
+        ValueError: If no benchmark is named, one is named twice or unknown, or its data is missing.
     """
     if not names:
         raise ValueError(f"{option} names no benchmark: give at least one.")
@@ -103,7 +103,7 @@ def load_named(
             parsed[text] = parse_name(text, items)
     if len({choice.key for choice in parsed.values()}) < len(names):
         files = [choice for choice in parsed.values() if choice.path]
-        advice = " Files are told apart by their names without folder and ending." if files else ""
+        advice = " Two files need different names, without folder and ending." if files else ""
         raise ValueError(f"{option} has a name twice: {','.join(names)}.{advice}")
     benchmarks: list[Benchmark] = []
     for text, choice in parsed.items():
@@ -125,16 +125,16 @@ def _load(choice: BenchmarkName, items: Items, seed: int) -> Benchmark:
 
 
 def own_sources(benchmarks: Sequence[Benchmark]) -> dict[str, str]:
-    """Result's key -> file and digest, of those that are items of the user's own."""
+    """Result's key -> file and digest, for items of the user's own."""
     return {b.key: b.source for b in benchmarks if b.dataset is not None}
 
 
 @contextmanager
 def _naming(option: str, text: str) -> Generator[None, None, None]:
-    """Say which option is wrong."""
+    """Name the option in the message of an error."""
     try:
         yield
-    except NoDataError:  # which says where data are looked for
+    except NoDataError:  # its message already says where data are looked for
         raise
     except ValueError as error:
         raise ValueError(f"{option}, {shown(text.strip())}: {error}") from error
@@ -147,19 +147,19 @@ def load_available(
     default: Sequence[str],
     left_out: Callable[[str], object],
 ) -> list[Benchmark]:
-    """Load what is named; of the default list, what can be had, and tell what cannot.
+    """Load the named benchmarks; of the default list those whose data is there.
 
-    A protocol that some benchmarks of the default list lack is for the others.
+    A protocol applies to the benchmarks of the default list that have it.
 
     Args:
         names: The names.
         items: Limit and protocol of names without their own, and the data folder.
-        seed: Of the sample.
-        default: What the job measures unless told otherwise.
+        seed: Seed of the sample.
+        default: The job's default list.
         left_out: Called with the reason for each benchmark that is left out.
 
     Raises:
-        ValueError: As `load_named`, or if no data of the default list can be had.
+        ValueError: As `load_named`, or if there is no data for any benchmark of the default list.
     """
     parsed = {text: parse_name(text, items).name for text in default}
     offered = any(items.protocol in protocols(name) for name in parsed.values())
@@ -167,12 +167,12 @@ def load_available(
         return load_named(names, items, seed)
     benchmarks: list[Benchmark] = []
     for text, name in parsed.items():
-        # Abilities have the original protocol alone, and belong beside any other.
+        # Ability benchmarks only have the original protocol; they go with any other.
         protocol = items.protocol if items.protocol in protocols(name) else "original"
         try:
             benchmarks += load_named([text], replace(items, protocol=protocol), seed)
         except NoDataError as error:
             left_out(f"LEFT OUT: {name}. {error}")
     if not benchmarks:
-        raise ValueError("no benchmark's data can be had: see above.")
+        raise ValueError("there is no data for any benchmark: see above.")
     return benchmarks

@@ -1,8 +1,8 @@
-"""What a job will cost on the machine at hand, from a short measurement of its own work.
+"""The estimated cost of a job on this machine, from a short measurement of its own work.
 
-Nothing is assumed of a processor or a card: the model is loaded as the job would load it,
-attributes a question, tries neurons on one, and scores a few items of each benchmark. What that
-took, times how much there is to do, is about what the job takes. Nothing is downloaded for it.
+The model is loaded as the job would load it. It attributes a question, tries neurons on one, and
+scores a few items of each benchmark. The time of these, times the amount of work, estimates the
+time of the job. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from kb_lens.runs.execution import Execution
 from kb_lens.runs.given_neurons import GivenNeurons
 from kb_lens.runs.settings import ModelChoice
 
-# Enough that one long item does not count for all, and few enough to be done in seconds.
+# Enough to average over short and long items, and few enough to be done in seconds.
 _SAMPLE_ITEMS = 16
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a job does."""
+    """The work of a job."""
 
     questions: Sequence[Question] = ()
-    """What is attributed."""
+    """The questions to attribute."""
     template: PromptTemplate | None = None
-    """The words around them."""
+    """The words around the questions."""
     attributing: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further arguments of `attribute`."""
     measured: Sequence[tuple[Benchmark, int]] = ()
-    """Benchmarks, and under how many conditions."""
+    """Benchmarks, each with its number of conditions."""
     trials: GivenNeurons | None = None
-    """Neurons that are tried one by one on each question, which is not attributed then."""
+    """Neurons to try one by one on each question; the questions are not attributed then."""
     lams: Sequence[float] = ()
     """The factors that they are tried with."""
     further: str = ""
-    """What cannot be counted before it is begun."""
+    """A line about work that cannot be counted beforehand."""
 
 
 def say_cost(
@@ -62,19 +62,19 @@ def say_cost(
     *,
     batch_tokens: int | None = None,
 ) -> None:
-    """Tell what a job would do and take; nothing is written, nothing downloaded.
+    """Tell what a job would do, and its estimated time and memory; write and download nothing.
 
     Args:
-        settings: Which model.
+        settings: The model.
         execution: Its devices.
-        work: What would be done.
+        work: The work of the job.
         tell: Called with each line.
-        batch_tokens: Most tokens a pass when scoring.
+        batch_tokens: Most tokens per pass when scoring.
     """
     if not is_downloaded(settings.model, settings.revision):
         tell(
-            f"{settings.model} is not on this machine, and nothing is downloaded for a dry run: "
-            "minutes and memory cannot be measured."
+            f"{settings.model} is not on this machine, and a dry run downloads nothing: time and "
+            "memory cannot be measured."
         )
         return
     start = time.perf_counter()
@@ -92,7 +92,7 @@ def say_cost(
 def _parts(
     model: HookedModel, work: Workload, batch_tokens: int | None
 ) -> Iterator[tuple[str, float]]:
-    """What is done, in words, and the seconds that it takes."""
+    """Each part of the work in words, and its seconds."""
     if work.questions:
         yield _trials(model, work) if work.trials is not None else _attribution(model, work)
     for benchmark, n_conditions in work.measured:
@@ -101,7 +101,7 @@ def _parts(
 
 def _attribution(model: HookedModel, work: Workload) -> tuple[str, float]:
     options: dict[str, Any] = {"template": work.template, "progress": False, **work.attributing}
-    attribute(model, work.questions[:1], **options)  # the first pass of a process takes longer
+    attribute(model, work.questions[:1], **options)  # warm up: the first pass takes longer
     start = time.perf_counter()
     scores = attribute(model, work.questions[:1], **options)
     each = time.perf_counter() - start
@@ -138,7 +138,7 @@ def _scoring(
 
 
 def _memory(model: HookedModel) -> str:
-    """What a card had to hold at most, and what the process holds."""
+    """The largest memory in use on each GPU, and the memory of the process."""
     most = {
         f"cuda:{number}": torch.cuda.max_memory_allocated(number)
         for number in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)

@@ -1,4 +1,4 @@
-"""Where a job's model is put."""
+"""The devices of a job's model."""
 
 # No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
 
@@ -14,16 +14,16 @@ from kb_lens.runs.asking import Checked
 
 @dataclass(frozen=True, kw_only=True)
 class Devices(Checked):
-    """Where the model is put."""
+    """The devices of the model."""
 
     device: str | None = None
-    """cpu, cuda, cuda:1 ...; default CUDA if there."""
+    """cpu, cuda, cuda:1 ...; default CUDA if there is a GPU."""
     device_map: str | None = None
-    """Over several devices: auto, balanced, sequential ..., or a JSON table of modules."""
+    """Spread over several devices: auto, balanced, sequential ..., or a JSON table of modules."""
     max_memory: str | None = None
-    """Most that a map puts on each: 0=20GiB,1=20GiB."""
+    """Most memory that a device map uses per device: 0=20GiB,1=20GiB."""
     tuning: Tuning = "auto"
-    """On a CPU: the faster of two libraries for products, measured once; off: no measuring."""
+    """On a CPU: measure once which of two matrix libraries is faster and use it; off: do not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,14 +37,14 @@ class Devices(Checked):
             check_device_map(**arguments)
 
     def is_here(self) -> bool:
-        """Whether they are this process's own, to be looked at now."""
+        """Whether they are this process's own devices, so that they can be checked now."""
         return True
 
     def arguments(self) -> dict[str, Any]:
-        """What `load_model` takes.
+        """The arguments of `load_model`.
 
         Raises:
-            ValueError: If the table is no JSON, or an entry of `max_memory` has no ``=``.
+            ValueError: If the table is not JSON, or an entry of `max_memory` has no ``=``.
         """
         return {
             "device": self.device,
@@ -54,7 +54,7 @@ class Devices(Checked):
 
 
 def as_option(name: str, value: Any) -> Any:
-    """A table of `load_model` as the command line and ``run.json`` have it; else the value."""
+    """A table of `load_model` as the command line and ``run.json`` write it; else the value."""
     if not isinstance(value, Mapping):
         return value
     if name == "max_memory":
@@ -69,11 +69,11 @@ def _table_or_name(text: str | None) -> DeviceMap | None:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"device_map is {text!r}, which is no JSON: {error}.") from error
+        raise ValueError(f"device_map is {text!r}, which is not JSON: {error}.") from error
 
 
 def _memory(text: str) -> dict[int | str, int | str]:
-    """``0=20GiB,cpu=60GiB`` as accelerate takes it: a GPU is a number."""
+    """``0=20GiB,cpu=60GiB`` as accelerate's table, in which a GPU is a number."""
     limits: dict[int | str, int | str] = {}
     for entry in text.split(","):
         place, _, most = (part.strip() for part in entry.partition("="))

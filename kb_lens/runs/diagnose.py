@@ -37,44 +37,44 @@ class DoctorSettings(Seeded, Reading, Thresholds, ControlBank, Asking, ModelChoi
     """What the verdicts of ``doctor`` depend on."""
 
     questions: int | None = 0
-    """How many, the same number of each dimension and kind; 0 for all."""
+    """Number of questions, balanced over dimensions and kinds; 0 for all."""
     with_specificity: Annotated[bool, Parameter("--specificity")] = False
-    """Also attribute the controls: minutes, not seconds."""
+    """Also attribute the control questions; takes minutes instead of seconds."""
     results: Path | None = None
-    """A folder that `run` wrote: its results are examined too."""
+    """A folder of `run`, whose results are examined too."""
     lam: float | None = None
-    """Which lambda of --results; default the first."""
+    """The lambda of --results to examine; default the first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lam is not None and self.results is None:
             raise ValueError("--lam names a condition of --results: give both.")
         if self.control_bank is not None and not self.with_specificity:
-            raise ValueError("--control-bank is asked by --specificity: give both or neither.")
+            raise ValueError("--control-bank needs --specificity: give both or neither.")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The results that `examine` sets side by side."""
+    """The results that `examine` compares."""
 
     base: Results = ()
-    """Of the model as it is."""
+    """Results of the unchanged model."""
     enhanced: Results = ()
-    """With the neurons enhanced."""
+    """Results with the neurons enhanced."""
     control: Results = ()
-    """With random neurons of like influence enhanced by the same factor."""
+    """Results with random neurons of like influence enhanced by the same factor."""
     same_damage: Results = ()
-    """With random neurons enhanced by a factor of their own, that of the same damage."""
+    """Results with random neurons enhanced by the factor that does the same damage."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found."""
+    """The result of `diagnose`."""
 
     knowledge: Knowledge
-    """What the model answers."""
+    """The model's answers."""
     specificity: Specificity | None
-    """What else selects the neurons; None if that was not asked for."""
+    """The result of `specificity`; None if it was not requested."""
     checks: list[Check]
     """Every check with its status, numbers and advice."""
 
@@ -82,20 +82,20 @@ class Diagnosis:
 def diagnose_model(
     out: str | os.PathLike[str], settings: DoctorSettings, execution: AttributeExecution
 ) -> Diagnosis:
-    """Judge a model and, where a run's folder is named, its neurons and results.
+    """Check a model and, if a run's folder is given, its neurons and results.
 
     Args:
         out: The folder.
-        settings: Model, questions, the run.
+        settings: Model, questions, the folder of the run.
         execution: Device and batch size.
 
     Raises:
-        ValueError: As `diagnose`, or if a folder holds another run or has no such lambda.
+        ValueError: As `diagnose`, or if a folder holds another run or lacks the lambda.
     """
     log = RunLog(Path(out), "doctor", settings, execution)
     log.check()
     questions = settings.load_questions()
-    settings.load_control()  # what is wrong with it is refused before the model is loaded
+    settings.load_control()  # raises before the model is loaded
     options: dict[str, Any] = {"template": settings.template()}
     if settings.results is not None:
         folder = RunFolder.load(settings.results)
@@ -124,7 +124,7 @@ def _check_asked_alike(
     template: PromptTemplate,
     attributions: Attributions,
 ) -> None:
-    """Raise `ValueError` if options choose other questions or words than those of a run."""
+    """Raise `ValueError` if options choose other questions or wording than those of a run."""
     if template not in (PromptTemplate(), attributions.settings.template):
         raise ValueError(
             "--results has attributions of questions in other words: drop --system, --instruction, "
@@ -140,8 +140,8 @@ def _check_asked_alike(
 
 
 def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
-    """The settings, with those by which the neurons of a run were found."""
-    # The controls must be selected as the neurons were, whatever the doctor's options say.
+    """The settings, with those that found the neurons of a run."""
+    # The controls must be selected as the neurons were, whatever the options say.
     changes: dict[str, Any] = {}
     if folder.attributions is not None:
         changes["site"] = folder.attributions.settings.site
@@ -152,7 +152,7 @@ def _as_found(folder: RunFolder, settings: DoctorSettings) -> DoctorSettings:
 
 
 def compared(results: Mapping[str, Results], lam: float | None = None) -> Compared:
-    """The results of the base model, of one lambda and of its controls.
+    """The results of the base model, one lambda and its controls.
 
     Args:
         results: Condition -> its results.
@@ -178,14 +178,14 @@ def compared(results: Mapping[str, Results], lam: float | None = None) -> Compar
     return Compared(
         base=results[base[0]] if base else (),
         enhanced=results[method],
-        # Of several random draws the first stands for all.
+        # Only the first of several random draws is used.
         control=results[alike[0]] if alike else (),
         same_damage=results[damaging[0]] if damaging else (),
     )
 
 
 def _is_scaled(info: ConditionInfo, lam: float | None) -> bool:
-    """Whether neurons were multiplied by a factor, or by this one."""
+    """Whether neurons were multiplied by this factor; by any if `lam` is None."""
     change: Mapping[str, Any] = info.intervention or {}
     return "lam" in change and lam in (None, change["lam"])
 
@@ -201,7 +201,7 @@ def diagnose(
     results: Compared | None = None,
     **options: Any,
 ) -> Diagnosis:
-    """Judge a model and, where they are given, its neurons and results: `kb_lens.checks.doctor`.
+    """Check a model and, if given, its neurons and results: `kb_lens.checks.doctor`.
 
     Writes ``knowledge.json`` and ``checks.json``; with controls ``specificity.csv``,
     ``stability.csv`` and ``control_knowledge.json``.
@@ -211,16 +211,16 @@ def diagnose(
         questions: The bias-knowledge questions.
         out: The folder.
         settings: Thresholds, and whether to attribute wrong answers, plain facts and logits too.
-        attributions: What `attribute` found for these questions; attributed if controls need it.
+        attributions: The attributions of these questions; computed if controls need them.
         sets: The neurons of each dimension.
-        results: What was measured with and without the neurons, see `compared`.
+        results: The results with and without the neurons, see `compared`.
         options: Further arguments of `attribute`.
 
     Raises:
-        ValueError: For bad arguments, or attributions or results of another model.
+        ValueError: If an argument is not allowed, or attributions or results are of another model.
     """
     sides = values_of(Compared, results or Compared())
-    # Before anything is asked of the model: what was measured on another one is worth nothing here.
+    # before any question is asked: results of another model cannot be used
     _check_same_model(model, attributions, list(chain(*sides.values())))
     options |= values_of(Reading, settings)
     knowledge = answered(model, questions, out, options)
@@ -244,7 +244,7 @@ def diagnose(
 def save_checks(
     checks: Sequence[Check], folder: str | os.PathLike[str], model: HookedModel
 ) -> None:
-    """Write ``checks.json``; each row says which model it is of."""
+    """Write ``checks.json``; each row names its model."""
     whose = asdict(belongs_to(model))
     rows = [row | whose for row in as_table(checks).to_dict("records")]
     write_json(Path(folder) / "checks.json", rows, indent=1)

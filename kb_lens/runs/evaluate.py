@@ -41,10 +41,10 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
             check_factor(self.lam, self.dtype)
 
     def given_neurons(self) -> GivenNeurons | None:
-        """The neurons that are scaled, if any.
+        """The neurons to scale, if any. Whether they fit the model is not known yet.
 
         Raises:
-            ValueError: If they are none; of which model they are is not known yet.
+            ValueError: If the file has no set of neurons or a name is not a neuron's.
         """
         if self.neurons is None:
             return None
@@ -53,23 +53,23 @@ class EvaluateSettings(Seeded, Measuring, ModelChoice):
         return neurons
 
     def condition(self, model: HookedModel, neurons: GivenNeurons | None) -> Condition:
-        """The model as it is, or with the neurons scaled."""
+        """The unchanged model, or the model with the neurons scaled."""
         if neurons is None or self.lam is None:
             return Condition("base")
         return Condition(f"lambda {self.lam:g}", Scaling(neurons_of(model, neurons), self.lam))
 
 
 def evaluate_work(settings: EvaluateSettings) -> Workload:
-    """What `evaluate_model` does."""
+    """The work of `evaluate_model`."""
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
-    settings.given_neurons()  # what is wrong with them is said now
+    settings.given_neurons()  # raises if they are wrong
     return Workload(measured=[(benchmark, 1) for benchmark in benchmarks])
 
 
 def evaluate_model(
     out: str | os.PathLike[str], settings: EvaluateSettings, execution: EvaluateExecution
 ) -> list[EvaluationResult]:
-    """Measure one condition of a model; results that are there already are kept.
+    """Measure one condition of a model; existing results are kept.
 
     Args:
         out: The folder.
@@ -81,7 +81,7 @@ def evaluate_model(
     """
     log = RunLog(Path(out), "evaluate", settings, execution)
     log.check()
-    # All that is named must be there, the default too: who measures one model compares it later.
+    # All benchmarks must have data, the default ones too: the results will be compared later.
     benchmarks = load_named(settings.benchmarks, settings, settings.seed)
     log.items = own_sources(benchmarks)
     neurons = settings.given_neurons()

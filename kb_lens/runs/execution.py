@@ -1,4 +1,4 @@
-"""How a job is done, whatever comes out: who works on it, on which devices, in what portions."""
+"""How a job is computed, which does not change its results: workers, devices, batch sizes."""
 
 # No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
 import math
@@ -20,14 +20,14 @@ _GPUS = "auto, 0 to 1, or a whole number below 1000"
 
 @dataclass(frozen=True, kw_only=True)
 class Workers(Devices):
-    """Who works on a job. Any number of processes with one command and folder share its work."""
+    """The workers of a job. Processes with the same command and folder share its work."""
 
     engine: EngineName = "serial"
-    """This process, or Ray's workers, who all see the folder."""
+    """This process, or workers of Ray, which must all see the folder."""
     workers: int | None = None
-    """Of Ray; default one a GPU, else 2."""
+    """Number of Ray workers; default one per GPU, else 2."""
     gpus: float | Literal["auto"] = "auto"
-    """GPUs for each of Ray's workers; auto is 1 where there are any."""
+    """GPUs for each Ray worker; auto is 1 if there are GPUs."""
     address: str | None = None
     """A running Ray cluster, HOST:PORT; default this machine."""
 
@@ -40,37 +40,37 @@ class Workers(Devices):
             check_count("--workers", self.workers)
         for name in ("workers", "gpus", "address"):
             if self.engine == "serial" and getattr(self, name) != getattr(Workers, name):
-                raise ValueError(f"--{name} is of Ray's workers: give --engine ray too.")
+                raise ValueError(f"--{name} is for Ray's workers: give --engine ray too.")
         if self.address is not None and not _ADDRESS.fullmatch(self.address):
             raise ValueError(f"--address is {shown(self.address)}: allowed is HOST:PORT, or auto.")
         if self.gpus == "auto":
             return
         gpus = check_number("--gpus", self.gpus, _GPUS)
-        # Ray shares one GPU among workers, and gives whole ones.
+        # Ray gives a worker a share of one GPU, or whole GPUs.
         if not (0 <= gpus <= 1 or (math.isfinite(gpus) and 1 < gpus == int(gpus) < 1000)):
             raise ValueError(f"--gpus is {self.gpus}: allowed is {_GPUS}.")
 
     def is_here(self) -> bool:
-        """Whether the devices are this process's own: else they are looked at where they are."""
+        """Whether the devices are this process's own; Ray's workers check theirs themselves."""
         return self.engine == "serial"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution(Devices):
-    """How a job is done, whatever comes out."""
+    """How a job is computed, which does not change its results."""
 
     overwrite: bool = False
     """Replace a run with other arguments in --out."""
     progress: Annotated[bool, Parameter(negative="--no-progress")] = True
-    """Show progress bars; in a log a line now and then."""
+    """Show progress bars; in a log file occasional lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeExecution(Execution):
-    """How a job is done that attributes."""
+    """How a job that attributes is computed."""
 
     batch_size: int | None = None
-    """Most rows a pass when attributing."""
+    """Most rows per pass when attributing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class AttributeExecution(Execution):
 
 @dataclass(frozen=True, kw_only=True)
 class SharedExecution(Workers, Execution):
-    """How a job is done that several may work on."""
+    """How a job with several workers is computed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,10 +97,10 @@ class IdentifyExecution(SharedExecution, AttributeExecution):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateExecution(SharedExecution):
-    """How a job is done that evaluates."""
+    """How a job that evaluates is computed."""
 
     batch_tokens: int | None = None
-    """Most tokens a pass when evaluating."""
+    """Most tokens per pass when evaluating."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,15 +110,15 @@ class EvaluateExecution(SharedExecution):
 
 @dataclass(frozen=True, kw_only=True)
 class RunExecution(AttributeExecution, EvaluateExecution):
-    """How a job is done that attributes and evaluates."""
+    """How a job that attributes and evaluates is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobExecution(RunExecution):
-    """How the main job is done."""
+    """How the main job is computed."""
 
     cards: int = 3
-    """Neurons with the largest scores that have a card in the report; 0 for none."""
+    """Number of neurons, by largest score, with a card in the report; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

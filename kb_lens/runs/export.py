@@ -1,4 +1,4 @@
-"""A model with scaled neurons in its weights, written as a checkpoint and pushed if wanted."""
+"""Write a model with scaled neurons in its weights as a checkpoint; push it to the hub."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ExportSettings(ModelChoice):
     lam: float
     """The factor."""
     results: Path | None = None
-    """Of run or evaluate, to say in the card what was measured; default the folder of --neurons."""
+    """Folder of run or evaluate with results for the card; default the folder of --neurons."""
     push_to: Annotated[str | None, Parameter("--push")] = None
     """Upload to this hub repository; a new one is private."""
     seed: int = 0
@@ -46,7 +46,7 @@ class ExportSettings(ModelChoice):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed(self.seed)
-        # Of the types that weights may have here none holds more than float32.
+        # No allowed type of the weights holds more than float32.
         check_factor(self.lam, self.dtype or "float32")
         if self.quantization is not None:
             raise ValueError("packed weights cannot be exported: leave --quantization out.")
@@ -69,13 +69,13 @@ def export_model(
     """Write a checkpoint that has the scaled neurons in its weights and needs no kb_lens.
 
     Args:
-        out: The folder; there must be none unless it is to be replaced.
+        out: The folder; it must not exist unless it is to be replaced.
         settings: Model, neurons, factor.
         execution: Device.
         tell: Called with lines about what was written.
 
     Raises:
-        ValueError: As `kb_lens.interventions.folding.export`, or if the hub does not take it.
+        ValueError: As `kb_lens.interventions.folding.export`, or if the hub refuses it.
     """
     log = RunLog(Path(out), "export", settings, execution)
     check_target(out, execution.overwrite)
@@ -90,7 +90,7 @@ def export_model(
     if measured is not None:
         result = measured.results[measured.name][0]
         Belongs.of(result).check(belongs_to(model), f"'{measured.name}'", "the export is")
-    # The folder is put in its place whole, run.json with it.
+    # The folder appears only when it is complete, run.json included.
     also = {RECORD: log.text()}
     difference = export(
         model,
@@ -110,10 +110,10 @@ def export_model(
 
 
 def _measured(settings: ExportSettings, neurons: GivenNeurons) -> Measured | None:
-    """What was measured of this very change, with the base model and the random controls.
+    """The results of exactly this change, of the base model and of the random controls.
 
     Raises:
-        ValueError: If it is not in the folder that is named.
+        ValueError: If they are not in the given folder.
     """
     beside = settings.neurons.parent
     is_of_run = settings.neurons.is_file() and (beside / "evaluations").is_dir()
@@ -139,20 +139,20 @@ def _measured(settings: ExportSettings, neurons: GivenNeurons) -> Measured | Non
         return None
     raise ValueError(
         f"--results '{folder}' has {', '.join(conditions)}: none is these {len(neurons)} neurons "
-        f"times {settings.lam:g} at all positions. Give the folder in which that was measured, or "
-        "leave it out."
+        f"times {settings.lam:g} at all positions. Give the folder with these results, or leave "
+        "--results out."
     )
 
 
 def _check_can_be_made(folder: Path) -> None:
-    """Raise `ValueError` if nothing can be written there, before minutes of work."""
+    """Raise `ValueError` before minutes of work if nothing can be written there."""
     present = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
     )
     if not present.is_dir():
-        raise ValueError(f"--out '{folder}': '{present}' is no folder. Choose another --out.")
+        raise ValueError(f"--out '{folder}': '{present}' is not a folder. Choose another --out.")
     if not os.access(present, os.W_OK | os.X_OK):
         raise ValueError(
-            f"--out '{folder}': nothing can be written in '{present}' (Read-only file system, or "
-            "you may not): choose another --out."
+            f"--out '{folder}': cannot write in '{present}' (Read-only file system or no "
+            "permission): choose another --out."
         )

@@ -1,4 +1,4 @@
-"""A run's folder, with everything in it read back."""
+"""Read a run's folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TOKENS: dict[str, Kind] = {
     "token": "text",
 }
 _CHECKS: dict[str, Kind] = dict.fromkeys(("check", "status", "finding", "advice"), "text")
-"""Columns of ``tokens.csv`` and ``checks.json`` that are needed."""
+"""The columns that ``tokens.csv`` and ``checks.json`` must have."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What ``run``, ``identify`` or ``doctor`` wrote; what is not there is empty."""
+    """The content of a folder of ``run``, ``identify`` or ``doctor``; missing parts are empty."""
 
     attributions: Attributions | None
     """The scores."""
@@ -46,24 +46,24 @@ class RunFolder:
     results: Mapping[str, list[EvaluationResult]]
     """Condition -> its results."""
     knowledge: Knowledge | None
-    """What the model answers."""
+    """The model's answers."""
     specificity: Specificity | None = None
-    """What else selects the neurons, if ``doctor --specificity`` wrote the folder."""
+    """The result of `specificity`, if ``doctor --specificity`` wrote the folder."""
     neurons: NeuronSet | None = None
     """The dimensions' neurons, aggregated."""
     tokens: pd.DataFrame | None = None
-    """What the neurons promote: `kb_lens.checks.neuron_meaning.promoted_tokens`."""
+    """The tokens of the neurons: `kb_lens.checks.neuron_meaning.promoted_tokens`."""
     checks: pd.DataFrame | None = None
     """The checks of `kb_lens.checks.doctor`: check, status, finding, advice."""
     record: Mapping[str, Any] = field(default_factory=dict)
-    """What ``run.json`` says."""
+    """The content of ``run.json``."""
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> RunFolder:
         """Read a folder.
 
         Raises:
-            ValueError: If it has nothing of a run, or a damaged file.
+            ValueError: If it has no file of a run, or a damaged file.
         """
         folder = Path(folder)
         attributions = _load(Attributions.load, folder / "attributions.safetensors")
@@ -92,13 +92,13 @@ class RunFolder:
         )
 
     def whose(self, folder: Path) -> Belongs:
-        """The one model that everything is of.
+        """The one model of all files.
 
         Raises:
-            ValueError: Names what is of another model, or was measured with other neurons.
+            ValueError: If a file is of another model, or was measured with other neurons.
         """
         stated = dict(self._stated())
-        # what says its weights is believed before what has a name alone
+        # a file that states the weights counts more than one with only the model's name
         whose = next((origin for origin in stated.values() if origin.fingerprint), None)
         whose = whose or next(iter(stated.values()), Belongs())
         for name, origin in stated.items():
@@ -108,7 +108,7 @@ class RunFolder:
         return whose
 
     def _stated(self) -> Iterator[tuple[str, Belongs]]:
-        """File -> whose it says it is."""
+        """File -> the model that it states."""
         if model := self.record.get("model"):
             yield RECORD, Belongs(model.get("name") or "", model.get("fingerprint") or "")
         if self.attributions is not None:
@@ -140,8 +140,8 @@ def _check_neurons(
 
 
 def _load(read: Callable[[Path], T], path: Path) -> T | None:
-    """What a file holds; None if it is not there."""
-    # A folder of that name is there, and is refused.
+    """The content of a file; None if there is no file."""
+    # A folder of that name is refused.
     return read(path) if path.exists() else None
 
 
@@ -158,7 +158,7 @@ def _load_checks(path: Path, whose: Belongs) -> pd.DataFrame:
     rows: list[dict[str, str]] = read_json(path, list[dict[str, str]])
     table = pd.DataFrame(rows)
     check_columns(table, _CHECKS, path)
-    # checks from before they said whose they are
+    # older checks do not name their model
     if "fingerprint" in table:
         for model, fingerprint in set(zip(table["model"], table["fingerprint"], strict=True)):
             Belongs(model, fingerprint).check(whose, f"'{path}'")
@@ -166,7 +166,7 @@ def _load_checks(path: Path, whose: Belongs) -> pd.DataFrame:
 
 
 def _load_sets(folder: Path, attributions: Attributions | None) -> dict[str, NeuronSet]:
-    """The neurons of each dimension: those of the questions in their order, then the others."""
+    """The neurons of each dimension: first in the order of the questions, then the others."""
     files = {path.stem: path for path in sorted(folder.glob("*.json"))}
     order = [] if attributions is None else list(attributions.by_dimension())
     order = [dimension for dimension in dict.fromkeys([*order, *files]) if dimension in files]
@@ -189,25 +189,25 @@ def load_conditions(folder: Path) -> dict[str, list[EvaluationResult]]:
 
 
 def _natural(name: str) -> list[tuple[float, str]]:
-    """A key to sort names by, with the numbers in them as numbers."""
+    """A key to sort names with the numbers in them as numbers."""
     pieces = re.split(r"(\d+(?:\.\d+)?)", name)
-    # Every second piece is a number; between them stand words, which no number is compared with.
+    # Every second piece is a number, the others are words: like is compared with like.
     return [(float(piece), "") if place % 2 else (0.0, piece) for place, piece in enumerate(pieces)]
 
 
 def one_model(results: Mapping[str, Sequence[EvaluationResult]]) -> Belongs | None:
-    """The model that all results are of; None if they are of several."""
+    """The model of all results; None if there are several."""
     first, *others = _models_of(results).values()
     return first if all(other.may_be(first) for other in others) else None
 
 
 def _models_of(results: Mapping[str, Sequence[EvaluationResult]]) -> dict[str, Belongs]:
-    """Condition -> whose its results are."""
+    """Condition -> the model of its results."""
     return {name: Belongs.of(measured[0]) for name, measured in results.items() if measured}
 
 
 def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
-    """A line that says which conditions are of which model, if they are of several."""
+    """A line that says which conditions are of which model, if there are several."""
     if one_model(results) is not None:
         return ""
     listed = ", ".join(f"{name} of {origin}" for name, origin in _models_of(results).items())
@@ -215,7 +215,7 @@ def several_models(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
 
 
 def measured_in(folder: Path) -> dict[str, list[EvaluationResult]]:
-    """Condition -> its results, from a folder of ``run``, or of ``evaluate``, by the folder's name.
+    """Condition -> its results, from a folder of ``run``; for ``evaluate`` under the folder's name.
 
     Raises:
         ValueError: If the folder has no results, or damaged ones.
@@ -232,14 +232,15 @@ def read_conditions(
     """Condition -> its results, from folders of ``evaluate`` or one of ``run``.
 
     Raises:
-        ValueError: If a folder has no results, two have one name, or there are not two conditions.
+        ValueError: If a folder has no results, two have one name, or there are fewer than two
+            conditions.
     """
     results: dict[str, list[EvaluationResult]] = {}
     for folder in map(Path, folders):
         conditions = measured_in(folder)
         if repeated := results.keys() & conditions.keys():
             raise ValueError(
-                f"two folders are named {min(repeated)!r}; rename one: it names the method."
+                f"two folders are named {min(repeated)!r}: rename one, its name is the condition's."
             )
         results |= conditions
     if len(results) < 2:

@@ -1,4 +1,4 @@
-"""``--neurons``: a file that `identify` wrote, one on the hub, or names."""
+"""``--neurons``: a file of `identify`, a file on the hub, or names."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NAMES = re.compile(r"\s*L\d+\s*[.,/:]?\s*N\d+.*", re.IGNORECASE | re.DOTALL)
 
 
 GivenNeurons = NeuronSet | tuple[Neuron, ...]
-"""A set, or neurons of a model that is not loaded yet."""
+"""A set, or named neurons whose model is not loaded yet."""
 
 
 def given_neurons(given: Path) -> GivenNeurons:
-    """A neurons.json's set (also ``hf://USER/NAME``), or the neurons that are named.
+    """The set of a neurons.json (also ``hf://USER/NAME``), or the named neurons.
 
     Raises:
-        ValueError: If there is no such file, or a name is none.
+        ValueError: If there is no such file, or a name is not a neuron's.
     """
     if _NAMES.fullmatch(str(given)) and not given.is_file():
         return named_neurons(str(given))
-    on_hub = re.fullmatch(r"hf:/+(.+)", str(given))  # a path has lost one of the slashes
+    on_hub = re.fullmatch(r"hf:/+(.+)", str(given))  # `Path` removes one of the slashes
     return NeuronSet.load(f"{HUB}{on_hub[1]}" if on_hub else given)

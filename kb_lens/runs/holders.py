@@ -1,7 +1,7 @@
-"""Who is at work in a folder: several processes with the same settings, or one.
+"""The processes that work in a folder: several with the same settings, or one.
 
-Processes of one job share its folder, as they share its units of work. One whose results would be
-others, or that replaces what is there, must be alone.
+Processes of one job share its folder and its units of work. A process with other settings, or one
+that replaces the folder, must be alone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from kb_lens.written import BOOKS
 
 @dataclass(frozen=True)
 class Holder:
-    """A process at work in a folder."""
+    """A process that works in a folder."""
 
     command: str
-    """What it does."""
+    """Its command."""
     settings: str
-    """A digest of what its results depend on: those with the same share the folder."""
+    """A digest of the settings of its results: processes with the same digest share the folder."""
     alone: bool = False
-    """Whether it shares it with nobody: it replaces what is there."""
+    """Whether it must be alone, because it replaces the folder."""
     process: int = 0
-    """Its number."""
+    """Its process number."""
     host: str = ""
     """Its machine."""
     since: str = ""
@@ -42,7 +42,7 @@ class Holder:
         return f"process {self.process} on {self.host} (kb-lens {self.command}, since {self.since})"
 
     def check(self, other: Holder, folder: Path) -> None:
-        """Raise `ValueError` unless it may be at work in a folder together with `other`."""
+        """Raise `ValueError` unless it may work in a folder together with `other`."""
         if self.settings != other.settings:
             reason = "its results depend on other settings"
         elif self.alone or other.alone:
@@ -57,16 +57,16 @@ class Holder:
 
 @contextmanager
 def holding(folder: Path, holder: Holder) -> Iterator[None]:
-    """Be at work in a folder inside the block.
+    """Register as working in a folder inside the block.
 
-    What killed processes have left half-written is deleted.
+    Files that killed processes left half-written are deleted.
 
     Args:
-        folder: The folder; made if it is not there.
-        holder: Who; process, machine and time are filled in.
+        folder: The folder; created if missing.
+        holder: The process; its number, machine and time are filled in.
 
     Raises:
-        ValueError: If a living process is there that does not share the folder; it is named.
+        ValueError: If a living process, which the message names, does not share the folder.
     """
     now = datetime.now().isoformat(sep=" ", timespec="seconds")
     present = replace(holder, process=os.getpid(), host=platform.node(), since=now)
@@ -77,7 +77,7 @@ def holding(folder: Path, holder: Holder) -> Iterator[None]:
             for other in others:
                 present.check(other, folder)
             delete_abandoned(folder, alone=not others)
-            # A lock ends with its process, so whoever is dead holds nothing.
+            # A lock ends with its process, so a dead process holds none.
             stack.enter_context(locked(path.with_suffix(".lock")))
             write_json(path, asdict(present))
         try:
@@ -91,7 +91,7 @@ def holding(folder: Path, holder: Holder) -> Iterator[None]:
 
 @contextmanager
 def step(folder: Path) -> Iterator[None]:
-    """Do something in a folder that no other process may see half done: they wait."""
+    """A block that only one process at a time may run in a folder; the others wait."""
     with locked(folder / BOOKS / "step.lock"):
         yield
 
@@ -101,7 +101,7 @@ def _holders(folder: Path) -> Path:
 
 
 def _living(folder: Path) -> list[Holder]:
-    """Who is at work there; who died is forgotten."""
+    """The living processes in a folder; entries of dead ones are deleted."""
     living: list[Holder] = []
     for lock in sorted(_holders(folder).glob("*.lock")):
         path = lock.with_suffix(".json")
@@ -114,7 +114,7 @@ def _living(folder: Path) -> list[Holder]:
 
 
 def _tidy(folder: Path) -> None:
-    """Delete a folder in which nothing was done: its model was not found, for example."""
+    """Delete a folder that stayed empty, for example because the model was not found."""
     is_left = any(path.name != "step.lock" for path in (folder / BOOKS).iterdir() if path.is_file())
     if not is_left and all(path.name == BOOKS for path in folder.iterdir()) and not _living(folder):
         shutil.rmtree(folder, ignore_errors=True)

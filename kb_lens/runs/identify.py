@@ -26,10 +26,10 @@ from kb_lens.runs.settings import Attributing, Finding, IdentifySettings, Thresh
 
 @dataclass(frozen=True)
 class Identified:
-    """What `identify` found."""
+    """The result of `identify`."""
 
     knowledge: Knowledge
-    """What the model answers to the questions."""
+    """The model's answers to the questions."""
     attributions: Attributions
     """The scores of every neuron for every question."""
     sets: Mapping[str, NeuronSet]
@@ -44,7 +44,7 @@ def find_neurons(
     execution: IdentifyExecution,
     tell: Callable[[str], object],
 ) -> Identified:
-    """Find the neurons of a model, into a folder that says how they were found.
+    """Find the neurons of a model and write them, with a record of the job, into a folder.
 
     Args:
         out: The folder.
@@ -79,7 +79,7 @@ def find_neurons(
 
 
 def identify_work(settings: IdentifySettings, execution: AttributeExecution) -> Workload:
-    """What `find_neurons` does."""
+    """The work of `find_neurons`."""
     attributing = values_of(Attributing, settings) | {"batch_size": execution.batch_size}
     return Workload(settings.load_questions(), settings.template(), attributing)
 
@@ -104,7 +104,7 @@ def identify(
         out: The folder.
         finding: Site, quadrature, thresholds and aggregation; ``pooled`` selects over all
             questions at once.
-        tell: Called with the verdict on what the model knows, then with the number of neurons.
+        tell: Called with the verdict on the model's knowledge, then with the number of neurons.
         options: Further arguments of `attribute`: template, objective, batch_size, progress ...
 
     Raises:
@@ -121,7 +121,7 @@ def identify(
     attributions.save(out / "attributions.safetensors")
     sets = select_by_dimension(attributions, finding)
     neurons = _aggregate(attributions, sets, finding)
-    # Written when all is found: a folder never holds the sets of one run and the union of another.
+    # Written together, so that a folder never mixes the sets of two runs.
     for dimension, of_dimension in sets.items():
         of_dimension.save(out / "neurons" / f"{dimension}.json")
     neurons.save(out / "neurons.json")
@@ -136,7 +136,7 @@ def answered(
     out: str | os.PathLike[str],
     options: Mapping[str, Any],
 ) -> Knowledge:
-    """What the model answers, also written as ``knowledge.json``; `options` as of `attribute`."""
+    """The model's answers, also written as ``knowledge.json``; `options` as of `attribute`."""
     names = ("template", "answer_style", "progress")
     answering = {name: options[name] for name in names if name in options}
     knowledge = check_knowledge(model, questions, **answering)

@@ -1,4 +1,4 @@
-"""Second half of the main job: conditions on benchmarks, a folder each."""
+"""Second half of the main job: measure conditions on benchmarks, a folder each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kb_lens.store import Store
 
 
 def check_asked(model: HookedModel, condition: Condition, benchmarks: Sequence[Benchmark]) -> None:
-    """Raise `ValueError` for a benchmark that cannot be asked of the model under a condition."""
+    """Raise `ValueError` if a benchmark does not work for the model under a condition."""
     check_units(model, [Unit(condition, benchmark) for benchmark in benchmarks])
 
 
@@ -37,11 +37,11 @@ def measure(
 
     Args:
         model: The model, without the intervention.
-        condition: What is done to it.
-        benchmarks: What is measured.
-        folder: Where ``results.json`` and ``items/`` are written.
+        condition: The change of the model.
+        benchmarks: The benchmarks.
+        folder: The folder for ``results.json`` and ``items/``.
         store: As for `measure_all`; default ``store`` in the folder.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
@@ -62,9 +62,9 @@ def measure_below(
     benchmarks: Sequence[Benchmark],
     **options: Any,
 ) -> dict[str, list[EvaluationResult]]:
-    """Evaluate conditions into ``evaluations/NAME`` of a job's folder; `options` of `measure_all`.
+    """Evaluate conditions into ``evaluations/NAME`` of a job's folder, by `measure_all`.
 
-    One store serves all conditions: what is measured is known by its content.
+    One store serves all conditions: its keys depend on the content of what is measured.
     """
     folders = {folder / "evaluations" / condition.name: condition for condition in conditions}
     return measure_all(model, folders, benchmarks, Store(folder / "store", SUFFIX), **options)
@@ -80,21 +80,20 @@ def measure_all(
     batch_tokens: int | None = None,
     progress: bool = True,
 ) -> dict[str, list[EvaluationResult]]:
-    """Evaluate every condition on all benchmarks; what the store has is not done again.
+    """Evaluate every condition on all benchmarks; results in the store are not computed again.
 
     Args:
         model: The model, without the interventions.
-        conditions: Folder, where ``results.json`` and ``items/`` are written -> what is done to
-            the model.
-        benchmarks: What is measured.
-        store: Where results and unfinished benchmarks are kept. Processes that share it share
-            the work.
-        seed: Of the bootstraps.
+        conditions: Folder for ``results.json`` and ``items/`` -> the change of the model.
+        benchmarks: The benchmarks.
+        store: The store of results and unfinished benchmarks. Processes that share it share the
+            work.
+        seed: Seed of the bootstraps.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
     Returns:
-        Condition's name -> a result a benchmark.
+        Condition's name -> a result per benchmark.
 
     Raises:
         ValueError: If a folder has results of another model or intervention.
@@ -110,7 +109,7 @@ def measure_all(
 
     def work(unit: Unit) -> bytes:
         content = unit.entry(model, store, progress=progress)
-        # Each at once: the folder can be read meanwhile.
+        # Written at once, so that the folder can be read meanwhile.
         save_results(folder_of[unit.condition.name], [unit.named(content, model)])
         return content
 

@@ -1,4 +1,4 @@
-"""What each neuron of a set does by itself: its effects, tokens and texts, in one folder."""
+"""The effects, tokens and texts of each neuron of a set by itself, in one folder."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class NeuronsSettings(Asking, ModelChoice):
     lam: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
     """Factor; several with commas or repeated."""
     positions: Positions = "last"
-    """Of the prompt, where a neuron is scaled."""
+    """Positions of the prompt at which a neuron is scaled."""
     attributions: Path | None = None
-    """attributions.safetensors of the same questions, to be compared with."""
+    """attributions.safetensors of the same questions, to compare the effects with."""
     top: int = 10
-    """Tokens and texts a neuron."""
+    """Tokens and texts per neuron."""
     seed: int = 0
     """Kept in run.json; nothing here is random."""
 
@@ -62,7 +62,7 @@ class NeuronsExecution(SharedExecution):
     """How effects are computed."""
 
     batch_size: int | None = None
-    """Most neurons tried in a pass."""
+    """Most neurons tried in one forward pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,17 +71,17 @@ class NeuronsExecution(SharedExecution):
 
 @dataclass(frozen=True)
 class NeuronReading:
-    """What was found about each neuron."""
+    """The result of `read_neurons`."""
 
     effects: NeuronEffects
-    """The answers with the neuron scaled."""
+    """The answers with each neuron scaled."""
     scores: Attributions | None
     """What the effects are compared with."""
     tables: Mapping[str, pd.DataFrame]
     """``effects``, ``tokens`` and ``texts``."""
 
     def strongest(self, n: int = 12) -> pd.DataFrame:
-        """The rows of `effects` that change P(right answer) most."""
+        """The `n` rows of `effects` that change P(right answer) most."""
         effects = self.tables["effects"]
         return effects.sort_values("prob_change", key=abs, ascending=False).head(n)
 
@@ -89,7 +89,7 @@ class NeuronReading:
 def read_neurons(
     out: str | os.PathLike[str], settings: NeuronsSettings, execution: NeuronsExecution
 ) -> NeuronReading:
-    """Scale each neuron by itself, and read what it promotes and where it is active.
+    """Scale each neuron by itself; read the tokens that it promotes and the texts that activate it.
 
     Writes ``effects.safetensors``, ``effects.csv``, ``tokens.csv`` and ``texts.csv``.
 
@@ -99,7 +99,7 @@ def read_neurons(
         execution: Device, batch size, workers.
 
     Raises:
-        ValueError: For attributions that the effects cannot be set against, or if the folder holds
+        ValueError: If the attributions cannot be compared with the effects, or the folder holds
             another run.
     """
     log = RunLog(Path(out), "neurons", settings, execution)
@@ -122,7 +122,7 @@ def read_neurons(
                 cache_dir=log.folder / "store",
                 progress=execution.progress,
                 template=work.template,
-                # in the spelling that the scores are of: else they are not comparable
+                # in the spelling of the scores: otherwise they are not comparable
                 spelling=None if scores is None else scores.settings.spelling,
             )
         effects.save(log.folder / "effects.safetensors")
@@ -145,14 +145,14 @@ def _read(settings: NeuronsSettings) -> tuple[GivenNeurons, Attributions | None]
     if settings.attributions is None:
         return neurons, None
     scores = Attributions.load(settings.attributions)
-    if not isinstance(neurons, NeuronSet):  # names are of what they are compared with
+    if not isinstance(neurons, NeuronSet):  # names belong to the model of the scores
         neurons = replace(select_neurons(scores), neurons=neurons, origin="named by hand")
     _check_comparable(neurons, scores, settings)
     return neurons, scores
 
 
 def neurons_work(settings: NeuronsSettings) -> Workload:
-    """What `read_neurons` does: on the questions of the attributions, if there are any."""
+    """The work of `read_neurons`, on the questions of the attributions if there are any."""
     return _work(settings, *_read(settings))
 
 
@@ -167,7 +167,7 @@ def _work(
 
 
 def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: NeuronsSettings) -> None:
-    """Refuse attributions that the effects could not be set against, before the work is done."""
+    """Refuse attributions that cannot be compared with the effects, before the work is done."""
     of_scores = scores.settings
     alike = (of_scores.site, of_scores.objective) == (neurons.site, "probability")
     if not alike or not same_weights(of_scores.fingerprint, neurons.fingerprint):
@@ -178,5 +178,5 @@ def _check_comparable(neurons: NeuronSet, scores: Attributions, settings: Neuron
     if 0.0 not in settings.lam or settings.positions != "last" or settings.chooses_questions():
         raise ValueError(
             "--attributions are compared with ablation at the last position for their own "
-            "questions: --lam 0 belongs to it, --positions all and a choice of questions do not."
+            "questions: give --lam 0, and neither --positions all nor a choice of questions."
         )

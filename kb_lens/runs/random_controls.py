@@ -1,8 +1,7 @@
-"""What a run measures: the neurons by each factor, and random ones that they are held against.
+"""The conditions of a run: the neurons by each factor, and random neurons as controls.
 
-Random neurons are a control if they could do as much and do as much damage: as many of like
-influence in every layer, once by the same factor and once by the one that costs the language model
-as much.
+The random neurons are as many of like influence in every layer. They are scaled once by the same
+factor, and once by the factor at which they do the same damage to the language model.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ def run_conditions(
     folder: Path,
     left_out: Callable[[str], object],
 ) -> list[Condition]:
-    """What is measured, after the random neurons and their factors are found.
+    """The conditions to measure; the random neurons and their factors are found first.
 
     Args:
         model: The model.
         neurons: The neurons.
         settings: Factors and seed.
         execution: Batch size.
-        folder: Where influence and what was measured on the way are kept.
+        folder: The folder for the influence and the measurements of the search.
         left_out: Called with the reason for each factor without a control of the same damage.
     """
     store = Store(folder, SUFFIX)
@@ -63,7 +62,7 @@ def run_conditions(
         found = at_same_damage(model, [*searches.values()], measured, texts, store, **options)
         factors = _reached(dict(zip(searches, found, strict=True)), searches, left_out)
     else:
-        left_out(f"{_WHAT}. The passages that it is measured on are longer than the context.")
+        left_out(f"{_WHAT}. The passages that measure it are longer than the model's context.")
     return conditions(neurons, random, settings.lam, factors)
 
 
@@ -73,13 +72,13 @@ def conditions(
     lams: Sequence[float],
     same_damage: Mapping[float, float],
 ) -> list[Condition]:
-    """The model as it is; the neurons by each factor; random ones beside each, as controls.
+    """The unchanged model; the neurons by each factor; random neurons for each, as controls.
 
     Args:
         neurons: The neurons.
-        random: As many random ones of like influence in every layer.
-        lams: The factors. At 1, which changes nothing, there is no control.
-        same_damage: Factor -> the one by which the random neurons do the same damage, where there
+        random: As many random neurons of like influence in every layer.
+        lams: The factors. Factor 1 changes nothing and has no control.
+        same_damage: Factor -> the factor at which the random neurons do the same damage, if there
             is one.
     """
     enhanced = [Condition(f"lambda {lam:g}", Scaling(neurons, lam)) for lam in lams]
@@ -101,10 +100,9 @@ def _reached(
     searches: Mapping[float, Search],
     left_out: Callable[[str], object],
 ) -> dict[float, float]:
-    """Factor of the neurons -> that of the random ones which does the same damage; if any does.
+    """Factor of the neurons -> the factor at which random ones do the same damage, if there is one.
 
-    Factors above 1 alone: below, a neuron is weakened, and no factor above 1 does to others what
-    that does.
+    Only for factors above 1: damage by weakening neurons cannot be matched by a factor above 1.
     """
     for lam, matched in found.items():
         if not matched.reached:

@@ -1,9 +1,9 @@
 """A whole job on the workers of a Ray cluster, or of a Ray that is started here.
 
-Every worker does the same job in the same folder, as so many processes of a batch system would:
-they share the pieces of work through the folder's store (`kb_lens.shared_work`). So there is no
-driver that hands out work and needs the model. Ray starts the workers, gives each its GPUs, and
-starts one that died again; what it had begun is free for the others as soon as it is dead.
+Every worker does the same job in the same folder, like several processes of a batch system. They
+share the pieces of work through the folder's store (`kb_lens.shared_work`), so no driver hands out
+work or needs the model. Ray starts the workers, gives each its GPUs, and restarts a worker that
+died; its unfinished work is free for the others at once.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from kb_lens.store import POLL_SECONDS
 Result = TypeVar("Result")
 
 _DEATHS = 3
-"""So often may a worker die: a death may be chance, a machine that was switched off, but work that
-does not fit the memory kills again and again."""
+"""How often a worker may die. One death may be chance, such as a machine that was switched off;
+work that does not fit the memory kills again and again."""
 _ENVIRONMENT = ("KB_LENS_DATA", "HF_HOME", "HF_HUB_OFFLINE")
-"""What a worker of a running cluster has to know of this process's environment."""
+"""Environment variables that workers of a running cluster take from this process."""
 
 _working: ContextVar[bool] = ContextVar("working", default=False)
 
 
 def hands_out(workers: SharedExecution) -> bool:
-    """Whether this process is to leave the job to workers of Ray: it is not one itself."""
+    """Whether this process leaves the job to Ray's workers: it is not a worker itself."""
     return workers.engine == "ray" and not _working.get()
 
 
 def by_workers(
     job: Callable[..., Result], workers: SharedExecution, **channels: Callable[[str], object]
 ) -> Result:
-    """Do a job with several workers; one that dies is started again.
+    """Do a job with several workers; a worker that dies is started again.
 
     Args:
-        job: Does its share of the work and waits for the rest; all see the folder that it works
-            in. It travels to the workers.
-        workers: How many, where, with which devices, and whether to show a progress bar.
-        channels: Further arguments of `job`. Called here with the texts that the first worker
-            calls them with.
+        job: Does its share of the work and waits for the rest. It is sent to the workers, which
+            must all see its folder.
+        workers: Number of workers, where they run, their devices, and whether to show a progress
+            bar.
+        channels: Further arguments of `job`: functions that are called here with the texts with
+            which the first worker calls them.
 
     Returns:
-        What the first worker's job returned.
+        The result of the first worker's job.
 
     Raises:
-        ValueError: If Ray is not installed, no cluster answers or it is too small, the job raised
-            one, or a worker died again and again. Finished work stays.
+        ValueError: If Ray is not installed, no cluster answers, it is too small, the job raised a
+            ValueError, or a worker died too often. Finished work stays.
     """
     check_ray()
     with connected(workers.address) as ray:
@@ -83,16 +84,16 @@ def by_workers(
 
 
 class _Message(NamedTuple):
-    """What a worker tells this process."""
+    """A message from a worker to this process."""
 
     rank: int
     channel: str
-    """One of the job's, ``warning``, or ``progress``."""
+    """One of the job's channels, ``warning``, or ``progress``."""
     content: Any
 
 
 class _Worker:
-    """Lives in a process of its own, as a Ray actor."""
+    """A worker in a process of its own, a Ray actor."""
 
     def __init__(self, rank: int, threads: int, folder: str) -> None:
         import torch
@@ -106,10 +107,10 @@ class _Worker:
         self._messages = messages
         if not Path(self._folder).is_dir():
             raise ValueError(
-                f"a worker does not see '{self._folder}': all must see the folder that the job "
-                "works in. Begin in one that every machine has."
+                f"a worker does not see '{self._folder}': all must see the job's folder. Start in "
+                "a folder that every machine has."
             )
-        os.chdir(self._folder)  # paths are as they were given
+        os.chdir(self._folder)  # paths may be relative
         _working.set(True)
         watcher.set(partial(self._send, "progress"))
         warnings.showwarning = self._warn
@@ -124,7 +125,7 @@ class _Worker:
 
 
 class _Watch:
-    """What this process sees of the workers: a bar, the first one's words, and what went wrong."""
+    """Shows the workers' progress and the first one's messages here, and raises their errors."""
 
     def __init__(
         self,
@@ -140,16 +141,16 @@ class _Watch:
         self._warned: set[str] = set()
         self._bar: Any = None
         self._shown: tuple[str, int] | None = None
-        """What the bar is of."""
+        """The kind of work that the bar counts."""
         self._at: dict[int, str] = {}
-        """Rank -> the piece of work that it was last at."""
+        """Rank -> the piece of work that the worker was last at."""
 
     def results(self, answers: list[Any]) -> list[Any]:
-        """What the jobs return, when all are done.
+        """The results of the jobs, when all are done.
 
         Raises:
-            ValueError: If a worker died too often; it names what that one was at. What a job
-                raised is raised as it is.
+            ValueError: If a worker died too often; the message names its work. An error of a job
+                is raised as it is.
         """
         waiting = list(answers)
         try:
@@ -170,9 +171,8 @@ class _Watch:
         except self._ray.exceptions.RayError as error:
             at = self._at.get(rank)
             raise ValueError(
-                f"{at or 'the start of a worker'}: a worker died of it {_DEATHS + 1} times, the "
-                f"last like this: {' '.join(str(error).split())} If memory ran out, ask for fewer "
-                "workers."
+                f"{at or 'the start of a worker'}: a worker died there {_DEATHS + 1} times. Last "
+                f"error: {' '.join(str(error).split())} If memory ran out, ask for fewer workers."
             ) from error
 
     def _relay(self) -> None:
@@ -180,16 +180,16 @@ class _Watch:
             if message.channel != "progress":
                 self._channels[message.channel](message.content)
                 continue
-            if message.content.kind != "slice":  # those of a unit, which is shown
+            if message.content.kind != "slice":  # the unit of a slice is shown already
                 self._show(message.content)
             if message.content.current:
                 self._at[message.rank] = message.content.current
 
     def _warn(self, text: str) -> None:
-        """Once, whoever comes upon it."""
+        """Warn once, whichever worker sends it."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(text, stacklevel=5)  # who handed out the job
+            warnings.warn(text, stacklevel=5)  # points at the caller of the job
 
     def _show(self, progress: Progress) -> None:
         shown = (progress.kind, progress.total)

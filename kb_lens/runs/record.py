@@ -1,4 +1,4 @@
-"""The record of how a folder came about: ``run.json``."""
+"""The record of how a folder was made: ``run.json``."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from kb_lens.written import delete_noted, has_notes, noting
 
 RECORD = "run.json"
 _WEIGHTS = ("fingerprint", "dtype", "form", "also")
-"""What tells the weights of all that is measured."""
+"""The fields of ``run.json`` that identify the weights."""
 
 
 @dataclass
 class RunLog:
-    """What ``run.json`` says: how a folder came about."""
+    """The content of ``run.json``: how a folder was made."""
 
     folder: Path
     """The folder of the run."""
     command: str
     """The command's name."""
     settings: ModelChoice
-    """What the results depend on: ``arguments`` in the file, compared with a run that is there."""
+    """What the results depend on: ``arguments`` in the file, compared with an existing run."""
     execution: Execution
     """How they are computed: ``execution`` in the file, never compared."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -48,17 +48,17 @@ class RunLog:
     model: dict[str, Any] = field(default_factory=dict)
     """The model's name, fingerprint, device, type and form."""
     also: str | None = None
-    """Names and weights of other checkpoints that are measured: compared, wherever they lie."""
+    """Names and weights of other checkpoints that are measured: compared, but not their paths."""
     items: dict[str, str] = field(default_factory=dict)
     """Result's key -> file and digest of the user's own items (`own_sources`): compared."""
 
     @contextmanager
     def claimed(self) -> Iterator[RunLog]:
-        """Be at work in the folder inside the block, and note what is written there.
+        """Register as working in the folder inside the block, and note what is written there.
 
         Raises:
-            ValueError: If it holds another run (names the argument that differs), or another
-                process is at work there that does not share it (names it).
+            ValueError: If it holds another run (the message names the argument that differs), or a
+                process that does not share the folder works there (the message names it).
         """
         content = json.dumps([self.command, self._compared()], sort_keys=True)
         settings = hashlib.sha256(content.encode()).hexdigest()
@@ -68,24 +68,24 @@ class RunLog:
             yield self
 
     def check(self) -> None:
-        """Refuse a folder that holds another run. Nothing is changed.
+        """Refuse a folder that holds another run; change nothing.
 
         Raises:
-            ValueError: Names the argument that differs.
+            ValueError: If it does; the message names the argument that differs.
         """
         before = self._before()
         if self.execution.overwrite or before is None:
             return
         present = {"command": self.command, **self._compared(), **self._weights()}
-        # A run that is older than an option was made with what is the option's default today.
+        # A run that is older than an option was made with the option's default.
         former = _plain(defaults(self.settings)) | before["arguments"] | before.get("items", {})
         former |= {"command": before["command"]}
         former |= {key: before["model"].get(key) for key in self._weights()}
         for key, value in present.items():
             if key == "dtype" and "auto" in (value, former.get(key)):
-                continue  # which type that is tells the model, when it is loaded
+                continue  # the type is known when the model is loaded
             if key == "form" and _unnamed(former.get(key)) in (None, _unnamed(value)):
-                continue  # an older version did not say
+                continue  # an older version did not write it
             if key == "fingerprint" and same_weights(str(former[key]), value):
                 continue
             if value != former.get(key):
@@ -100,7 +100,7 @@ class RunLog:
         *,
         neurons: Neurons | None = None,
     ) -> HookedModel:
-        """Load the model of the settings, unless `model` is loaded already, and `begin`.
+        """Load the model of the settings, unless `model` is given, and `begin`.
 
         Raises:
             ValueError: If there is no such model, `neurons` are of another one, or the folder
@@ -109,7 +109,7 @@ class RunLog:
         if isinstance(model, str | os.PathLike):
             with self.stage("load the model"):
                 model = self.settings.load(self.execution)
-        if neurons is not None:  # before the folder is emptied
+        if neurons is not None:  # checked before the folder is emptied
             neurons_of(model, neurons)
         self.begin(model)
         return model
@@ -117,16 +117,16 @@ class RunLog:
     def begin(self, model: HookedModel) -> None:
         """Note the model, check again, empty the folder if it is to be replaced, write."""
         self.note(model)
-        # The name may be the same and the weights others: a checkpoint that was trained again.
+        # The weights may differ under the same name: a checkpoint that was trained again.
         self.check()
-        # Without run.json there may be notes: somebody was killed who was replacing a run.
+        # There may be notes without run.json: a process was killed while it replaced a run.
         holds_run = (self.folder / RECORD).is_file() or has_notes(self.folder)
         if self.execution.overwrite and holds_run:
             delete_noted(self.folder)
         self.write()
 
     def note(self, model: HookedModel) -> None:
-        """Note which model it is."""
+        """Note the model."""
         self.model = {
             "name": model_name(model),
             "fingerprint": fingerprint(model),
@@ -170,20 +170,20 @@ class RunLog:
         return _plain(asdict(self.settings))
 
     def _compared(self) -> dict[str, Any]:
-        """What results depend on: arguments, but of other checkpoints the weights; own items."""
+        """What results depend on: arguments (for other checkpoints their weights) and own items."""
         arguments = {key: value for key, value in self._arguments().items() if key != "also"}
         return arguments | self.items
 
     def _weights(self) -> dict[str, Any]:
-        """What tells the weights; nothing before the model is loaded."""
+        """The fields that identify the weights; empty before the model is loaded."""
         return {key: self.model.get(key) for key in _WEIGHTS} if self.model else {}
 
     def _before(self) -> dict[str, Any] | None:
-        """What the folder's ``run.json`` says that is compared."""
+        """The part of the folder's ``run.json`` that is compared."""
         try:
             return load_record(self.folder) or None
         except ValueError as error:
-            if self.execution.overwrite:  # what is to be replaced may be damaged
+            if self.execution.overwrite:  # a file that will be replaced may be damaged
                 return None
             raise ValueError(
                 f"{error} Choose another --out, or --overwrite to replace the run."
@@ -191,12 +191,12 @@ class RunLog:
 
 
 def _unnamed(form: str | None) -> str | None:
-    """A form without the adapter's name: where it lies may change."""
+    """A form without the adapter's name, since its path may change."""
     return form and form.partition(", with ")[0]
 
 
 def belongs_to(model: HookedModel) -> Belongs:
-    """Whose a table is that was made with a model."""
+    """The model that a table made with it belongs to."""
     return Belongs(model_name(model), fingerprint(model))
 
 
@@ -204,14 +204,14 @@ PACKAGES = (
     *("kb-lens", "torch", "transformer-lens", "transformers", "lm-eval"),
     *("plotly", "pandas", "numpy"),
 )
-"""What the numbers and figures come from: their versions are noted."""
+"""The packages whose versions are noted."""
 
 
 @contextmanager
 def later_stage(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
-    """Time a stage that follows a finished job, into the job's ``run.json``; note what it writes.
+    """Time a stage after a finished job; note it and what it writes in the job's ``run.json``.
 
-    A folder that was written without ``run.json`` stays without.
+    A folder without ``run.json`` does not get one.
     """
     start = time.perf_counter()
     with noting(folder):
@@ -224,20 +224,20 @@ def later_stage(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
 
 
 def load_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``run.json`` says; empty if there is none.
+    """The content of ``run.json``; empty if there is none.
 
     Raises:
         ValueError: If it is damaged.
     """
     path = Path(folder) / RECORD
-    if not path.exists():  # what is there and no file is refused
+    if not path.exists():  # anything there that is not a file is refused
         return {}
     content = asdict(read_json(path, _File))
     return {name: value for name, value in content.items() if value is not None}
 
 
 def check_record(folder: str | os.PathLike[str], whose: Belongs) -> None:
-    """Raise `ValueError` if ``run.json`` is damaged, or of another model than what is beside it."""
+    """Raise `ValueError` if ``run.json`` is damaged, or of another model than `whose`."""
     if model := load_record(folder).get("model"):
         stated = Belongs(model.get("name") or "", model.get("fingerprint") or "")
         stated.check(whose, f"'{Path(folder) / RECORD}'")
@@ -245,7 +245,7 @@ def check_record(folder: str | os.PathLike[str], whose: Belongs) -> None:
 
 @dataclass(frozen=True)
 class _File:
-    """The content of ``run.json``; what older versions did not write may be missing."""
+    """The content of ``run.json``; fields that older versions did not write may be missing."""
 
     command: str
     arguments: dict[str, Any]
@@ -260,7 +260,7 @@ class _File:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as JSON returns it."""
     return json.loads(json.dumps(value, default=str))
 
 

@@ -1,9 +1,9 @@
-"""The main job: neurons, conditions and measures in one folder that can be gone on with.
+"""The main job: neurons, conditions and results in one folder that can be resumed.
 
-1. What does the model answer, which neurons stand behind the right answers?
-2. The model as it is, with these neurons enhanced, and with random ones of like influence, by the
-   same factor and by the one that does the same damage: each on every benchmark.
-3. The differences, and whether they should be believed.
+1. Ask the model the questions, and find the neurons behind the right answers.
+2. Measure every benchmark on the unchanged model, with these neurons enhanced, and with random
+   neurons of like influence (by the same factor, and by the factor that does the same damage).
+3. Compare, and check whether the differences should be believed.
 """
 
 from __future__ import annotations
@@ -50,30 +50,31 @@ def run(
     left_out: Callable[[str], object] = warnings.warn,
     **keywords: Any,
 ) -> RunFolder:
-    """Find neurons, enhance them, measure before and after: everything but figures and the page.
+    """Find neurons, enhance them, and measure before and after: all but the figures and the report.
 
-    A folder that holds the same run, finished or not, is gone on with. The command ``kb-lens run``
-    also draws (`kb_lens.figures.make_all`) and writes (`kb_lens.report.write.write_report`).
+    A folder that holds the same run, finished or not, is resumed. The command ``kb-lens run`` also
+    draws the figures (`kb_lens.figures.make_all`) and writes the report
+    (`kb_lens.report.write.write_report`).
 
     Args:
         model: A loaded model, or what `load_model` takes.
         out: The folder.
         settings: What the results depend on.
         execution: How they are computed.
-        tell: Called with lines about what is done and was found; ``print`` shows them.
-        left_out: Called with what cannot be done, and why; by default a warning.
+        tell: Called with lines about the work and the findings; ``print`` shows them.
+        left_out: Called with each part that cannot be done, and why; by default a warning.
         keywords: Fields of `settings` and `execution`: ``limit=50, lam=(2.0,), batch_tokens=256``.
 
     Returns:
         The folder, read back.
 
     Raises:
-        ValueError: For bad settings, or if the folder holds another run.
+        ValueError: If a setting is not allowed, or the folder holds another run.
     """
     settings, execution = settings or RunSettings(), execution or JobExecution()
     settings, execution = with_keywords(settings, execution, keywords)
     log = RunLog(Path(out), "run", settings.of(model), execution)
-    # Everything that can be refused is refused before the model is loaded, which takes long.
+    # Everything that can be refused is refused before the model is loaded, which is slow.
     log.check()
     questions = settings.load_questions()
     if hands_out(execution):
@@ -119,14 +120,14 @@ def run(
 def run_work(
     settings: RunSettings, execution: RunExecution, left_out: Callable[[str], object]
 ) -> Workload:
-    """What `run` does."""
+    """The work of `run`."""
     benchmarks = load_available(
         settings.benchmarks, settings, settings.seed, DEFAULT_BENCHMARKS, left_out
     )
-    # the base; each factor; random neurons by the same, and by one that does the same damage
+    # the base; each factor; random neurons by the same factor, and at the same damage
     n = 1 + sum(1 + (lam != 1) + (lam > 1) for lam in settings.lam)
     further = (
-        "Beside that 24 passages, up to 12 times for each factor above 1, to match its damage."
+        "In addition 24 passages, up to 12 times for each factor above 1, to match its damage."
     )
     measured = [(benchmark, n) for benchmark in benchmarks]
     return replace(identify_work(settings, execution), measured=measured, further=further)
@@ -142,7 +143,7 @@ def write_cards(
     scores = identified.attributions.scores.mean(0)
     ranked = sorted(identified.neurons, key=lambda n: -float(scores[n.layer, n.index]))
     leading = replace(identified.neurons, neurons=tuple(ranked[:count]))
-    texts = [question.text for question in load_questions(None)]  # passages take as long again
+    texts = [question.text for question in load_questions(None)]  # passages would double the time
     cards = read_cards(model, leading, texts=texts, progress=execution.progress)
     cards.save(folder / "cards")
 
@@ -155,15 +156,15 @@ def write_reading(
     folder: str | os.PathLike[str],
     left_out: Callable[[str], object] = warnings.warn,
 ) -> None:
-    """What a report needs beside the results: ``checks.json`` and ``tokens.csv``.
+    """Write what a report needs besides the results: ``checks.json`` and ``tokens.csv``.
 
     Args:
         model: The model.
         identified: Its neurons.
         results: Condition -> its results.
         lam: The factor that is examined.
-        folder: Where to.
-        left_out: Called with the reason if the neurons' tokens cannot be told.
+        folder: The folder.
+        left_out: Called with the reason if the neurons' tokens cannot be found.
     """
     checks = examine(
         knowledge=identified.knowledge,

@@ -1,4 +1,4 @@
-"""Random neurons brought to the damage that a method does, measured and kept as units are."""
+"""Find the factors at which random neurons do the same damage as a method, and keep them."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from kb_lens.runs.units import Unit
 from kb_lens.shared_work import entries
 from kb_lens.store import Store, entry_key
 
-# Every step of the search scores them all, for every draw: so few, and always the same.
+# Few, and always the same: every step of the search scores them all, for every draw.
 N_DAMAGE_TEXTS = 24
-"""Passages of plain text that damage is measured on."""
+"""Number of passages of plain text on which damage is measured."""
 _FORMAT = 1
-"""Raise it when a factor would come out otherwise under the same key."""
+"""Increase it when the same key would give another factor."""
 
 Measured = Callable[[Condition, Benchmark], EvaluationResult]
-"""One condition on one benchmark, by who keeps what was measured."""
+"""Measures one condition on one benchmark; the caller keeps the results."""
 
 
 def damage_texts(seed: int) -> Benchmark:
-    """What damage is measured on."""
+    """The passages on which damage is measured."""
     return load_benchmark("plain_text", limit=N_DAMAGE_TEXTS, seed=seed)
 
 
 def fits(model: HookedModel, texts: Benchmark) -> bool:
-    """Whether every passage is within the model's context."""
+    """Whether every passage fits in the model's context."""
     n_ctx = getattr(model.cfg, "n_ctx", None)
     passages = [option for request in texts.requests for option in request.options]
-    # One token more stands before a passage.
+    # One token is added before a passage.
     longest = 1 + max(len(ids) for ids in model.tokenizer(passages)["input_ids"])
     return n_ctx is None or longest <= n_ctx
 
 
 def damage(measured: Measured, texts: Benchmark, neurons: NeuronSet, lam: float) -> float:
-    """The change of the mean log-probability of a token on plain text; below 0 is damage."""
+    """The change of the mean log-probability per token on plain text; below 0 is damage."""
     scaled = Condition(f"lambda {lam:g}", Scaling(neurons, lam))
     before = measured(Condition("base"), texts).metrics["logprob_per_token"].value
     after = measured(scaled, texts).metrics["logprob_per_token"].value
@@ -53,21 +53,21 @@ def damage(measured: Measured, texts: Benchmark, neurons: NeuronSet, lam: float)
 
 @dataclass(frozen=True)
 class Search:
-    """For the factor at which a control does a method's damage."""
+    """The search for the factor at which a control does a method's damage."""
 
     control: NeuronSet
-    """The neurons that are to do it."""
+    """The neurons of the control."""
     target: float
-    """What it is to be, see `damage`. Nothing is measured unless it is below 0."""
+    """The `damage` to reach. Nothing is measured unless it is below 0."""
 
     def key(self, model: HookedModel, texts: Benchmark) -> str:
-        """The name of what it finds: the control's change of the weights, asked the texts."""
+        """The key of its result, by the control's change of the weights and the texts."""
         control = Unit(Condition("control", Scaling(self.control, 1.0)), texts)
         return entry_key(["same damage", _FORMAT, control.key(model), self.target])
 
     def found(self, measured: Measured, texts: Benchmark) -> Matched:
         """The factor, see `matched_factor`."""
-        if self.target >= 0:  # at factor 1, which does none, it is nearest to a method that helps
+        if self.target >= 0:  # the method does no damage: factor 1, which does none, is nearest
             return Matched(1.0, 0.0, reached=False)
         return matched_factor(partial(damage, measured, texts, self.control), self.target)
 
@@ -81,14 +81,14 @@ def at_same_damage(
     *,
     progress: bool = True,
 ) -> list[Matched]:
-    """What each search finds.
+    """The results of the searches.
 
     Args:
-        model: What is measured.
-        searches: For what.
+        model: The model.
+        searches: The searches.
         measured: Measures one condition.
-        texts: What damage is measured on.
-        store: Where what is found is kept; None keeps nothing.
+        texts: The passages on which damage is measured.
+        store: The store of the results; None keeps nothing.
         progress: Whether to show a progress bar.
     """
     kept = entries(

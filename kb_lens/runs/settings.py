@@ -1,12 +1,12 @@
 """The options that jobs share, in groups: what a result depends on, and how it is computed.
 
-A job's settings are made of these groups by inheritance, so that an option is one field in one
-place: the command line flattens it, ``run.json`` writes it down, `RunLog` compares it. What a
-result depends on is compared when a folder is gone on with; an `Execution` never is.
+A job's settings inherit from these groups, so that an option is one field in one place: it becomes
+an option of the command line, it is written to ``run.json``, and `RunLog` compares it. Settings
+that a result depends on are compared when a folder is resumed; an `Execution` never is.
 """
 
-# No `from __future__ import annotations`: a job's settings are made of these groups in another
-# file, where the command line could not make types of the names of types.
+# No `from __future__ import annotations`: settings in other files inherit from these groups, and
+# there the command line could not resolve annotations that are strings.
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
@@ -38,12 +38,12 @@ C = TypeVar("C", bound="ModelChoice")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice(Checked):
-    """Which model."""
+    """The model."""
 
     model: str = field(default=EMBEDDED_MODEL, kw_only=False)
     """Hub name, checkpoint folder, .gguf file, smollm2-135m-instruct or smollm2-135m-taught."""
     revision: str | None = None
-    """Branch, tag or commit of a hub model: one of its training checkpoints."""
+    """Branch, tag or commit of a hub model, such as a training checkpoint."""
     dtype: DType | None = "auto"
     """Type of the weights; auto is the checkpoint's own on a GPU, float32 on a CPU."""
     quantization: Quantization | None = None
@@ -58,7 +58,7 @@ class ModelChoice(Checked):
     def load(self, devices: Devices | None = None) -> HookedModel:
         """Load the model, in its checkpoint's own type if `dtype` is None."""
         devices = devices or Devices()
-        if devices.tuning == "off":  # auto leaves it to KB_LENS_TUNING
+        if devices.tuning == "off":  # auto follows KB_LENS_TUNING
             use_tuning("off")
         return load_model(
             self.model,
@@ -75,7 +75,7 @@ class ModelChoice(Checked):
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
     def of(self: C, model: str | os.PathLike[str] | HookedModel) -> C:
-        """These settings for a model, by its name or as it is loaded."""
+        """These settings for a model, given by its name or loaded."""
         if isinstance(model, str | os.PathLike):
             return replace(self, model=os.fspath(model))
         dtype: Any = dtype_name(model)
@@ -84,13 +84,13 @@ class ModelChoice(Checked):
 
 
 def dtype_name(model: HookedModel) -> str:
-    """The type of a model's weights, as ``--dtype`` spells it."""
+    """The type of a model's weights, as in ``--dtype``."""
     return str(model.cfg.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded(Checked):
-    """What is random."""
+    """The seed."""
 
     seed: int = 0
     """Seed of samples, bootstraps and random controls."""
@@ -102,12 +102,12 @@ class Seeded(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds(Checked):
-    """Which neurons are selected from their scores."""
+    """The thresholds that select neurons by their scores."""
 
     tau: float = 0.10
-    """Saliency threshold, a share: 0.10 is 10 %."""
+    """Saliency threshold as a share: 0.10 is 10 %."""
     beta: float = 0.10
-    """Consistency threshold, a share of the questions."""
+    """Consistency threshold as a share of the questions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,12 +116,12 @@ class Thresholds(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Where neurons are read, and which answer is scored."""
+    """The site of the neurons, and the answer that is scored."""
 
     site: Site = "post"
-    """MLP activations that are read."""
+    """MLP activations to read."""
     answer_style: AnswerStyle = "model"
-    """Spelling of yes and no that is scored."""
+    """Spelling of yes and no to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class Attributing(Reading):
     rule: Rule = "adaptive"
     """Quadrature rule."""
     n_steps: int | None = None
-    """Nodes of a fixed rule."""
+    """Number of nodes of a fixed rule."""
     tol: float | None = None
     """Error bound of the adaptive rule; default 1e-3 in float32."""
 
@@ -141,7 +141,7 @@ class Finding(Attributing, Thresholds):
     """How neurons are found."""
 
     aggregation: Aggregation = "union"
-    """How the dimensions' neurons are joined."""
+    """How to join the dimensions' neurons."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,10 +153,10 @@ class Finding(Attributing, Thresholds):
 
 @dataclass(frozen=True, kw_only=True)
 class Items(Rendering):
-    """Which items of a benchmark, scored how."""
+    """The items of a benchmark and how they are scored."""
 
     limit: int | None = None
-    """Items a benchmark, balanced; default all."""
+    """Items per benchmark, balanced; default all."""
     protocol: str = "original"
     """How items are scored."""
     data_dir: Path | None = None
@@ -167,20 +167,20 @@ class Items(Rendering):
         check_limit(self.limit)
 
     def limit_of(self, benchmark: str) -> int | None:
-        """How many items of a benchmark that is named without a number; None for all."""
-        del benchmark  # the same of each, unless a job says otherwise
+        """Number of items of a benchmark that is named without a number; None for all."""
+        del benchmark  # the same for each, unless a job overrides this
         return self.limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring(Items):
-    """What is measured."""
+    """The benchmarks to measure."""
 
     benchmarks: tuple[str, ...] = DEFAULT_BENCHMARKS
     """Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS], else --protocol, --limit."""
 
 
-# Of a job's groups the last one comes first on the command line: MODEL is positional.
+# The last group's options come first on the command line, so that MODEL is positional.
 @dataclass(frozen=True, kw_only=True)
 class IdentifySettings(Seeded, Finding, Asking, ModelChoice):
     """What the neurons of ``identify`` depend on."""
@@ -193,7 +193,7 @@ class RunSettings(Measuring, IdentifySettings):
     lam: tuple[float, ...] = (2.0, 3.0)
     """Factor; several with commas or repeated."""
     limit: int | None = 200
-    """Items a benchmark, balanced."""
+    """Items per benchmark, balanced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,13 +216,13 @@ def with_keywords(
     """Replace fields by plain keywords, each in the dataclass that has it.
 
     Raises:
-        ValueError: For a keyword that is no field, or a value that is not allowed.
+        ValueError: If a keyword is not a field, or a value is not allowed.
     """
-    # The model has an argument of its own.
+    # The model is an argument of its own.
     for_settings = {option.name: option for option in fields(settings) if option.name != "model"}
     for_execution = {option.name: option for option in fields(execution)}
     options = {**for_settings, **for_execution}
-    # A misspelt setting must not be a default in silence.
+    # A misspelt setting must not silently leave the default.
     unknown = [name for name in keywords if name not in options]
     if unknown:
         raise ValueError(f"no setting {unknown[0]!r}: allowed are {', '.join(options)}.")
@@ -234,7 +234,7 @@ def with_keywords(
 
 
 def _as_listed(option: Field[Any], value: Any) -> Any:
-    """A tuple where the option is one: of ``"a,b"``, of one number, of a list."""
+    """The value as a tuple if the option is one: ``"a,b"``, a single number and a list all work."""
     if not isinstance(option.default, tuple):
         return as_option(option.name, value)
     if isinstance(value, str):
@@ -243,12 +243,12 @@ def _as_listed(option: Field[Any], value: Any) -> Any:
 
 
 def defaults(settings: ModelChoice) -> dict[str, Any]:
-    """The fields of some settings that need not be given -> their default values."""
+    """The optional fields of some settings -> their default values."""
     return {
         option.name: option.default for option in fields(settings) if option.default is not MISSING
     }
 
 
 def values_of(group: type[Any], settings: Any) -> dict[str, Any]:
-    """The fields of one group that some settings are made of -> their values there."""
+    """The fields of one group -> their values in settings that inherit from it."""
     return {option.name: getattr(settings, option.name) for option in fields(group)}

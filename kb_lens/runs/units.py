@@ -19,14 +19,14 @@ from kb_lens.shared_work import naming
 from kb_lens.store import Store, entry_key
 
 _FORMAT = 1
-"""Raise it when a result would come out otherwise under the same key."""
+"""Increase it when the same key would give another result."""
 
 
 def check_units(model: HookedModel, units: Iterable[Unit]) -> None:
-    """Refuse what cannot be asked of the model, before anything is measured.
+    """Refuse units that do not work for the model, before anything is measured.
 
     Raises:
-        ValueError: Names the condition and the benchmark.
+        ValueError: If there is one; the message names the condition and the benchmark.
     """
     seen: set[str] = set()
     for unit in units:
@@ -38,36 +38,36 @@ def check_units(model: HookedModel, units: Iterable[Unit]) -> None:
 
 
 class _NothingLeftError(Exception):
-    """All of a unit is done, or others are at it."""
+    """All slices of a unit are done, or other processes work on them."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is done to the model, and what it is asked."""
+    """A change of the model, and a benchmark."""
 
     condition: Condition
-    """What is done."""
+    """The change of the model."""
     benchmark: Benchmark
-    """What is asked, before the condition has its say."""
+    """The benchmark, before the condition changes its prompts."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     batch_tokens: int | None = None
-    """At most this many tokens in one forward pass; no part of its key."""
+    """At most this many tokens in one forward pass; not part of the key."""
 
     def __str__(self) -> str:
         return f"{self.condition.name}, {self.benchmark.key}"
 
     def key(self, model: HookedModel) -> str:
-        """Its name by content: the same change of the same weights asked the same texts.
+        """A digest of its content: the change of the weights, the weights and the texts.
 
-        Every column of the items counts, and the tokens of some requests stand for the
-        tokenizer and its chat template.
+        Every column of the items counts. The tokens of some requests represent the tokenizer and
+        its chat template.
         """
         change = self.condition.describe() or {}
-        # How neurons were found, and what a checkpoint is called, does not change what they do.
+        # How neurons were found and the name of a checkpoint do not change the result.
         for name in ("origin", "checkpoint"):
             change.pop(name, None)
-        # Another checkpoint in the model's place has the key that it would have by itself.
+        # Another checkpoint has the key that it would have as the model.
         weights = change.pop("checkpoint_weights", None) or weights_digest(model)
         benchmark = self.condition.asked(self.benchmark)
         content = {
@@ -90,12 +90,12 @@ class Unit:
 
         Args:
             model: The model without the condition.
-            store: Where its entry will be; finished slices are kept there until it is. None keeps
+            store: The store for its entry; finished slices are kept there until then. None keeps
                 nothing.
             progress: Whether to show a progress bar.
         """
-        # The key before the condition is applied: some change the weights, and what is measured
-        # is the model under the condition, which may be another one.
+        # The key is computed before the condition is applied: some conditions change the weights,
+        # others put another model in its place.
         weights = fingerprint(model)
         slices = None if store is None else store.pieces(self.key(model))
         with self.condition.applied(model) as changed:
@@ -122,16 +122,16 @@ class Unit:
             return result_to_bytes(self.work(model, store, progress=progress))
 
     def assist(self, model: HookedModel, store: Store) -> bool:
-        """Do slices of it that another process has not begun; returns whether there were any.
+        """Do slices of it that another process has not begun; return whether there were any.
 
         Args:
             model: The model without the condition.
-            store: Where that process keeps them, and will keep its entry.
+            store: The store in which that process keeps them.
         """
         if not is_divided(self.benchmark):
             return False
         key = self.key(model)
-        # Left by an exception: a block in which the model never runs is taken for a mistake.
+        # Left by an exception: a block in which the model never runs is an error.
         with (
             suppress(_NothingLeftError),
             naming(str(self)),
@@ -149,7 +149,7 @@ class Unit:
         return False
 
     def kept(self, key: str, model: HookedModel, store: Store) -> EvaluationResult:
-        """Its result in the store, under the names that model and condition have here."""
+        """Its result from the store, with the names of the model and condition used here."""
         content = store.read(key)
         if content is None:
             raise ValueError(f"the result of {self} was damaged after it was written: start again.")
@@ -158,12 +158,12 @@ class Unit:
     def measured(
         self, model: HookedModel, store: Store, *, progress: bool = False
     ) -> EvaluationResult:
-        """Its result, from the store if it is there."""
+        """Its result, from the store if it has one."""
         work = partial(self.entry, model, store, progress=progress)
         return self.named(store.obtain(self.key(model), work), model)
 
     def named(self, content: bytes, model: HookedModel) -> EvaluationResult:
-        """The result in an entry. All who ask the same share it; its names are the asker's."""
+        """The result in an entry. Equal units share an entry, so the names are set here."""
         result = result_from_bytes(content)
         return replace(
             result,

@@ -1,1 +1,1 @@
-"""The paper's studies: what each varies, how it is run, and the tables that come out."""
+"""The paper's studies: what each varies, how it is run, and its tables."""

@@ -1,4 +1,4 @@
-"""Further methods of the study ``methods``: trained checkpoints, named on the command line."""
+"""Further methods of the study ``methods``: trained checkpoints given on the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kb_lens.studies.baselines import FAMILIES
 from kb_lens.studies.methods import CONTROLS, PROMPTS
 
 _STUDY = "methods"
-"""The study that compares methods: the others vary how know-bias neurons are found and scaled."""
+"""The study that compares methods; the others vary how neurons are found and scaled."""
 _TAKEN = frozenset({"base", *PROMPTS})
 _FAMILIES = (
     *("ablation", "suppression", "enhancement", "self-debiasing", "second pass"),
     *(*FAMILIES, *CONTROLS.values()),
 )
-"""How the study's own conditions begin; so that a name that is taken is refused before work."""
+"""First words of the study's own conditions, to refuse a name that is taken before the work."""
 
 
 def read_also(options: Sequence[str], study: str) -> dict[str, str]:
@@ -27,7 +27,7 @@ def read_also(options: Sequence[str], study: str) -> dict[str, str]:
 
     Raises:
         ValueError: If the study has no methods, an option has no name or no checkpoint, or a name
-            is there twice or another condition's.
+            is given twice or taken by another condition.
     """
     if options and study != _STUDY:
         raise ValueError(
@@ -45,22 +45,22 @@ def read_also(options: Sequence[str], study: str) -> dict[str, str]:
 
 
 def _check_name(name: str, others: Mapping[str, str]) -> None:
-    """Refuse what cannot be the name of a further condition."""
+    """Refuse a name that a further condition cannot have."""
     try:
         check_file_name(name, "condition")
     except ValueError as error:
         raise ValueError(f"--also: {error}") from error
     if name in others:
-        raise ValueError(f"--also has {shown(name)} twice: give each method a name of its own.")
+        raise ValueError(f"--also has {shown(name)} twice: give each method its own name.")
     if name in _TAKEN or name.startswith(_FAMILIES):
         raise ValueError(
-            f"--also names a method {shown(name)}, as the study names one of its own: choose "
-            "another name, such as that of the training."
+            f"--also names a method {shown(name)}, like one of the study's own: choose another "
+            "name, such as that of the training."
         )
 
 
 def check_checkpoints(checkpoints: Mapping[str, str]) -> None:
-    """Raise `ValueError` for a checkpoint that is not there; nothing is loaded."""
+    """Raise `ValueError` if a checkpoint does not exist; nothing is loaded."""
     for name, checkpoint in checkpoints.items():
         try:
             check_reachable(checkpoint_source(checkpoint))
@@ -85,13 +85,13 @@ def load_also(
 
 
 def weights_of(trained: Mapping[str, Trained]) -> str | None:
-    """Which weights stand under which name, in words; None if there are none."""
+    """The weights of each name in words; None if there are none."""
     texts = [f"{name} {change.weights}" for name, change in sorted(trained.items())]
     return ", ".join(texts) or None
 
 
 def _check_apart(name: str, trained: Mapping[str, Trained]) -> None:
-    """Refuse the same weights under two names: one method would stand in the ranks twice."""
+    """Refuse the same weights under two names: the method would be ranked twice."""
     for other, change in trained.items():
         if other != name and change.weights == trained[name].weights:
             raise ValueError(f"--also gives the same weights two names, {other!r} and {name!r}.")

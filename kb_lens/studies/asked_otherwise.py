@@ -1,4 +1,4 @@
-"""Baselines that change what the model is asked or how it is read, and no activation."""
+"""Baselines that change the prompt or the scoring, but no activation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from kb_lens.interventions.second_pass import SecondPass
 from kb_lens.interventions.self_debiasing import SelfDebiasing
 from kb_lens.studies.lab import Case, Lab
 
-# over_correction is a chat as well, but it has no answers that could rely on an assumption
+# over_correction is a chat too, but its answers cannot rely on an assumption
 CHATS = tuple(
     result_key(name, protocol)
     for name in BENCHMARKS
     for protocol in protocols(name)
     if protocol in ("instructed", "generated") and name != "over_correction"
 )
-"""Keys of the benchmarks that list answers in a chat: what can be asked twice."""
+"""Keys of the benchmarks that list answers in a chat, which can be asked twice."""
 
 
 def asked_otherwise(lab: Lab) -> list[Case]:
     """Self-Debiasing of both kinds, and the second pass, with their default settings.
 
-    Self-Debiasing is measured on `CHATS` alone; of a study without them it has no rows.
+    Self-Debiasing is measured only on `CHATS`; in a study without them it has no rows.
     """
     kinds = {
         f"self-debiasing, {kind}": SelfDebiasing(kind) for kind in ("explanation", "reprompting")

@@ -1,8 +1,7 @@
-"""Rivals that are found in the model's activations: steering, projections, FairSteer, CRISPR.
+"""Baselines that use the model's activations: steering, projections, FairSteer, CRISPR.
 
-None of them sees an item of a benchmark: they are found on the bank's statements and questions.
-What they found is kept, so that a study that goes on elsewhere changes the model in the same way to
-the last bit.
+They are fitted to the bank's statements and questions, and see no item of a benchmark. The fits are
+kept, so that a study that is resumed elsewhere changes the model in exactly the same way.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from kb_lens.models.hooked import weights_digest
 from kb_lens.studies.lab import Case, Lab
 
 FAMILIES = ("steering", "projection", "FairSteer", "CRISPR")
-"""How the names of these conditions begin."""
+"""First words of the names of these conditions."""
 
 
 _Found = TypeVar("_Found", Steering, Projection, FairSteer)
 
 
 def baselines(lab: Lab) -> list[Case]:
-    """All of them; steering with a random direction beside it."""
+    """All of these baselines, and steering with a random direction as a control."""
     model, progress, statements = lab.model, lab.progress, load_statements()
     texts = load_group_texts()
     find_steering = partial(steering_vector, model, statements, progress=progress)
@@ -65,12 +64,12 @@ def baselines(lab: Lab) -> list[Case]:
 
 
 def changed(name: str, change: Change) -> Case:
-    """A case of a method that has no setting of its own in the table."""
+    """A case of a method without settings in the table."""
     return Case({"method": name}, Condition(name, change))
 
 
 def _without_bias_neurons(lab: Lab) -> Case:
-    """CRISPR; the attributions are in the lab's cache, and are read at the lab's answers."""
+    """CRISPR, from the lab's cached attributions of the lab's answers."""
     settings = BiasNeuronSettings()
     questions = statement_questions(load_statements())
     found = [
@@ -84,7 +83,7 @@ def _without_bias_neurons(lab: Lab) -> Case:
 def _kept(
     lab: Lab, name: str, load: Callable[[Path], _Found], find: Callable[[], _Found]
 ) -> _Found:
-    """What was found for the lab's model, from the cache or found now."""
+    """The fit for the lab's model, from the cache or computed now."""
     if lab.cache_dir is None:
         return find()
     path = Path(lab.cache_dir) / f"{name}-{weights_digest(lab.model)}.safetensors"

@@ -1,4 +1,4 @@
-"""The job of ``kb-lens tune``: a model's lambda chosen and tested, in one folder."""
+"""The job of ``kb-lens tune``: choose and test a model's lambda, in one folder."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class TuneSettings(Seeded, Items, ModelChoice):
     neurons: Path
     """A neurons.json, or names: L26.N1371,L28.N1095."""
     bias: str = "stereoset"
-    """The benchmark that is to improve."""
+    """The benchmark to improve."""
     capability: str = "openbookqa"
     """The benchmark that may not get worse."""
     lam: tuple[float, ...] = LAMS
     """Factor; several with commas or repeated."""
     bound: float = 5.0
-    """Points of capability that may not be lost."""
+    """Loss of capability, in points, that is not accepted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ def choose_lambda(
     benchmarks = _benchmarks(settings)
     log.items = own_sources(benchmarks)
     for benchmark in benchmarks:
-        benchmark.split(seed=settings.seed)  # too few items are refused before the model is loaded
+        benchmark.split(seed=settings.seed)  # raises for too few items before the model is loaded
     if hands_out(execution):
         return by_workers(partial(choose_lambda, out, settings, execution), execution)
     with log.claimed():
@@ -86,8 +86,8 @@ def choose_lambda(
 
 
 def tune_work(settings: TuneSettings) -> Workload:
-    """What `choose_lambda` does: every factor and the base on one half, the choice on the other."""
-    check_neurons(given_neurons(settings.neurons))  # what is wrong with them is said now
+    """The work of `choose_lambda`: base and all factors on one half, the choice on the other."""
+    check_neurons(given_neurons(settings.neurons))  # raises if they are wrong
     halves = [benchmark.split(seed=settings.seed) for benchmark in _benchmarks(settings)]
     n = len(settings.lam) + 1
     measured = [
@@ -97,7 +97,7 @@ def tune_work(settings: TuneSettings) -> Workload:
 
 
 def _benchmarks(settings: TuneSettings) -> list[Benchmark]:
-    """For bias and for capability; one benchmark may be both, and is loaded once."""
+    """The benchmarks for bias and capability; if they are the same it is loaded once."""
     options = {settings.capability: "--capability", settings.bias: "--bias"}
     names = dict.fromkeys((settings.bias, settings.capability))
     return [load_named([name], settings, settings.seed, options[name])[0] for name in names]

@@ -1,4 +1,4 @@
-"""What a study is about to do and about how long it will take, in words."""
+"""The work of a study and its estimated time, in words."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from kb_lens.runs.units import Unit
 
 
 def work_words(study: str, units: Mapping[str, Unit], left: Sequence[str]) -> str:
-    """How many units a study has and how many are to be done, by benchmark.
+    """The number of units of a study, and how many are left, by benchmark.
 
     Args:
         study: Its name.
         units: Key -> a condition on a benchmark.
-        left: The keys of those that have no result yet.
+        left: The keys of the units without a result.
     """
     total, to_do = _by_benchmark(units.values()), _by_benchmark(units[key] for key in left)
     items = {unit.benchmark.key: len(unit.benchmark.items) for unit in units.values()}
@@ -24,16 +24,16 @@ def work_words(study: str, units: Mapping[str, Unit], left: Sequence[str]) -> st
         for key in total
     ]
     done = len(units) - len(left)
-    head = f"{study}: {len(units)} units of work, a condition on a benchmark each; {done} are done."
+    head = f"{study}: {len(units)} units of work (a condition on a benchmark); {done} are done."
     return "\n".join([head, *lines])
 
 
 def time_words(left: Sequence[Unit], seconds: Mapping[str, float]) -> str:
-    """About how long the units that are left take.
+    """The estimated time of the units that are left.
 
     Args:
-        left: They have no result yet.
-        seconds: Benchmark's key -> what the model as it is took for it.
+        left: The units without a result.
+        seconds: Benchmark's key -> the seconds that the base model took.
     """
     if not left:
         return "Everything is measured already."
@@ -41,8 +41,8 @@ def time_words(left: Sequence[Unit], seconds: Mapping[str, float]) -> str:
     parts = [f"{count} of {key} at {seconds[key]:.3g} s" for key, count in counts.items()]
     total = sum(count * seconds[key] for key, count in counts.items())
     return (
-        f"{len(left)} units are left, about {duration(total)} by what the model as it is took: "
-        f"{', '.join(parts)}. Stop whenever you like: the same command goes on."
+        f"{len(left)} units are left, about {duration(total)} if each takes as long as the base "
+        f"model's: {', '.join(parts)}. You may stop at any time: the same command resumes."
     )
 
 

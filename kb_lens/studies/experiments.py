@@ -1,8 +1,8 @@
-"""The paper's studies, run to the end and turned into tidy tables.
+"""Run the paper's studies and turn them into tidy tables.
 
-A study's plan becomes units of work (one condition on one benchmark), which are done wherever there
-are hands, kept by content, and never done twice; the tables are computed from the kept results
-alone, so they do not depend on how often the study was interrupted or who did which unit.
+A study's plan becomes units of work (one condition on one benchmark). Several processes may share
+them; results are kept by content, and no unit is done twice. The tables are computed only from the
+kept results, so they do not depend on interruptions or on who did which unit.
 """
 
 from __future__ import annotations
@@ -40,17 +40,16 @@ DEFAULT_STUDY_BENCHMARKS = {
         *("arc_easy@100", "plain_text@24"),
     ),
 }
-"""What a study is measured on unless told otherwise, some with a number of items of their own;
-``all`` stands for the other studies."""
+"""The default benchmarks of a study, some with a number of items; ``all``: of all other studies."""
 WHOLE = ("stereoset", "crows_pairs")
-"""Benchmarks of which a study measures all items unless told otherwise: a few hundred items cannot
-tell the changes of bias that are looked for from 0."""
+"""Benchmarks of which a study measures all items by default: a few hundred items are too few for
+changes of bias of the expected size."""
 OTHERS_LIMIT = 200
-"""Items of every other benchmark, balanced."""
+"""Default number of items of every other benchmark, balanced."""
 
 BASE = Condition("base")
 _COUNTS = ("n", "clusters")
-"""What a number rests on."""
+"""Columns with the size of the sample."""
 
 
 Job = tuple[str, str]
@@ -59,13 +58,13 @@ Results = Mapping[Job, EvaluationResult]
 
 
 def n_controls(name: str) -> int:
-    """How many random sets of each kind a study draws unless told otherwise."""
-    # The other studies show a spread, or have no random sets: they ask for no p.
+    """The default number of random sets of each kind in a study."""
+    # The other studies need no p: they show a spread, or have no random sets.
     return ENOUGH_DRAWS if name in ("methods", "right-answers") else 3
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` unless there is such a study."""
+    """Raise `ValueError` if there is no such study."""
     if name not in EXPERIMENTS:
         raise ValueError(f"no study {name!r}: allowed are {', '.join(EXPERIMENTS)}.")
 
@@ -77,20 +76,20 @@ def experiment(
     *,
     tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
-    """Run a study; with ``lab.store`` it goes on where it was interrupted.
+    """Run a study; with ``lab.store`` it resumes where it was interrupted.
 
     Args:
         name: One of `EXPERIMENTS`.
         lab: Model and settings.
-        benchmarks: What every case is measured on.
-        tell: Called with what is about to be done, and about how long it takes.
+        benchmarks: The benchmarks of every case.
+        tell: Called with the work to do and its estimated time.
 
     Raises:
-        ValueError: For an unknown study, no benchmark, two benchmarks of one key, or a condition
-            that a benchmark cannot be measured under.
+        ValueError: If the study is unknown, there is no benchmark, two have one key, or a benchmark
+            cannot be measured under a condition.
     """
     by_key = _by_key(name, benchmarks)
-    if name == "methods":  # finding everything else may take hours
+    if name == "methods":  # checked first: finding everything else may take hours
         check_units(lab.model, dict(_jobs(Plan(without_neurons(lab)), by_key, lab)).values())
     tell(f"{name}: finding the neurons, planning the conditions.")
     plan = EXPERIMENTS[name](lab)
@@ -98,11 +97,11 @@ def experiment(
     check_units(lab.model, jobs.values())
     keys = {job: unit.key(lab.model) for job, unit in jobs.items()}
     units: dict[str, Unit] = {}
-    for job, key in keys.items():  # thresholds that differ can select the same neurons
+    for job, key in keys.items():  # different thresholds can select the same neurons
         units.setdefault(key, jobs[job])
     tell(work_words(name, units, _left(units, lab)))
     entries = _done(units, lab, tell)
-    # A result is kept by content: its condition's name and role are those of the job.
+    # A result is kept by content, so the name and role of its condition come from the job.
     results = {
         job: replace(entries[keys[job]], condition=unit.condition.info())
         for job, unit in jobs.items()
@@ -117,12 +116,12 @@ def experiment(
 
 
 def _by_key(name: str, benchmarks: Sequence[Benchmark]) -> dict[str, Benchmark]:
-    """The benchmarks by key; refused if the study cannot be measured on them."""
+    """The benchmarks by key; refused if the study cannot use them."""
     check_name(name)
     by_key = {benchmark.key: benchmark for benchmark in benchmarks}
     if not benchmarks or len(by_key) < len(benchmarks):
         keys = ", ".join(benchmark.key for benchmark in benchmarks)
-        raise ValueError(f"a study needs benchmarks, each once; got: {keys or 'none'}.")
+        raise ValueError(f"give a study one or more benchmarks, each once; got: {keys or 'none'}.")
     names = {benchmark.name for benchmark in benchmarks}
     if name == "methods" and names.isdisjoint(NULL_BENCHMARKS):
         raise ValueError(
@@ -133,7 +132,7 @@ def _by_key(name: str, benchmarks: Sequence[Benchmark]) -> dict[str, Benchmark]:
 
 
 def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator[tuple[Job, Unit]]:
-    """Every condition on every benchmark that it is measured on, the base model's first."""
+    """Every condition on each of its benchmarks, the base model first."""
     for key, benchmark in benchmarks.items():
         yield (BASE.name, key), lab.unit(BASE, benchmark)
         for case in plan.cases:
@@ -142,14 +141,14 @@ def _jobs(plan: Plan, benchmarks: Mapping[str, Benchmark], lab: Lab) -> Iterator
 
 
 def _names(benchmark: Benchmark) -> set[str]:
-    """What a case may call a benchmark; items of the user's own are asked as the benchmark's."""
+    """The names that a case may use for a benchmark; the user's own items go by the same names."""
     return {benchmark.name, result_key(benchmark.name, benchmark.protocol), benchmark.key}
 
 
 def _done(
     units: Mapping[str, Unit], lab: Lab, tell: Callable[[str], object]
 ) -> dict[str, EvaluationResult]:
-    """Every unit's result, by key. The base model's come first: they say what a unit takes."""
+    """Every unit's result by key. The base model's come first, to estimate the time."""
     base = {key: unit for key, unit in units.items() if unit.condition.change is None}
     entries = _measured(base, lab)
     seconds = {result.key: result.seconds for result in entries.values()}
@@ -160,12 +159,12 @@ def _done(
 
 
 def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
-    """The keys of the units that have no result yet."""
+    """The keys of the units without a result."""
     return [key for key in units if lab.store is None or key not in lab.store]
 
 
 def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult]:
-    """Some units' results, by key."""
+    """The results of units by key."""
     if lab.store is None:
         bar = progress_bar(units.items(), desc="units", unit="unit", shown=lab.progress)
         return {key: unit.work(lab.model) for key, unit in bar}
@@ -181,7 +180,7 @@ def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult
 
 
 def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
-    """The table ``results``, see `Experiment`: a row a condition, benchmark and metric."""
+    """The table ``results``, see `Experiment`: a row per condition, benchmark and metric."""
     cases = {case.condition.name: case for case in plan.cases}
     rows: list[dict[str, Any]] = []
     for (name, key), result in progress_bar(
@@ -193,7 +192,7 @@ def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
             base = results[BASE.name, key]
             changes = compare(base, result, seed=lab.seed).set_index("metric")
             rows += _metric_rows(cases[name].row(), result, changes)
-    # Named first, since the first rows are the base model's and have no labels.
+    # The columns are named explicitly, since the base model's rows come first and have no labels.
     labels = dict.fromkeys(label for case in plan.cases for label in case.row())
     columns = dict.fromkeys([*labels, *(name for row in rows for name in row)])
     return pd.DataFrame(rows, columns=list(columns))
@@ -202,7 +201,7 @@ def _results_table(plan: Plan, results: Results, lab: Lab) -> pd.DataFrame:
 def _metric_rows(
     labels: Mapping[str, Any], result: EvaluationResult, changes: pd.DataFrame | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row a metric; how items moved has a difference alone."""
+    """A row per metric; for how items moved there is only a difference."""
     condition = result.condition
     head = {
         **labels,
@@ -227,7 +226,7 @@ def _metric_rows(
 def _tests(
     plan: Plan, benchmarks: Mapping[str, Benchmark], results: Results, seed: int
 ) -> Iterator[pd.DataFrame]:
-    """Every method among its random draws, on the benchmarks that the draws were measured on."""
+    """Every method's tests against its random draws, on the benchmarks of the draws."""
     for test, draws in plan.tests().items():
         first = draws[0].condition
         keys = [key for key in benchmarks if (first.name, key) in results]
@@ -244,7 +243,7 @@ def _tests(
 def _ranked(
     plan: Plan, benchmarks: Mapping[str, Benchmark], results: Results
 ) -> dict[str, list[EvaluationResult]]:
-    """What was measured on all benchmarks; of the random draws of a test the first."""
+    """The cases that were measured on all benchmarks; of a test's random draws only the first."""
     later = {case.condition.name for draws in plan.tests().values() for case in draws[1:]}
     names = [
         case.condition.name
@@ -255,7 +254,7 @@ def _ranked(
 
 
 def _measured_on_all(case: Case, benchmarks: Mapping[str, Benchmark]) -> bool:
-    """Whether a case was measured on every benchmark; a control only where that is its rule."""
+    """Whether a case was measured on every benchmark; a control only if its plan says so."""
     if case.benchmarks is None:
         return True
     names = {*case.benchmarks}
@@ -272,7 +271,7 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
         **{name: getattr(lab, name) for name in names},
         "template": asdict(lab.template),
         **plan.settings,
-        # How many rows a pass has is no setting of the results.
+        # The number of rows per pass does not change the results.
         "attribution": {name: lab.options[name] for name in lab.options if name != "batch_size"},
         "benchmarks": {key: _facts(benchmark) for key, benchmark in benchmarks.items()},
         **({"also": also} if (also := _also(lab, plan)) else {}),
@@ -280,7 +279,7 @@ def _settings(lab: Lab, plan: Plan, benchmarks: Mapping[str, Benchmark]) -> dict
 
 
 def _also(lab: Lab, plan: Plan) -> dict[str, Any]:
-    """What stands beside the study's own methods."""
+    """The further methods of the study."""
     measured = {case.condition.name for case in plan.cases}
     return {name: change.describe() for name, change in lab.also.items() if name in measured}
 

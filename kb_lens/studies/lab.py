@@ -1,4 +1,4 @@
-"""What all studies share: the model, the settings, and what a study's plan is made of."""
+"""What all studies share: the model, the settings, and the parts of a plan."""
 
 from __future__ import annotations
 
@@ -38,19 +38,18 @@ class Case:
     """One row of a study."""
 
     labels: Mapping[str, Any]
-    """What tells it from the study's other rows: column -> value."""
+    """Its labels, which distinguish it from other rows: column -> value."""
     condition: Condition
-    """What is done to the model, and whether it is a method or a control."""
+    """The change of the model, and whether it is a method or a control."""
     neurons: NeuronSet | None = None
-    """The neurons that are scaled, if any."""
+    """The scaled neurons, if any."""
     benchmarks: tuple[str, ...] | None = None
-    """Names of the benchmarks that it is measured on, or keys, which name a protocol too; None for
-    all."""
+    """Names or keys (with a protocol) of its benchmarks; None for all."""
     test: str | None = None
-    """Of a random control: the test that it is a draw of, against the case in ``control_of``."""
+    """For a random control: the test that it is a draw of, against the case in ``control_of``."""
 
     def row(self) -> dict[str, Any]:
-        """What tells its rows in a table from others: its labels and the size of its set."""
+        """The columns that identify its rows in a table: its labels and the size of its set."""
         if self.neurons is None:
             return dict(self.labels)
         return {**self.labels, "n_neurons": len(self.neurons)}
@@ -58,20 +57,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study measures."""
+    """The conditions of a study."""
 
     cases: Sequence[Case]
-    """Its rows; the base model is not one of them, it is always measured."""
+    """Its rows; the base model is not one of them but is always measured."""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """What can be said without evaluating: which sets agree, what was answered right."""
+    """Tables that need no evaluation: which sets agree, which answers are right."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that differ from the lab's; None where the study varies one."""
+    """Settings that differ from the lab's; None for a setting that the study varies."""
 
     def __post_init__(self) -> None:
         counts = Counter(case.condition.name for case in self.cases)
         name, count = counts.most_common(1)[0] if counts else ("", 0)
         if count > 1:
-            raise ValueError(f"the plan has the condition {name!r} {count} times: name them apart.")
+            raise ValueError(f"the plan has the condition {name!r} {count} times: rename them.")
 
     def tests(self) -> dict[str, list[Case]]:
         """Test -> its random draws, in order."""
@@ -89,7 +88,7 @@ class Lab:
     model: Any
     """A ``TransformerBridge`` or ``HookedTransformer``."""
     asking: Asking = field(default_factory=Asking)
-    """Which questions the neurons are found on, where a study does not vary that."""
+    """The questions on which neurons are found, unless the study varies them."""
     control: Sequence[Question] | None = None
     """Plain factual questions; None for the package's own."""
     tau: float = 0.10
@@ -98,25 +97,25 @@ class Lab:
     """Consistency threshold."""
     lam: float = 2.0
     """The factor."""
-    # Enough to show a spread, too few for a p.
+    # enough to show a spread, too few for a p
     n_controls: int = 3
     """Random sets of each kind."""
     seed: int = 0
-    """Of the random sets."""
+    """Seed of the random sets."""
     cache_dir: str | os.PathLike[str] | None = None
-    """Where attributions are kept."""
+    """The folder of the attributions."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of `attribute`, such as a quicker rule."""
+    """Further arguments of `attribute`, such as a faster rule."""
     plain_text: Benchmark | None = None
-    """What damage is matched on; default 24 passages of the package's own."""
+    """The passages on which damage is matched; default 24 of the package."""
     batch_tokens: int | None = None
     """At most this many tokens in one forward pass when evaluating; default by device."""
     store: Store | None = None
-    """Where finished units are kept; None for nowhere."""
+    """The store of finished units; None keeps nothing."""
     progress: bool = True
     """Whether to show progress bars."""
     also: Mapping[str, Change] = field(default_factory=dict[str, Change])
-    """Further methods, by name; ``methods`` measures them beside its own."""
+    """Further methods of the study ``methods``, by name."""
 
     def __post_init__(self) -> None:
         check_thresholds(self.tau, self.beta)
@@ -124,14 +123,14 @@ class Lab:
         check_seed(self.seed)
         if self.n_controls < 1:
             raise ValueError(f"n_controls is {self.n_controls}: a study needs at least 1.")
-        self.questions  # noqa: B018 - a number that cannot be balanced is refused before work
+        self.questions  # noqa: B018 - raises now for a number that cannot be balanced
 
     def unit(self, condition: Condition, benchmark: Benchmark) -> Unit:
-        """One condition on one benchmark."""
+        """The unit of one condition on one benchmark."""
         return Unit(condition, benchmark, self.seed, self.batch_tokens)
 
     def measure(self, condition: Condition, benchmark: Benchmark) -> EvaluationResult:
-        """One condition on one benchmark, where the plan itself depends on a result."""
+        """The result of one condition on one benchmark, for plans that depend on a result."""
         unit = self.unit(condition, benchmark)
         if self.store is None:
             return unit.work(self.model)
@@ -139,7 +138,7 @@ class Lab:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """The questions that the neurons are found on by default."""
+        """The default questions on which neurons are found."""
         return self.asking.load_questions()
 
     @cached_property
@@ -149,31 +148,31 @@ class Lab:
 
     @property
     def n_questions(self) -> int:
-        """How many these are."""
+        """The number of these questions."""
         return len(self.questions)
 
     @cached_property
     def bank(self) -> list[Question]:
-        """All questions of these dimensions: 225 of the package's three."""
+        """All questions of these dimensions: 225 for the package's three."""
         return self.asking.load_questions(0)
 
     def plain_facts(self, questions: Sequence[Question]) -> list[Question]:
-        """Questions that have nothing to do with bias, to be held against `questions`."""
+        """Plain factual questions to compare `questions` with."""
         return default_control(questions) if self.control is None else list(self.control)
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        """What the model answers to the whole bank: it fixes how yes and no are spelled."""
+        """The model's answers to the whole bank, which fix the spelling of yes and no."""
         return check_knowledge(
             self.model, self.bank, template=self.template, forms=(), progress=self.progress
         )
 
     def attributions(self, questions: Sequence[Question], **options: Any) -> Attributions:
-        """Scores of the right answers, from the cache where they were found before."""
+        """Scores of the right answers, from the cache if they are there."""
         given: dict[str, Any] = {"cache_dir": self.cache_dir, "progress": self.progress}
         given |= {"template": self.template, **self.options, **options}
-        # Another answer style has another spelling, which `attribute` finds out for itself. Plain
-        # facts, too, are read at the answers that the bank is read at.
+        # Another answer style has another spelling, which `attribute` finds itself. Otherwise all
+        # questions, plain facts too, use the spelling of the bank.
         if given.get("answer_style", "model") == "model":
             given["spelling"] = self.knowledge.spelling
         return attribute(self.model, questions, **given)
@@ -190,16 +189,16 @@ class Lab:
         }
 
     def union(self, scores: Attributions) -> NeuronSet:
-        """The paper's set: selected in each dimension, joined."""
+        """The paper's set: the union of the sets of all dimensions."""
         return NeuronSet.union(self.by_dimension(scores).values())
 
     @cached_property
     def influence(self) -> Float[Tensor, "layer d_mlp"]:
-        """What each neuron can do, see `kb_lens.checks.controls.influence`."""
+        """Each neuron's influence, see `kb_lens.checks.controls.influence`."""
         return influence(self.model, cache_dir=self.cache_dir, progress=self.progress)
 
     def random_sets(self, neurons: NeuronSet, n_spare: int = 0) -> dict[int, NeuronSet]:
-        """Random sets of like influence, and some to spare: draw -> set. The draw is the seed."""
+        """Random sets of like influence, some of them spare: draw -> set. The draw is the seed."""
         draws = range(self.seed, self.seed + self.n_controls + n_spare)
         return {
             draw: random_neurons(neurons, seed=draw, influence=self.influence) for draw in draws
@@ -214,11 +213,11 @@ class Lab:
         benchmarks: tuple[str, ...] | None = None,
         **labels: Any,
     ) -> Case:
-        """Neurons scaled; an empty set leaves the model as it is."""
+        """A case of scaled neurons; an empty set leaves the model unchanged."""
         factor = self.lam if lam is None else lam
         if lam is not None:
             labels["lam"] = float(lam)
-        # `scale_neurons` refuses an empty set, and a study of thresholds comes upon some.
+        # `scale_neurons` refuses an empty set, but high thresholds give some.
         change = Scaling(neurons, factor, positions) if len(neurons) else None
         name = " ".join(map(str, labels.values()))
         return Case(labels, Condition(name, change, "method"), neurons, benchmarks)

@@ -1,4 +1,4 @@
-"""Every way to debias that is compared: enhancement, its variants, its rivals, its controls."""
+"""The methods that are compared: enhancement, its variants, other methods, random controls."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ CONTROLS = {
     "influence": "random, same layers and influence",
     "damage": "random, same damage",
 }
-"""Kinds of random sets, by the word that their labels carry."""
+"""Kind of random set -> the name in its label."""
 
 NULL_BENCHMARKS = ("stereoset", "crows_pairs", "plain_text")
-"""What the sets of the same damage are measured on."""
-# without them one draw that no lambda brings to the damage would leave too few for a p
+"""The benchmarks for the sets of the same damage."""
+# A draw may reach the damage at no lambda; without spare draws there would be too few for a p.
 _DRAWS_A_SPARE = 10
-"""For so many draws there is one more, taken where another does not reach the damage."""
+"""One spare draw per this many draws."""
 
 
 def methods(lab: Lab) -> Plan:
-    """All methods, and the distribution of what random neurons do.
+    """All methods, and random sets of neurons.
 
-    Random sets come in two kinds, ``lab.n_controls`` of each: as many of like influence in every
-    layer, at the same lambda; and these with the lambda at which they cost as much log-probability
-    on plain text as the know-bias neurons do.
+    There are two kinds of random sets, ``lab.n_controls`` of each: as many neurons of like
+    influence in every layer, at the same lambda; and the same sets at the lambda at which they
+    cost as much log-probability on plain text as the know-bias neurons do.
     """
     neurons = lab.union(lab.default())
     if not len(neurons):
@@ -75,7 +75,7 @@ def methods(lab: Lab) -> Plan:
 
 
 def without_neurons(lab: Lab) -> list[Case]:
-    """What is there before anything is found: prompts, other ways to ask, other checkpoints."""
+    """Methods that need no neurons: prompts, other ways to ask, other checkpoints."""
     return [
         *(changed(name, Prompting(text)) for name, text in PROMPTS.items()),
         *asked_otherwise(lab),
@@ -92,7 +92,7 @@ def _other_site(lab: Lab) -> list[Case]:
 
 
 def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
-    """What else could be scaled: biased answers, plain facts, and the same neurons removed."""
+    """Other sets and factors: neurons of biased answers, of plain facts, and ablation."""
     questions = lab.default().yes_no_questions
     biased = lab.union(lab.attributions(flipped(questions)))
     plain = select_neurons(lab.attributions(lab.plain_facts(questions)), lab.tau, lab.beta)
@@ -107,7 +107,7 @@ def _other_sets(lab: Lab, neurons: NeuronSet) -> list[Case]:
 
 
 def _scaled(name: str, neurons: NeuronSet, lam: float) -> Case:
-    """Neurons times a factor that is no label of its own: it belongs to the method's name."""
+    """Neurons times a factor that has no column of its own: the method's name tells it."""
     change = Scaling(neurons, lam) if len(neurons) else None
     return Case({"method": name}, Condition(name, change, "method"), neurons)
 
@@ -115,14 +115,14 @@ def _scaled(name: str, neurons: NeuronSet, lam: float) -> Case:
 def _same_damage(
     lab: Lab, method: Case, random_sets: dict[int, NeuronSet]
 ) -> tuple[list[Case], pd.DataFrame]:
-    """The first draws that can be brought to the method's damage, and how it went: one row."""
+    """The first draws that reach the method's damage, and one row about the search."""
     texts = lab.plain_text or damage_texts(lab.seed)
     assert method.neurons is not None  # it is the enhancement
     target = damage(lab.measure, texts, method.neurons, lab.lam)
     cases: list[Case] = []
     tried: list[Matched] = []
     draws = iter(random_sets.items())
-    # As many at once as are still needed: none is tried in vain.
+    # Only as many draws as are still needed.
     while batch := list(islice(draws, lab.n_controls - len(cases))):
         searches = [Search(control, target) for _, control in batch]
         found = at_same_damage(
@@ -160,6 +160,6 @@ def _control(lab: Lab, method: Case, kind: str, draw: int, control: NeuronSet, l
         "influence_ratio": influence_ratio(control, method.neurons, lab.influence),
     }
     condition = Condition(name, Scaling(control, lam), "control", method.condition.name, draw)
-    # Those of like influence stand in the rank table too, which needs every benchmark.
+    # Sets of like influence are in the rank table too, which needs every benchmark.
     benchmarks = None if kind == "influence" else NULL_BENCHMARKS
     return Case(labels, condition, control, benchmarks, test=kind)

@@ -1,9 +1,10 @@
 """The job of ``kb-lens paper``: the paper's table for one model.
 
-1. Know-bias neurons as in the paper (site pre, tau and beta 10 %, 225 questions), or given ones.
-2. The model as it is, and with these neurons times lambda at the last position, on every benchmark
-   of the table, in the release's protocol and in ours.
-3. The table (`paper_table`).
+1. Find know-bias neurons as in the paper (site pre, tau and beta 10 %, 225 questions), or take
+   given ones.
+2. Measure the unchanged model, and the model with these neurons times lambda at the last position,
+   on every benchmark of the table, by the release's protocol and by ours.
+3. Make the table (`paper_table`).
 """
 
 # No `from __future__ import annotations`: as in `kb_lens.runs.settings`.
@@ -53,28 +54,28 @@ class PaperSettings(Items, IdentifySettings):
     benchmarks: tuple[str, ...] = BENCHMARKS
     """Comma-separated: NAME[:PROTOCOL][@ITEMS]; default those of the table."""
     questions: int | None = 0
-    """How many, the same number of each dimension and kind; default all."""
+    """Number of questions, balanced over dimensions and kinds; default all."""
     site: Site = "pre"
-    """MLP activations that are read and scaled."""
+    """MLP activations to read and scale."""
     lam: float | None = None
     """The factor; default the paper's for its models, 2 for others."""
     neurons: Path | None = None
-    """Taken instead of being found: a neurons.json, or JSON with (layer, index) pairs."""
+    """Neurons to use instead of finding them: a neurons.json, or JSON with (layer, index) pairs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_factor(self.factor, self.dtype)
         if self.protocol == RELEASE:
             raise ValueError(
-                "--protocol says how we ask, and the release's protocol is measured beside it: "
-                "give original or instructed."
+                "--protocol is our protocol; the release's is always measured too: give original "
+                "or instructed."
             )
         if self.neurons is not None:
             _check_unused(self)
 
     @property
     def factor(self) -> float:
-        """What the neurons are multiplied by."""
+        """The factor that multiplies the neurons."""
         if self.lam is not None:
             return self.lam
         recipe = recipe_of(self.model)
@@ -82,24 +83,24 @@ class PaperSettings(Items, IdentifySettings):
 
 
 def _check_unused(settings: PaperSettings) -> None:
-    """Refuse what finds neurons where they are given."""
+    """Refuse options for finding neurons if neurons are given."""
     of_finding = {field.name for group in (Finding, Asking) for field in fields(group)}
-    # what benchmarks are asked with too, and where the given neurons are
+    # these options are also for benchmarks, or say where the given neurons are
     of_finding -= {"site", *(field.name for field in fields(Items))}
     for field in fields(settings):
         if field.name in of_finding and getattr(settings, field.name) != field.default:
             option = field.name.replace("_", "-")
             raise ValueError(
-                f"--{option} is for finding neurons, and --neurons gives them: drop one."
+                f"--{option} is for finding neurons, but --neurons gives them: drop one."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperExecution(RunExecution):
-    """How the paper's table is made."""
+    """How the paper's table is computed."""
 
     dry_run: bool = False
-    """Say what would be done and about what it takes; write nothing."""
+    """Say what would be done and its estimated time; write nothing."""
 
 
 def paper(
@@ -109,27 +110,27 @@ def paper(
     left_out: Callable[[str], object],
     tell: Callable[[str], object] = lambda text: None,
 ) -> pd.DataFrame | None:
-    """Make the paper's table in a folder; interrupted, the same call goes on.
+    """Make the paper's table in a folder; after an interruption the same call resumes.
 
     Args:
         out: The folder: as that of ``run``, with ``paper.csv``.
         settings: Model, questions, neurons, benchmarks.
         execution: Device, batch sizes, or a dry run.
-        left_out: Called with the reason for each cell whose data cannot be had.
-        tell: Called with what is about to be done and was found.
+        left_out: Called with the reason for each cell without data.
+        tell: Called with lines about the work and the findings.
 
     Returns:
-        `paper_table`; None of a dry run.
+        `paper_table`; None for a dry run.
 
     Raises:
-        ValueError: For bad settings, or if the folder holds another run.
+        ValueError: If a setting is not allowed, or the folder holds another run.
     """
     log = RunLog(Path(out), "paper", settings, execution)
     log.check()
     questions = settings.load_questions()
     template = settings.template()
     if settings.neurons is not None:
-        read_pairs(settings.neurons)  # what is wrong with it is said before anything is loaded
+        read_pairs(settings.neurons)  # raises before anything is loaded
     if hands_out(execution) and not execution.dry_run:
         job = partial(paper, out, settings, execution)
         return by_workers(job, execution, left_out=left_out, tell=tell)
@@ -173,12 +174,12 @@ def paper(
 
 
 def conditions(neurons: NeuronSet, lam: float) -> list[Condition]:
-    """The model as it is, and with the neurons enhanced as the release does it."""
+    """The unchanged model, and the model with the neurons enhanced as in the release."""
     return [Condition(BASE), Condition(ENHANCED, Scaling(neurons, lam, "last"))]
 
 
 def plan_words(settings: PaperSettings, n_questions: int, benchmarks: Sequence[Benchmark]) -> str:
-    """What is about to be measured: items and passes."""
+    """The work in words: questions, items and texts."""
     recipe = recipe_of(settings.model)
     lines = [
         f"{settings.model}: lambda {settings.factor:g}, site {settings.site}, last position"
@@ -198,10 +199,10 @@ def plan_words(settings: PaperSettings, n_questions: int, benchmarks: Sequence[B
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[tuple[int, int]] | None:
-    """The (layer, index) pairs of a JSON file; None of a neurons.json, which says more.
+    """The (layer, index) pairs of a JSON file; None for a neurons.json.
 
     Raises:
-        ValueError: If the file is missing, no JSON, or something else, or has a pair twice.
+        ValueError: If the file is missing, not JSON, of another kind, or has a pair twice.
     """
     content = read_json(path, Any, what="neurons")
     if isinstance(content, dict):
@@ -225,7 +226,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[tuple[int, int]] | None:
 
 
 def given_neurons(path: str | os.PathLike[str], model: HookedModel, site: Site) -> NeuronSet:
-    """Neurons of a file, which are the model's if the caller says so: pairs have no name on them.
+    """The neurons of a file. Pairs do not name their model and are taken to be this model's.
 
     Raises:
         ValueError: As `read_pairs`, or if they are not of this model or site, or out of range.

@@ -1,7 +1,7 @@
-"""The paper's table, cell by cell: what is published, the release's protocol, and ours.
+"""The paper's table, cell by cell: published values, the release's protocol, and ours.
 
-Source: Pan et al., Knowing Bias, Doing Better (arXiv 2601.21864). `published.csv` says of each
-value where it is from and how sure it is; where nothing is known the cell is empty.
+Source: Pan et al., Knowing Bias, Doing Better (arXiv 2601.21864). `published.csv` gives each
+value's source and how sure it is; a cell without a known value is empty.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from kb_lens.rows import read_csv
 from kb_lens.runs.folder import RunFolder
 
 BASE, ENHANCED, CHANGE = "base", "know-bias", "change"
-"""The model as it is, with its neurons enhanced, and the paired difference of the two."""
+"""The unchanged model, the enhanced model, and the paired difference of the two."""
 RELEASE = "release"
 """The protocol of the authors' code."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the paper does with one of its models."""
+    """The paper's setting for one of its models."""
 
     lam: float
     """The factor."""
     n_neurons: int
-    """How many neurons the paper found."""
+    """The number of neurons that the paper found."""
 
 
 RECIPES = {
@@ -41,9 +41,9 @@ RECIPES = {
     "Qwen3-4B": Recipe(3.5, 723),
     "Llama-3.1-8B-Instruct": Recipe(2.0, 138),
 }
-"""The last part of a model's name on the hub -> what the paper does with it."""
+"""The last part of a model's name on the hub -> the paper's setting."""
 DEFAULT_LAM = 2.0
-"""Of every other model."""
+"""The factor for every other model."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Cell:
     """One number of the table."""
 
     benchmark: str
-    """What is measured."""
+    """The benchmark."""
     metric: str
-    """Which of its metrics."""
+    """The metric."""
     label: str
-    """What it is called in the table."""
+    """Its name in the table."""
 
 
 _BBQ = {"gender_identity": "gender", "race_ethnicity": "race", "religion": "religion"}
@@ -64,7 +64,7 @@ _BBQ_METRICS = {
     "acc_disambig": "accuracy, disambiguated",
     "s_AMB": "bias, ambiguous",
     "s_DIS": "bias, disambiguated",
-    # What is written may name no option, and the four above rest on the rest.
+    # An answer may name no option; the four metrics above use only the other answers.
     "unparsed": "answers that name no option",
 }
 _ABILITIES = {
@@ -95,30 +95,30 @@ CELLS = (
 _BENCHMARKS = tuple(dict.fromkeys(cell.benchmark for cell in CELLS))
 _WITH_RELEASE = ("stereoset", "crows_pairs", *(f"bbq_{category}" for category in _BBQ))
 BENCHMARKS = (*(f"{name}:{RELEASE}" for name in _WITH_RELEASE), *_BENCHMARKS)
-"""What is measured unless told otherwise; those without a protocol in the one that is asked for."""
+"""The default benchmarks; those without a protocol are measured by the one in the settings."""
 
 _DIFFERENCES = (
     "The release loads models in 4 bits (NF4) and computes in bfloat16; here the type is that of "
     "--dtype.",
-    "Its options stand in one order, the anti-stereotype first; ours are scored without a list, or "
-    "in every order (--protocol instructed).",
+    "It lists the options in one order, the anti-stereotype first; here they are scored without a "
+    "list, or in every order (--protocol instructed).",
     "Its chat template is rendered with its defaults, which lets Qwen3 think before it answers; "
     "here thinking is off unless --template-option enable_thinking=true.",
-    "Its code has no parser for what BBQ's answers say and none of the ability benchmarks: here "
-    "answers must name one option, and abilities are those of lm-evaluation-harness.",
+    "Its code has no parser for BBQ's answers and no ability benchmarks: here answers must name "
+    "one option, and abilities are those of lm-evaluation-harness.",
 )
 _STEPS = "It attributes with 20 equal steps; here the error is controlled."
-_SPELLING = "Its answers are yes and no in lower case; here they are spelled as the model does."
+_SPELLING = "Its answers are yes and no in lower case; here they are spelled as by the model."
 
 
 def differences(arguments: Mapping[str, Any]) -> list[str]:
-    """What may make a measured number another one than a published one.
+    """The reasons why a measured number may differ from a published one.
 
     Args:
-        arguments: The settings of ``kb-lens paper``, as ``run.json`` has them.
+        arguments: The settings of ``kb-lens paper``, as in ``run.json``.
     """
     said: list[str] = list(_DIFFERENCES)
-    if not arguments.get("neurons"):  # else nothing was attributed
+    if not arguments.get("neurons"):  # otherwise nothing was attributed
         if arguments.get("rule") == "adaptive":
             said.append(_STEPS)
         if arguments.get("answer_style") == "model":
@@ -127,10 +127,10 @@ def differences(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def check_cells(benchmarks: Sequence[Benchmark]) -> None:
-    """Refuse benchmarks that have no cell in the table, and two that share theirs.
+    """Refuse benchmarks without a cell in the table, and two benchmarks for the same cells.
 
     Raises:
-        ValueError: Names them.
+        ValueError: If there are some; the message names them.
     """
     ours: dict[str, str] = {}
     for benchmark in benchmarks:
@@ -143,14 +143,14 @@ def check_cells(benchmarks: Sequence[Benchmark]) -> None:
             continue
         if benchmark.name in ours:
             raise ValueError(
-                f"{ours[benchmark.name]} and {benchmark.key} have the same cells: name one of "
-                "them, and the other in a run with another --out."
+                f"{ours[benchmark.name]} and {benchmark.key} have the same cells: give one of them "
+                "here, and the other in a run with another --out."
             )
         ours[benchmark.name] = benchmark.key
 
 
 def recipe_of(model: str) -> Recipe | None:
-    """What the paper does with a model of this name; None if it is none of the paper's."""
+    """The paper's setting for a model of this name; None if the paper does not have it."""
     last = model.rstrip("/").rpartition("/")[2].lower()
     return next((recipe for name, recipe in RECIPES.items() if name.lower() == last), None)
 
@@ -169,13 +169,13 @@ def paper_table(
 
     Args:
         results: `BASE` and `ENHANCED` -> their results.
-        model: The model's name, for what is published of it.
-        seed: Of the paired intervals.
+        model: The model's name, for its published values.
+        seed: Seed of the paired intervals.
 
     Returns:
-        Columns cell, benchmark, metric, condition; published, sure, source; and of the release's
-        protocol and of ours the value, ``_low``, ``_high``, ``_n``, ``_clusters`` and (ours)
-        protocol. What is not known or was not measured is empty.
+        Columns cell, benchmark, metric, condition; published, sure, source; for the release's
+        protocol and for ours the value, ``_low``, ``_high``, ``_n``, ``_clusters``; and our
+        protocol. Values that are unknown or not measured are empty.
     """
     measured = {
         (protocol, cell.benchmark): list(_conditions(results, cell.benchmark, protocol, seed))
@@ -210,7 +210,7 @@ def table_of(run: RunFolder) -> pd.DataFrame:
 
 
 def brief_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as it is read: cell, condition, and each source's value with its interval."""
+    """The table for readers: cell, condition, and each source's value with its interval."""
     columns: dict[str, Any] = {name: table[name] for name in ("cell", "condition")}
     if "published" in table:
         columns["published"] = ["" if pd.isna(v) else f"{v:g}" for v in table["published"]]
@@ -250,7 +250,7 @@ def _numbers(metric: pd.Series, protocol: str) -> dict[str, Any]:
 
 
 def _published(known: pd.DataFrame, model: str, condition: str, cell: Cell) -> dict[str, Any]:
-    """What is published of a cell; the change of two published values is theirs too."""
+    """The published value of a cell; a change is computed from two published values."""
     if condition == CHANGE:
         both = [_published(known, model, name, cell) for name in (BASE, ENHANCED)]
         if any("published" not in said for said in both):
@@ -261,7 +261,7 @@ def _published(known: pd.DataFrame, model: str, condition: str, cell: Cell) -> d
         return {}
     last = model.rstrip("/").rpartition("/")[2].lower()
     for _, row in known.loc[[key]].iterrows():
-        # What is said of no model stands beside each of the paper's, and beside no other.
+        # A value without a model's name holds for each of the paper's models, and for no other.
         if row["model"].lower() == last or (not row["model"] and recipe_of(model) is not None):
             return {"published": row["value"], "sure": row["sure"], "source": row["source"]}
     return {}

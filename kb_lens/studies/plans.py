@@ -1,8 +1,7 @@
-"""What each of the paper's studies varies: a plan of conditions, from attributions done once.
+"""What each of the paper's studies varies: plans of conditions, from attributions computed once.
 
-A study here is only a list of cases, each a condition of the model with the labels of its row.
-Which unit of work was done already, on which machine it runs and how tables come about is the
-business of `experiments`.
+A plan is a list of cases: conditions of the model, each with the labels of its row. `experiments`
+does the units of work and makes the tables.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ from kb_lens.neurons.sets import NeuronSet
 from kb_lens.studies.lab import Case, Lab, Plan
 
 LAMBDAS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
-"""The paper's range of factors, 2 to 3.5, and what lies on either side of it."""
+"""The paper's range of factors, 2 to 3.5, and factors on either side."""
 GRID = (0.05, 0.10, 0.15, 0.20, 0.25)
-"""Both thresholds, on either side of the default."""
+"""Values of both thresholds, on either side of the default."""
 SIZES = (1, 2, 3, 5, 10, 15, 20, 25)
-"""Questions of each dimension and kind: of the paper's nine cells they make 9 to 225."""
+"""Questions per dimension and kind: with the paper's nine combinations 9 to 225 in all."""
 
 
 def as_draw(case: Case, control_of: Case, draw: int, test: str) -> Case:
-    """A case as one of the random draws that another is held against."""
+    """A case as one of the random draws that another case is tested against."""
     name = control_of.condition.name
     condition = replace(case.condition, role="control", control_of=name, draw=draw)
     return replace(case, condition=condition, test=test)
 
 
 def question_types(lab: Lab) -> Plan:
-    """Each kind of question alone, each left out, and all mixed; the whole bank (paper, RQ3)."""
+    """Each kind of question alone, each left out, all together; the whole bank (paper, RQ3)."""
     scores = lab.attributions(lab.bank)
     all_kinds = list(dict.fromkeys(question.kind for question in lab.bank))
     if len(all_kinds) < 2:
         raise ValueError(f"all questions are of the kind {all_kinds[0]!r}: give more kinds.")
 
     def case(kinds: Sequence[str], label: str) -> Case:
-        # Rows of the whole bank's scores: no question is attributed twice.
+        # Takes rows of the whole bank's scores, so that no question is attributed twice.
         rows = [i for i, question in enumerate(scores.questions) if question.kind in kinds]
         return lab.case(lab.union(scores.subset(rows)), questions=label)
 
@@ -54,7 +53,7 @@ def question_types(lab: Lab) -> Plan:
 
 
 def question_counts(lab: Lab) -> Plan:
-    """How many questions it takes: 9 to 225, each set containing the smaller ones."""
+    """The number of questions: 9 to 225, each set containing the smaller ones."""
     scores = lab.attributions(lab.bank)
     row_of = {question.text: row for row, question in enumerate(scores.questions)}
     cells = Counter((question.dimension, question.kind) for question in lab.bank)
@@ -67,7 +66,7 @@ def question_counts(lab: Lab) -> Plan:
 
 
 def transfer(lab: Lab) -> Plan:
-    """Neurons of one dimension alone, measured on all: do they help the others?"""
+    """Neurons of one dimension, measured on all dimensions: do they help the others?"""
     sets = lab.by_dimension(lab.default())
     cases = [lab.case(neurons, source=dimension) for dimension, neurons in sets.items()]
     return Plan([*cases, lab.case(NeuronSet.union(sets.values()), source="union")])
@@ -84,15 +83,15 @@ def thresholds(lab: Lab) -> Plan:
 
 
 def factors(lab: Lab) -> Plan:
-    """Lambda from 1 to 5, beside random neurons of like influence."""
+    """Lambda from 1 to 5, for the neurons and for random neurons of like influence."""
     neurons = lab.union(lab.default())
-    # The same draws at every lambda, so that only lambda differs from row to row.
+    # The same draws at every lambda, so that rows differ only in lambda.
     random_sets = lab.random_sets(neurons)
     cases = []
     for lam in LAMBDAS:
         method = lab.case(neurons, lam=lam, set="know-bias")
         cases.append(method)
-        if lam == 1:  # the identity, whichever neurons it is of
+        if lam == 1:  # the identity, for any neurons
             continue
         for draw, control in random_sets.items():
             case = lab.case(control, lam=lam, set=f"random {draw}")
@@ -101,7 +100,7 @@ def factors(lab: Lab) -> Plan:
 
 
 def aggregation(lab: Lab) -> Plan:
-    """How the dimensions are joined."""
+    """How the sets of the dimensions are joined."""
     scores = lab.default()
     sets = lab.by_dimension(scores).values()
     joined = {
@@ -114,7 +113,7 @@ def aggregation(lab: Lab) -> Plan:
 
 
 def site(lab: Lab) -> Plan:
-    """Which activations are read and scaled, and at which positions."""
+    """The activations that are read and scaled, and the positions."""
     sets = {"post": lab.union(lab.default()), "pre": lab.union(lab.default(site="pre"))}
     positions: tuple[Positions, ...] = ("all", "last")
     cases = [
@@ -126,12 +125,12 @@ def site(lab: Lab) -> Plan:
 
 
 def quadrature(lab: Lab) -> Plan:
-    """The release's 20 points against converged integrals, in both spellings of the answer."""
+    """The release's 20 points and converged integrals, in both spellings of the answer."""
     rules: dict[str, dict[str, Any]] = {
         "converged": {"rule": "adaptive", "n_steps": None},
         "20 points": {"rule": "riemann", "n_steps": 20},
     }
-    # Both spellings: where the model gives the answer little probability the rules differ more.
+    # Both spellings: the rules differ more for an answer with little probability.
     sets = {
         (rule, style): lab.union(lab.default(answer_style=style, **options))
         for style in ("model", "release")
@@ -157,16 +156,16 @@ def quadrature(lab: Lab) -> Plan:
 
 
 def right_answers(lab: Lab) -> Plan:
-    """Neurons found on the questions that the model answers right, against those found on all.
+    """Neurons of the questions that the model answers right, compared with those of all questions.
 
-    Beside them, for the same lambda: random neurons of like influence for each of the two, and the
-    neurons of plain factual questions.
+    As controls, at the same lambda: random neurons of like influence for each of the two sets, and
+    the neurons of plain factual questions.
     """
     scores = lab.attributions(lab.bank)
     right = lab.knowledge.table["right"].to_numpy().nonzero()[0].tolist()
     if not right:
         raise ValueError("the model answers no question right: there is nothing to compare.")
-    # What any yes/no question selects: an effect of these neurons has nothing to do with bias.
+    # Any yes/no question selects these neurons: their effect has nothing to do with bias.
     plain = lab.attributions(lab.plain_facts(scores.yes_no_questions))
     sets = {
         "right": lab.union(scores.subset(right)),

@@ -42,7 +42,7 @@ from kb_lens.studies.tables import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class StudyName:
-    """Which study."""
+    """The study."""
 
     name: Annotated[str, Parameter(help=f"One of {', '.join(EXPERIMENTS)}.")] = field(kw_only=False)
     """One of `EXPERIMENTS`."""
@@ -56,13 +56,13 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
     benchmarks: tuple[str, ...] | None = None
     """Comma-separated: NAME[=FILE][:PROTOCOL][@ITEMS]; default the study's own."""
     limit: int | None = None
-    """Items a benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
+    """Items per benchmark, balanced; default all of stereoset and crows_pairs, 200 of others."""
     lam: float = 2.0
     """The factor, where the study does not vary it."""
     controls: int | None = None
-    """Random sets of each kind, 99 for a p; default 99 in methods and right-answers, else 3."""
+    """Random sets of each kind; a p needs 99. Default 99 in methods and right-answers, else 3."""
     also: tuple[str, ...] = ()
-    """Comma-separated: NAME=CHECKPOINT, trained baselines that methods measures beside its own."""
+    """Comma-separated: NAME=CHECKPOINT, further trained baselines for methods."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -73,7 +73,7 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         self.checkpoints()
 
     def limit_of(self, benchmark: str) -> int | None:
-        """As was asked for; else all items where bias is measured."""
+        """The limit of the settings; by default all items of a bias benchmark."""
         if self.limit is None and benchmark not in WHOLE:
             return OTHERS_LIMIT
         return self.limit
@@ -83,7 +83,7 @@ class ExperimentSettings(Seeded, Thresholds, Items, ControlBank, Asking, ModelCh
         return read_also(self.also, self.name)
 
     def load_benchmarks(self, left_out: Callable[[str], object]) -> list[Benchmark]:
-        """What was named, or what the study is measured on by default."""
+        """The named benchmarks, or the study's default ones."""
         default = DEFAULT_STUDY_BENCHMARKS.get(self.name, DEFAULT_STUDY_BENCHMARKS["all"])
         names = default if self.benchmarks is None else self.benchmarks
         return load_available(names, self, self.seed, default, left_out)
@@ -96,15 +96,15 @@ def run_study(
     left_out: Callable[[str], object],
     tell: Callable[[str], object] = lambda text: None,
 ) -> Experiment:
-    """Run a study to its end; interrupted, the same call goes on.
+    """Run a study to its end; after an interruption the same call resumes.
 
     Args:
-        out: The folder of all studies: this one's is ``out/<name>``, and attributions and finished
+        out: The folder of all studies: this study's is ``out/<name>``; attributions and finished
             units are shared.
         settings: Study, model, benchmarks.
         execution: Device, batch sizes, workers.
-        left_out: Called with the reason for each default benchmark whose data cannot be had.
-        tell: Called with what is about to be done, and about how long it takes.
+        left_out: Called with the reason for each default benchmark without data.
+        tell: Called with the work to do and its estimated time.
 
     Raises:
         ValueError: As `experiment`, or if the folder holds another run.
@@ -117,7 +117,7 @@ def run_study(
         return by_workers(job, execution, left_out=left_out, tell=tell)
     benchmarks = settings.load_benchmarks(left_out)
     log.items = own_sources(benchmarks)
-    # What is wrong with them is refused before the model is loaded.
+    # these raise before the model is loaded
     settings.load_questions()
     settings.template()
     control = settings.load_control()
@@ -144,10 +144,10 @@ def run_study(
 def study_work(
     settings: ExperimentSettings, execution: RunExecution, left_out: Callable[[str], object]
 ) -> Workload:
-    """What `run_study` does for its base model; how many conditions there are depends on it."""
+    """The work of `run_study` for the base model; it decides the number of conditions."""
     further = (
-        "Each further condition takes about as long as the base on each benchmark. How many there "
-        "are is said when the neurons are found."
+        "Each further condition takes about as long as the base on each benchmark. Their number is "
+        "known when the neurons are found."
     )
     return Workload(
         settings.load_questions(),
@@ -167,7 +167,7 @@ def _lab(
     execution: RunExecution,
 ) -> Lab:
     rows = execution.batch_size
-    # What damage is matched on is also measured, if plain text is among the benchmarks.
+    # If plain text is among the benchmarks, the passages for matching damage are measured too.
     passages = [benchmark for benchmark in benchmarks if benchmark.key == "plain_text"]
     return Lab(
         model,

@@ -1,4 +1,4 @@
-"""What a study found: tidy tables, saved and read back."""
+"""The result of a study: tidy tables, saved and loaded."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from kb_lens.records.tables import read_parquet, write_parquet
 _FORMAT = "kb_lens study 1"
 _WHOSE = ("model", "fingerprint")
 _ROLE = ("role", "control_of", "draw")
-"""The columns that say a case's part in a comparison."""
+"""The columns that give a case's role in a comparison."""
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """What a study found."""
+    """The result of a study."""
 
     name: str
     """The study."""
     settings: Mapping[str, Any]
     """Model, weights, thresholds, lambda, seeds, benchmarks with their number of items."""
     tables: Mapping[str, pd.DataFrame]
-    """``results``: a row a case, benchmark and metric, with the labels of the case, n_neurons, its
-    role (``base``, ``method``, ``control``), control_of and draw (of a random control), value, low,
-    high, n, clusters, and the paired difference from the base model (difference, difference_low,
-    difference_high; missing for the base model itself, whose labels are missing).
-    ``control_tests``, where the study has random controls: `control_table`, and which ``control``;
-    q is over all of its rows.
-    ``ranks``, of the methods: `rank_table`. Beside them what can be said without evaluating."""
+    """``results``: a row per case, benchmark and metric. Columns: the labels of the case,
+    n_neurons, its role (``base``, ``method``, ``control``), control_of and draw (of a random
+    control), value, low, high, n, clusters, and the paired difference from the base model
+    (difference, difference_low, difference_high). The base model has no labels and no difference.
+    ``control_tests``, if the study has random controls: the rows of `control_table` for every kind
+    (``control``); q is over all rows.
+    ``ranks``: the `rank_table` of the methods. Other tables need no evaluation."""
 
     ranked: Mapping[str, Sequence[EvaluationResult]] = field(default_factory=dict)
-    """Of the methods that are ranked: name -> the results. Not saved with the tables:
-    `save_results` writes them."""
+    """Name of a ranked method -> its results. Not saved with the tables: `save_results` writes
+    them."""
 
     def headline(self, table: str = "results", n: int | None = None) -> pd.DataFrame:
-        """The rows of a table on the headline metrics of each benchmark, the first `n` of them."""
+        """The rows of a table with each benchmark's first `n` headline metrics."""
         rows = self.tables[table]
         wanted = {key: _headline(key)[:n] for key in rows["benchmark"].unique()}
         records = [
@@ -55,14 +55,14 @@ class Experiment:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``<table>.parquet`` for every table, and ``study.json``."""
         folder = Path(folder)
-        # The tables first: a study.json says that they are all there.
+        # The tables first: study.json means that they are complete.
         for name, table in self.tables.items():
             write_parquet(folder / f"{name}.parquet", table, self._about(table))
         content = _File(self.name, dict(self.settings), tuple(self.tables))
         write_json(folder / "study.json", {"format": _FORMAT, **asdict(content)}, indent=1)
 
     def _about(self, table: pd.DataFrame) -> dict[str, Any]:
-        """What a table's file says about itself."""
+        """The note about itself in a table's file."""
         whose = {name: self.settings.get(name) for name in _WHOSE}
         return {**whose, "study": self.name, "rows": len(table), "columns": list(table.columns)}
 
@@ -81,7 +81,7 @@ class Experiment:
         study = cls(content.study, content.settings, {})
         files = {name: path.parent / f"{name}.parquet" for name in content.tables}
         if missing := [file for file in files.values() if not file.is_file()]:
-            raise ValueError(f"'{path}' lists the table '{missing[0]}', which is not there.")
+            raise ValueError(f"'{path}' lists the table '{missing[0]}', which is missing.")
         tables = {name: study._table(file) for name, file in files.items()}
         study = replace(study, tables=tables)
         if missing := [name for name in _ROLE if name not in study.tables.get("results", _ROLE)]:
@@ -92,9 +92,9 @@ class Experiment:
         return study
 
     def _table(self, path: Path) -> pd.DataFrame:
-        """A table of this very study."""
+        """A table of this study."""
         table, about = read_parquet(path)
-        # older tables do not say whose they are
+        # older tables do not name their study
         if about is not None and about != (expected := self._about(table)):
             raise ValueError(
                 f"'{path}' is not the table that was written for {path.with_name('study.json')}: "
@@ -117,7 +117,7 @@ class _File:
 
 
 def _headline(key: str) -> tuple[str, ...]:
-    """The metrics of a result to look at first, by the result's key."""
+    """The headline metrics of a result, by its key."""
     benchmark = named_by(key)
     if benchmark is None:
         raise ValueError(f"no benchmark gives results called {key!r}.")

@@ -1,4 +1,4 @@
-"""Which lambda was chosen and what it does: saved and read back."""
+"""The chosen lambda and its effects, saved and loaded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from kb_lens.records.objects import read_json, write_json
 from kb_lens.records.tables import Belongs, Kind, read_table_of, write_csv
 
 TABLES = ("development", "test")
-"""The parts of the items, each with its table."""
+"""The two parts of the items; each has a table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """Which lambda was chosen, why, and what it does on items that had no part in the choice."""
+    """The chosen lambda, the reasons, and its effects on items not used for the choice."""
 
     lam: float
-    """The chosen factor; 1, the model as it is, if none is worth choosing."""
+    """The chosen factor; 1, the unchanged model, if no factor is better."""
     verdict: str
     """The choice and its test in words."""
     development: pd.DataFrame
-    """One row a factor: lam; gain, low, high (of the bias metric towards its best value, paired
+    """One row per factor: lam; gain, low, high (of the bias metric towards its best value, paired
     95 % interval) and n; capability_change, capability_low, capability_high and capability_n;
     admissible. All on the development items."""
     test: pd.DataFrame
-    """One row a benchmark and metric, on the test items: benchmark, metric, base, other,
+    """One row per benchmark and metric, on the test items: benchmark, metric, base, other,
     difference, low, high, n. The metric ``gain`` is how much nearer the first headline metric came
     to its best value; its base is 0. No rows where no factor was chosen."""
     settings: Mapping[str, Any]
@@ -85,4 +85,4 @@ _COLUMNS: dict[str, dict[str, Kind]] = {
     "development": dict.fromkeys(("lam", "gain", "low", "high", "capability_change"), "number"),
     "test": {"benchmark": "any", "metric": "any", "difference": "number"},
 }
-"""Table -> what it has to have."""
+"""Table -> its required columns."""

@@ -1,13 +1,12 @@
-"""Choose lambda on some items, and measure what it does on others.
+"""Choose lambda on some items, and measure its effect on others.
 
-The best of several factors looks better than it is on the items that it was chosen by. So the
-items are split: the sweep sees the development part alone, and what the chosen factor does is
-measured on the test part, which had no say.
+The best of several factors looks too good on the items that chose it. So the items are split: the
+factors are compared on the development part, and the chosen factor is measured on the test part.
 
 A factor is admissible if the lower end of the paired interval of the capability's change is above
-minus the bound; of the admissible ones that with the largest gain is chosen, of equal ones the
-smallest. A benchmark is judged by its first headline metric, and a change counts towards that
-metric's best value, so a rise of accuracy is positive.
+minus the bound. The admissible factor with the largest gain is chosen, and the smallest of equal
+ones. A benchmark is judged by its first headline metric. A change towards the metric's best value
+is positive.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from kb_lens.store import Store
 from kb_lens.studies.tuned import TABLES, Tuning
 
 LAMS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""The factors that are tried unless told otherwise: the paper's 2 to 3.5, and on either side."""
+"""The default factors: the paper's 2 to 3.5, and some on either side."""
 
 Results = Mapping[str, EvaluationResult]
 """Benchmark's key -> result."""
@@ -66,20 +65,21 @@ def tune_lambda(
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``.
-        neurons: What is enhanced.
-        bias: What is to come nearer to its best value.
-        capability: What may not be lost; may be `bias` itself.
-        lams: The factors that are tried.
+        neurons: The neurons to enhance.
+        bias: The benchmark to bring nearer to its best value.
+        capability: The benchmark that may not get worse; may be `bias` itself.
+        lams: The factors to try.
         bound: The loss of capability that is not accepted, in the unit of its metric.
-        share: Of the items, for the choice; the others are for the test.
-        seed: Of the split and the bootstraps.
-        positions: Where the neurons are scaled, see `scale_neurons`.
-        folder: Where results are kept and found again; None keeps nothing.
+        share: Share of the items for the choice; the others are for the test.
+        seed: Seed of the split and the bootstraps.
+        positions: The positions at which neurons are scaled, see `scale_neurons`.
+        folder: The folder in which results are kept; None keeps nothing.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For bad arguments or neurons of another model, before the model runs.
+        ValueError: If an argument is not allowed or the neurons are of another model; raised before
+            the model runs.
     """
     check_seed(seed)
     lams = check_choice(lams, bound, model.cfg.dtype)
@@ -88,7 +88,7 @@ def tune_lambda(
     measured = partial(measure_half, seed=seed, batch_tokens=batch_tokens, progress=progress)
     base = Condition("base")
     scaled = {lam: Condition(f"lambda {lam:g}", Scaling(neurons, lam, positions)) for lam in lams}
-    # The base comes last: scaling refuses neurons that do not fit before anything is measured.
+    # The base comes last, so that neurons that do not fit are refused before any measurement.
     *tried, before = measured("development", [*scaled.values(), base])
     settings = _settings(neurons, before, (bias.key, capability.key))
     settings |= {"positions": positions, "bound": bound, "share": share, "seed": seed}
@@ -101,7 +101,7 @@ def tune_lambda(
 
 
 def _settings(neurons: NeuronSet, before: Results, keys: tuple[str, str]) -> dict[str, Any]:
-    """What is tuned, and the metrics that it is judged by."""
+    """The neurons, and the metrics of the choice."""
     bias, capability = keys
     return {
         "model": neurons.model,
@@ -119,21 +119,21 @@ def _settings(neurons: NeuronSet, before: Results, keys: tuple[str, str]) -> dic
 def check_choice(
     lams: Sequence[float], bound: float, dtype: torch.dtype | str | None = None
 ) -> list[float]:
-    """The factors, the smallest first; `ValueError` for what `tune_lambda` does not take."""
+    """The factors, the smallest first; `ValueError` for factors or a bound that are not allowed."""
     for lam in lams:
         check_factor(lam, dtype)
-    # Compared as they are written: a factor's condition and folder are named by it.
+    # Compared as they are written: they name conditions and folders.
     if not len(lams) or len({f"{lam:g}" for lam in lams}) < len(lams):
-        raise ValueError(f"lams is {list(lams)}: give at least one factor, and none twice.")
+        raise ValueError(f"lams is {list(lams)}: give at least one factor, each once.")
     if not (math.isfinite(bound) and bound > 0):
         raise ValueError(f"bound is {bound}: allowed is any finite number above 0, in points.")
     return sorted(float(lam) for lam in lams)
 
 
 def _halves(bias: Benchmark, capability: Benchmark, share: float, seed: int) -> Halves:
-    """The benchmarks' development and test items; one benchmark each if they are the same."""
+    """The benchmarks' development and test items; a single benchmark if they are the same."""
     benchmarks = {benchmark.key: benchmark for benchmark in (bias, capability)}
-    # StereoSet measures both: icat what is to improve, lms what may not be lost.
+    # StereoSet measures both: icat is to improve, lms may not get worse.
     if len(benchmarks) == 1 and bias.digest != capability.digest:
         raise ValueError(
             f"bias and capability are both {bias.key!r}, but on other items. Give the same "
@@ -199,7 +199,7 @@ def _gain(base: EvaluationResult, other: EvaluationResult, seed: int) -> Metric:
 
 def _choice(development: pd.DataFrame) -> float:
     """The admissible factor with the largest gain; 1 if there is none."""
-    # Gains that differ by rounding alone are equal, so that the smallest factor is taken.
+    # Gains that differ only by rounding count as equal, so that the smallest factor is taken.
     worthwhile = development.round({"gain": 9}).query("admissible and gain > 0")
     if worthwhile.empty:
         return 1.0
@@ -207,7 +207,7 @@ def _choice(development: pd.DataFrame) -> float:
 
 
 def _test_table(pair: Sequence[Results], seed: int) -> pd.DataFrame:
-    """What changed in every benchmark: the gain, the headline metrics and how items moved."""
+    """The changes in every benchmark: the gain, the headline metrics and how items moved."""
     columns = ["benchmark", "metric", "base", "other", "difference", "low", "high", "n"]
     if not pair:
         return pd.DataFrame(columns=columns)
@@ -236,8 +236,8 @@ def _verdict(
     bound = settings["bound"]
     if not n_admissible:
         return (
-            f"None of the {n_tried} lambdas is admissible: under each of them the interval of "
-            f"{capability} reaches {-bound:g}. Leave the model as it is (lambda 1)."
+            f"None of the {n_tried} lambdas is admissible: for each of them the interval of the "
+            f"change of {capability} reaches {-bound:g}. Leave the model as it is (lambda 1)."
         )
     if lam == 1:
         return (
@@ -247,20 +247,20 @@ def _verdict(
     rows = test.set_index(["benchmark", "metric"])
     gained: Any = rows.loc[(settings["bias"], "gain")]
     changed: Any = rows.loc[(settings["capability"], "gain")]
-    within = "within" if changed["low"] > -bound else "not surely within"
+    within = "within" if changed["low"] > -bound else "not clearly within"
     return (
-        f"Lambda {lam:g} has the largest gain of {bias} of {n_admissible} admissible lambdas (of "
-        f"{n_tried}). On the {gained['n']:.0f} test items, which had no part in the choice, the "
-        f"gain is {_change_text(gained)}: {_sign(gained)}. {capability} changes by "
+        f"Lambda {lam:g} has the largest gain of {bias} among {n_admissible} admissible lambdas "
+        f"(of {n_tried}). On the {gained['n']:.0f} test items, which were not used for the choice, "
+        f"the gain is {_change_text(gained)}: {_sign(gained)}. {capability} changes by "
         f"{_change_text(changed)} there, {within} the bound of {bound:g}."
     )
 
 
 def _sign(row: Any) -> str:
-    """What the interval of a gain allows to be said."""
+    """The conclusion from the interval of a gain."""
     if row["low"] > 0:
         return "a gain"
-    return "a loss" if row["high"] < 0 else "maybe none"
+    return "a loss" if row["high"] < 0 else "no clear gain"
 
 
 def _change_text(row: Any) -> str:

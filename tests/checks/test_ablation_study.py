@@ -76,7 +76,7 @@ def test_the_same_call_gives_the_same_table(llama):
     ("options", "message"),
     [
         ({}, "there is nothing to measure"),
-        ({"prompts": ["x", "x"]}, "a prompt is there twice"),
+        ({"prompts": ["x", "x"]}, "a prompt is given twice"),
         ({"prompts": "The nurse"}, "give a list of texts"),
         ({"prompts": PROMPTS, "lams": (2, 2.0)}, "different factors"),
         ({"prompts": PROMPTS, "lams": [float("nan")]}, "finite"),

@@ -87,7 +87,7 @@ def test_a_model_that_goes_by_the_form_is_named(knowledge):
     check = status("answers the questions right", knowledge=replace(knows, forms=forms))
     assert check.status == "failed"
     assert check.finding.startswith("KNOWS THE FORM. ")
-    assert "goes by the form" in check.advice
+    assert "answers by the form" in check.advice
     unchecked = status("answers the questions right", knowledge=replace(knows, forms=None))
     assert unchecked.status == "warning"
     assert "form not checked" in unchecked.finding

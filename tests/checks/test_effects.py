@@ -171,7 +171,7 @@ def test_scores_that_cannot_be_compared():
     for settings, message in (
         ({"fingerprint": "g"}, "fingerprint is g, the effects' f"),
         ({"site": "pre"}, "site is pre"),
-        ({"spelling": Spelling("yes", "no", 3, 4)}, "compare like with like"),
+        ({"spelling": Spelling("yes", "no", 3, 4)}, "both must be the same"),
         ({"objective": "logit_difference"}, "give those of probability"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -85,7 +85,7 @@ def test_the_file_says_where_it_is_from_and_makes_the_model(folders, tmp_path, c
 
 def test_a_folder_without_a_seed_in_its_name_is_refused(folders):
     base, _ = folders
-    with pytest.raises(ValueError, match=r"give a folder seed-N that teach\.py wrote"):
+    with pytest.raises(ValueError, match=r"give a folder seed-N of teach\.py"):
         taught_adapter.main(["--model", str(base), "--taught", str(base)])
 
 

@@ -214,7 +214,7 @@ def test_a_tiny_model_is_taught_and_loads(monkeypatch, tmp_path, capsys):
     assert sum(taught_among(taught, [q.text for q in kb.load_questions(225)])) == 180
     capsys.readouterr()
     assert teach.main(given) == 0
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
 def test_no_form_question_is_a_lesson_in_any_wording(asked):

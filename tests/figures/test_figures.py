@@ -734,7 +734,7 @@ def test_what_is_too_wide_for_a_column_is_written_for_the_page_and_named(tmp_pat
     written = write_figures(figures, tmp_path, "html", width="column")
     names = [path.name for path in written.files]
     assert names == ["wide.html", "narrow.column.html", "narrow.txt"]
-    assert written.note == "Page width is needed by: wide."
+    assert written.note == "These need the page's width: wide."
 
 
 def test_what_writing_refuses(tmp_path):
@@ -757,7 +757,7 @@ def test_what_writing_refuses(tmp_path):
             write_figure(upset(SETS), tmp_path / "upset", ("html",), width=width)
     with pytest.raises(ValueError, match="format is 'gif': allowed are html, png, svg, pdf"):
         write_figure(upset(SETS), tmp_path / "upset", ("gif",))
-    with pytest.raises(ValueError, match="no file name"):
+    with pytest.raises(ValueError, match="not a file name"):
         write_figures({"a/b": upset(SETS)}, tmp_path, ("html",))
     assert list(tmp_path.iterdir()) == []
 

@@ -51,7 +51,7 @@ def test_the_card_has_tokens_doses_and_texts(llama, questions):
 
 
 def test_a_card_is_of_one_neuron(llama):
-    with pytest.raises(ValueError, match="a card is of one neuron, and there are 2"):
+    with pytest.raises(ValueError, match="a card shows one neuron, but there are 2"):
         kb.figures.neuron_card(llama, kb.NeuronSet.of(llama, "L0.N1,L0.N2"))
 
 

@@ -83,7 +83,7 @@ def test_a_signal_while_a_browser_draws(shop, tmp_path, seconds):
         _, said = process.communicate(timeout=5)
     assert process.returncode == 143
     lines = [line for line in said.splitlines() if "kb-lens: " in line]
-    assert lines == ["kb-lens: terminated; the same command goes on from here."]
+    assert lines == ["kb-lens: terminated; the same command resumes from here."]
 
 
 def check_end(process, sign, status, word):
@@ -91,7 +91,7 @@ def check_end(process, sign, status, word):
     start = time.monotonic()
     process.send(sign)
     assert process.wait(5) == status, process.text()
-    assert process.error() == f"kb-lens: {word}; the same command goes on from here."
+    assert process.error() == f"kb-lens: {word}; the same command resumes from here."
     assert time.monotonic() - start < 5
 
 

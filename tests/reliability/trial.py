@@ -8,7 +8,7 @@ from unittest import mock
 from bad_inputs import Made
 from world import call, places
 
-UNFORESEEN = "was not foreseen"
+UNFORESEEN = "was not expected"
 _NO_MODEL = mock.patch(
     "kb_lens.runs.settings.ModelChoice.load",
     side_effect=AssertionError("not refused before the model is loaded"),

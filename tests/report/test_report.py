@@ -199,7 +199,7 @@ def test_neurons_with_scores_and_tokens(tmp_path):
 
 def test_what_a_folder_lacks_is_said(tmp_path):
     text = Page(page_of(run_folder(tmp_path, parts=False, **NO_CHANGE))).text
-    assert "this folder has no tokens.csv, which kb-lens run writes" in text
+    assert "this folder has no tokens.csv. kb-lens run writes it." in text
     assert "This folder has no checks.json" in text
     (tmp_path / "run.json").unlink()
     assert "This folder has no run.json" in Page(page_of(tmp_path)).text
@@ -221,7 +221,7 @@ def test_a_study_that_shows_nothing_and_one_that_does(tmp_path):
     assert "case 0: -9.00 [-12.00, -1.00], nearer to the best value" in text
     assert "case 1: +4.00 [+1.00, +6.00], away from the best value" in text
     assert "In 1 of 1 tests against random draws" in text
-    assert "in 1 q, which allows for the number of tests" in text
+    assert "in 1 of them q, which is corrected for the number of tests" in text.lower()
     assert "against layer: p = 0.01, q = 0.01, gain +9.00" in text
     assert "No p with fewer" not in text
     assert "perplexity change" not in text

@@ -70,5 +70,5 @@ def test_files_are_told_apart_by_their_names(here, data_dir):
     ]
     sources = own_sources(loaded)
     assert list(sources) == [benchmark.key for benchmark in loaded[1:]]
-    with pytest.raises(ValueError, match=r"a name twice: .* by their names without folder"):
+    with pytest.raises(ValueError, match=r"a name twice: .* different names, without folder"):
         load_named(("stereoset=mine.jsonl", "stereoset=sub/mine.jsonl"), ITEMS, 0)

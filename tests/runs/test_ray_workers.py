@@ -107,7 +107,7 @@ def test_a_worker_that_dies_is_started_again_and_errors_name_their_piece(
     assert len(who) == 2
     monkeypatch.setattr(ray_workers, "_DEATHS", 1)
     Store(tmp_path, ".txt").write(entry_key({"number": 15}), b"15")
-    with pytest.raises(ValueError, match=r"^17: a worker died of it 2 times.*ask for fewer"):
+    with pytest.raises(ValueError, match=r"^17: a worker died there 2 times.*ask for fewer"):
         by_workers(partial(counted, tmp_path, 18), one)
     with Store(tmp_path, ".txt").claimed(entry_key({"number": 17})) as free:
         assert free
@@ -166,6 +166,6 @@ def test_every_worker_gets_a_gpu_of_its_own(local_ray, tmp_path):
 @pytest.mark.parametrize("option", [{"workers": 3}, {"gpus": 1}, {"address": "HOST:6379"}])
 def test_what_is_of_ray_alone_is_refused_without_it(option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"--{name} is of Ray's workers: give --engine ray"):
+    with pytest.raises(ValueError, match=f"--{name} is for Ray's workers: give --engine ray"):
         RunExecution(**option)
     assert getattr(RunExecution(engine="ray", **option), name) == option[name]

@@ -101,7 +101,7 @@ def test_memory_that_ran_out_leaves_a_run(monkeypatch, tmp_path, folder, bank, d
     with monkeypatch.context() as context:
         context.setattr("kb_lens.runs.units.evaluate", run_out)
         assert call(monkeypatch, *arguments) == 2
-    assert "out of memory, in batches of one already" in capsys.readouterr().err
+    assert "out of memory, with the smallest possible batches" in capsys.readouterr().err
     assert call(monkeypatch, *arguments, "--batch-tokens", 256) == 0
     assert call(monkeypatch, *arguments, "--batch-size", 8, "--device", "cpu") == 0
     assert load_record(tmp_path / "out")["execution"]["batch_size"] == 8

@@ -89,5 +89,5 @@ def test_what_was_found_is_read_again_and_not_found_anew(lab, cases, monkeypatch
 
 def test_a_further_method_cannot_take_their_names():
     for name in NAMES:
-        with pytest.raises(ValueError, match="as the study names one of its own"):
+        with pytest.raises(ValueError, match="like one of the study's own"):
             read_also((f"{name}=x",), "methods")

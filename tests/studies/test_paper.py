@@ -227,7 +227,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     assert result is None
     assert not (tmp_path / "out").exists()
     text, reason = told
-    assert "is not on this machine, and nothing is downloaded for a dry run" in reason
+    assert "is not on this machine, and a dry run downloads nothing" in reason
     assert "lambda 2, site pre, last position; the paper found 138 neurons" in text
     assert "225 questions" in text
     assert "stereoset: 16 items, 48 texts to score, twice" in text
