@@ -14,6 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").is_file(), reason="not a checkout")
 METADATA = (
     "import sys; from hatchling.build import prepare_metadata_for_build_wheel as prepare; "
     "print(prepare(sys.argv[1]))"

@@ -14,6 +14,8 @@ MAKEFILE = ROOT / "Makefile"
 RIGHTS = {("release.yml", "publish"): {"id-token": "write"}}
 """Jobs that may do more than read the repository: PyPI knows the publisher by a token."""
 
+pytestmark = pytest.mark.skipif(not MAKEFILE.is_file(), reason="not a checkout")
+
 
 def jobs(path):
     """The jobs of a workflow."""
