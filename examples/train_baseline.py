@@ -29,6 +29,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from kb_lens.extras import install_command
 from kb_lens.interventions.counterfactuals import WordPair, counterfactual, load_word_pairs
 from kb_lens.interventions.steering import load_statements
 from kb_lens.models.loading import checkpoint_source
@@ -111,7 +112,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and the order")
     options = parser.parse_args(arguments)
     if find_spec("peft") is None:
-        parser.error("peft is not installed: pip install 'kb-lens[lora]'.")
+        parser.error(f"peft is not installed: {install_command('lora')}.")
     if options.out.exists():
         parser.error(f"--out is '{options.out}', which exists: choose another, or delete it.")
     return options

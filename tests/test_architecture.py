@@ -53,6 +53,7 @@ ROOMS = {
     "files": "",
     "arguments": "",
     "rows": "",
+    "extras": "",
     "written": "",
 }
 """The rooms from top to bottom, and the files of each from top to bottom."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from kb_lens.benchmarks.data import NoDataError
 from kb_lens.benchmarks.source_rows import Row, read_jsonl
+from kb_lens.extras import install_command
 
 
 class Document(NamedTuple):
@@ -41,7 +42,7 @@ def check_harness(name: str) -> None:
     if find_spec("lm_eval") is None:
         raise NoDataError(
             f"the benchmark {name!r} needs lm-evaluation-harness, which is not installed. "
-            "Install it with: pip install 'kb-lens[capability]'"
+            f"Install it with: {install_command('capability')}"
         )
 
 

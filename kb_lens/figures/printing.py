@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 import psutil
 
+from kb_lens.extras import install_command
 from kb_lens.figures.fonts import style_sheet
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ DPI = 300
 _CSS_DPI = 96
 """Pixels per inch of CSS."""
 _WITHOUT_MARGINS = dict.fromkeys(("marginTop", "marginBottom", "marginLeft", "marginRight"), 0)
-INSTALL = (
-    "PNG, SVG and PDF need kaleido and a browser: `pip install kb-lens[figures]`, and a Chromium "
-    "or Chrome (`apt-get install chromium`, or `kaleido_get_chrome`)."
-)
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,14 @@ class Drawing:
         return self.inches * layout.height / layout.width
 
 
+def what_is_needed() -> str:
+    """What static figures need, and how to install it."""
+    return (
+        f"PNG, SVG and PDF need kaleido and a browser: `{install_command('figures')}`, and a "
+        "Chromium or Chrome (`apt-get install chromium`, or `kaleido_get_chrome`)."
+    )
+
+
 def render(drawings: Mapping[str, Drawing], formats: list[str]) -> tuple[dict[str, bytes], str]:
     """Draw figures in some of ``png``, ``svg`` and ``pdf``.
 
@@ -62,7 +67,7 @@ def render(drawings: Mapping[str, Drawing], formats: list[str]) -> tuple[dict[st
     if not drawings or not formats:
         return {}, ""
     if find_spec("kaleido") is None:
-        return {}, INSTALL
+        return {}, what_is_needed()
     others, rendering = _processes(), Future[tuple[dict[str, bytes], str]]()
     # In a new thread, since a notebook's thread already runs an event loop. It and its threads are
     # daemons: threads that wait for an interrupted browser never end.
@@ -106,7 +111,7 @@ async def _rendered(
             return page.replace("</head>", f"<style>{style_sheet()}</style></head>")
 
     images: dict[str, bytes] = {}
-    trouble = INSTALL
+    trouble = what_is_needed()
     # No MathJax: it would come from the network, and no figure has formulas.
     offline: Any = WithFont(mathjax=False)
     try:
@@ -119,7 +124,7 @@ async def _rendered(
                 printed = await _printed(page, _own(svg, drawing), drawing, formats)
                 images |= {f"{name}.{extension}": data for extension, data in printed.items()}
     except ChromeNotFoundError:
-        return images, INSTALL
+        return images, what_is_needed()
     except Exception as error:  # kaleido's and the browser's errors have no common base
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return images, f"{trouble} ({lines[0]})"

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kb_lens.extras import install_command
 from kb_lens.models.completeness import check_weights, read_object
 
 
@@ -54,7 +55,7 @@ def check_peft(source: str, base: str) -> None:
     if find_spec("peft") is None:
         raise ValueError(
             f"it is an adapter (LoRA) of {base!r}, not a whole model. To merge it install peft: "
-            "`pip install 'kb-lens[lora]'`."
+            f"`{install_command('lora')}`."
         )
 
 

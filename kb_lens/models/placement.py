@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from kb_lens.extras import install_command
 from kb_lens.models.adapters import adapter_base
 from kb_lens.models.devices import DeviceMap, MaxMemory
 from kb_lens.models.foreign_code import never_asked
@@ -59,9 +60,8 @@ def check_quantization(
     if isinstance(device_map, Mapping) and "disk" in device_map.values():
         raise ValueError("packed weights cannot be on disk: leave quantization or disk out.")
     if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            "packing weights needs bitsandbytes: `pip install 'kb-lens[quantization]'`."
-        )
+        command = install_command("quantization")
+        raise ValueError(f"packing weights needs bitsandbytes: `{command}`.")
 
 
 def loading_arguments(placement: Placement, *, packed: bool) -> dict[str, Any]:

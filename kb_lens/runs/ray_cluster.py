@@ -15,13 +15,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from kb_lens.extras import install_command
 from kb_lens.runs.execution import SharedExecution
 
 
 def check_ray() -> None:
     """Raise `ValueError` unless Ray is installed."""
     if find_spec("ray") is None:
-        raise ValueError("Ray is not installed: pip install 'kb-lens[ray]'.")
+        raise ValueError(f"Ray is not installed: {install_command('ray')}.")
 
 
 @contextmanager

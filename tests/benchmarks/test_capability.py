@@ -395,7 +395,7 @@ def test_without_data_the_error_says_where_to_put_them(name, tmp_path, monkeypat
 def test_without_the_harness_the_error_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setattr("kb_lens.benchmarks.harness_files.find_spec", lambda name: None)
     with pytest.raises(
-        NoDataError, match=r"'copa' needs lm-evaluation-harness.*pip install 'kb-lens"
+        NoDataError, match=r"'copa' needs lm-evaluation-harness.*pip install 'lm-eval"
     ):
         load_benchmark("copa", data_dir=folder)
 

@@ -84,7 +84,7 @@ def test_methods_can_be_compared(monkeypatch, tmp_path, folder, capsys):
         assert compared.loc[row["method"], "average_rank"] == row["average_rank"]
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="the extra kb-lens[ray] is not installed")
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:DeprecationWarning")
 @pytest.mark.slow
 def test_ray_gives_the_same_tables(monkeypatch, tmp_path, folder):

@@ -109,7 +109,7 @@ def test_without_peft_one_line_says_so(base, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         trained(base, tmp_path / "cda")
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("peft is not installed: pip install 'kb-lens[lora]'.")
+    assert "peft is not installed: pip install 'peft" in last
     assert not (tmp_path / "cda").exists()
 
 

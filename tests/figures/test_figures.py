@@ -38,7 +38,7 @@ from kb_lens.figures.completeness import LEAST_GAP
 from kb_lens.figures.export import write_figure, write_figures
 from kb_lens.figures.layout import MAX_HEIGHT
 from kb_lens.figures.neurons import check_sets, intersections
-from kb_lens.figures.printing import INSTALL
+from kb_lens.figures.printing import what_is_needed
 from kb_lens.figures.results import before_after_pages
 from kb_lens.figures.results_panels import _checked
 from kb_lens.figures.style import COLOURS
@@ -603,8 +603,8 @@ def test_without_kaleido_the_html_is_there_and_one_line_helps(tmp_path, monkeypa
     written = write_figures(figures, tmp_path)
     names = ["overlap.html", "plotly.min.js", "upset.html"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert written.note == INSTALL
-    assert "\n" not in INSTALL
+    assert written.note == what_is_needed()
+    assert "\n" not in what_is_needed()
 
 
 def test_without_a_browser_the_html_is_there_and_one_line_helps(tmp_path, monkeypatch):
@@ -617,7 +617,7 @@ def test_without_a_browser_the_html_is_there_and_one_line_helps(tmp_path, monkey
     monkeypatch.setattr(kaleido, "Kaleido", no_browser)
     written = write_figures({"a": upset(SETS), "b": upset(SETS)}, tmp_path)
     assert [path.name for path in written.files] == ["a.html", "b.html"]
-    assert written.note == INSTALL
+    assert written.note == what_is_needed()
 
 
 def test_a_browser_that_fails_is_closed_and_named(tmp_path, monkeypatch):

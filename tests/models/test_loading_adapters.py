@@ -51,7 +51,7 @@ def adapter(tmp_path, base):
 
 def test_without_peft_it_is_called_an_adapter(adapter, base, monkeypatch):
     monkeypatch.setattr("kb_lens.models.adapters.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"an adapter \(LoRA\) of .*pip install 'kb-lens\[lora\]'"):
+    with pytest.raises(ValueError, match=r"an adapter \(LoRA\) of .*pip install 'peft"):
         kb.load_model(adapter)
 
 

@@ -17,7 +17,10 @@ BUILD = "import sys; from hatchling import build; print(getattr(build, sys.argv[
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling is not installed"),
+    pytest.mark.skipif(
+        not (find_spec("hatchling") and find_spec("hatch_fancy_pypi_readme")),
+        reason="what builds the package is not installed (hatchling, hatch-fancy-pypi-readme)",
+    ),
     pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="not a checkout"),
 ]
 

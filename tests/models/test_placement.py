@@ -318,7 +318,7 @@ def test_what_cannot_be_packed_is_refused(tmp_path):
 
 def test_without_its_package_packing_is_refused(monkeypatch):
     monkeypatch.setattr(placement, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs bitsandbytes"):
+    with pytest.raises(ValueError, match=r"needs bitsandbytes: `pip install 'bitsandbytes"):
         kb.load_model(quantization="4bit")
 
 
