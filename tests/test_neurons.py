@@ -163,11 +163,11 @@ def test_save_and_load(tmp_path_factory, a):
 
 
 NO_NEURONS = {
-    "": "is not whole JSON",
-    "{}": "is no file of kb_lens neurons: its format is None",
-    "[1, 2]": "is no file of kb_lens neurons",
+    "": "is not complete JSON",
+    "{}": "is not a file of kb_lens neurons: its format is None",
+    "[1, 2]": "is not a file of kb_lens neurons",
     '{"format": "kb_lens neurons 1"}': r"neurons: Field required|neurons: Missing",
-    "[" * 100_000: "is not whole JSON: recursion limit",
+    "[" * 100_000: "is not complete JSON: recursion limit",
 }
 
 
@@ -191,7 +191,7 @@ NO_MEMBERS = {
         ([[99, 0]], "is out of range"),
     ],
     "site": [("elsewhere", "'post' or 'pre', got 'elsewhere'")],
-    "tau": [(float("inf"), "is not whole JSON"), ("0.1", "valid number"), (7.0, "tau is 7")],
+    "tau": [(float("inf"), "is not complete JSON"), ("0.1", "valid number"), (7.0, "tau is 7")],
     "d_mlp": [(0, "d_mlp is 0"), (-3, "d_mlp is -3"), (2.5, "valid integer")],
     "n_layers": [(0, "n_layers is 0"), (None, "valid integer, got None")],
     "colour": [("red", "colour")],

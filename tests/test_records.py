@@ -171,9 +171,9 @@ OTHER = [
     ("{}", "x: Field required"),
     ('{"x": 1, "y": 2}', "y: Unexpected keyword argument"),
     ('{"x": 1, "weights": [1, null]}', r"weights\[1\]: it should be a valid number, got None"),
-    ('{"x": 1, "weights": [Infinity]}', "is not whole JSON"),
-    ("[" * 100_000, "is not whole JSON: recursion limit"),
-    ('{"x": ' + "1" * 5000 + "}", "is not whole JSON"),
+    ('{"x": 1, "weights": [Infinity]}', "is not complete JSON"),
+    ("[" * 100_000, "is not complete JSON: recursion limit"),
+    ('{"x": ' + "1" * 5000 + "}", "is not complete JSON"),
     ("null", "it should be an object, got None"),
 ]
 
@@ -200,7 +200,7 @@ TENSORS = {
     "no tensor": ({}, "has the tensors none"),
     "NaN": ({"a": torch.tensor([float("nan")])}, "a: it holds numbers that are not finite"),
     "infinity": ({"a": torch.tensor([float("inf")])}, "not finite"),
-    "another type": ({"a": torch.ones(2, dtype=torch.int64)}, "torch.int64 is no type for it"),
+    "another type": ({"a": torch.ones(2, dtype=torch.int64)}, "torch.int64 is not a floating"),
 }
 
 

@@ -125,7 +125,7 @@ def test_a_folder_without_results_is_an_error(results, tmp_path):
     with pytest.raises(ValueError, match=r"results\.json', model: Field required"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="not whole JSON"):
+    with pytest.raises(ValueError, match="not complete JSON"):
         load_results(tmp_path)
 
 

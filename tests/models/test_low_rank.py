@@ -120,7 +120,7 @@ def without_origin(file):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "is no whole safetensors file"),
+        (cut, "is not a complete safetensors file"),
         (flip, "is damaged: its numbers are not those that were written"),
         (of_something_else, "is no file of a 'kb_lens low-rank change 1'"),
         (without_origin, r"header\.origin: Field required"),

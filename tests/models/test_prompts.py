@@ -94,8 +94,8 @@ def test_examples_are_read_from_a_file(tmp_path):
         ("a.csv", b"question,answer\nIs caf\xe9 A?,No\n", "is not UTF-8"),
         ("a.jsonl", '{"question": "Q?", "answer": "No"}\n["Q?", "No"]\n', "row 2"),
         ("a.jsonl", '{"question": "Q?", "answer": true}\n', "row 1"),
-        ("a.jsonl", "Q? No\n", "row 1 is no JSON"),
-        ("a.jsonl", b'{"question": "caf\xe9"}\n', "row 1 is no JSON in UTF-8"),
+        ("a.jsonl", "Q? No\n", "row 1 is not JSON"),
+        ("a.jsonl", b'{"question": "caf\xe9"}\n', "row 1 is not JSON in UTF-8"),
     ],
 )
 def test_a_file_of_something_else_is_refused_in_one_line(tmp_path, name, content, message):
