@@ -317,7 +317,7 @@ def test_a_set_goes_to_the_hub_and_comes_back(llama, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("address", ["hf://", "hf://me", "hf:///two", "hf://me/two@"])
 def test_what_is_no_address_is_said(address):
-    with pytest.raises(ValueError, match="is no file of the hub: write hf://USER/NAME"):
+    with pytest.raises(ValueError, match="is not a file of the hub: write hf://USER/NAME"):
         kb.NeuronSet.load(address)
 
 
@@ -331,5 +331,5 @@ def test_the_hub_s_refusal_is_one_line():
 
 @pytest.mark.parametrize("name", ["", "a b", "../x"])
 def test_what_is_no_repository_is_said(llama, name):
-    with pytest.raises(ValueError, match="no repository of the hub"):
+    with pytest.raises(ValueError, match="not a repository of the hub"):
         kb.NeuronSet.of(llama, "L0.N1").push_to_hub(name)

@@ -196,7 +196,7 @@ def test_objects_come_back(tmp_path_factory, x, name, weights):
 
 
 TENSORS = {
-    "a name too many": ({"a": torch.ones(2), "b": torch.ones(2)}, "has the tensors a, b; needed"),
+    "a name too many": ({"a": torch.ones(2), "b": torch.ones(2)}, "has the tensors a, b; it needs"),
     "no tensor": ({}, "has the tensors none"),
     "NaN": ({"a": torch.tensor([float("nan")])}, "a: it holds numbers that are not finite"),
     "infinity": ({"a": torch.tensor([float("inf")])}, "not finite"),
@@ -230,7 +230,9 @@ def test_cells_that_a_spreadsheet_would_run_are_escaped_and_come_back(tmp_path_f
 def test_a_table_of_another_model_is_named(tmp_path):
     path = tmp_path / "table.csv"
     write_csv(path, pd.DataFrame({"n": [1]}), Belongs("tiny", "f"))
-    with pytest.raises(ValueError, match=r"table\.csv' is of tiny \(weights f\), what is beside"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv' is of tiny \(weights f\), but what is beside"
+    ):
         read_table_of(path, {"n": "number"}, Belongs("tiny", "other"))
     moved = Belongs("/home/anna/tiny", "")
     assert len(read_table_of(path, {"n": "number"}, moved)) == 1

@@ -51,7 +51,7 @@ class Belongs:
 
     @classmethod
     def stated_in(cls, settings: Mapping[str, Any]) -> Belongs:
-        """The model in the settings ``model`` and ``fingerprint``; ValueError unless both are texts."""
+        """The model of settings; ValueError unless ``model`` and ``fingerprint`` are texts."""
         stated = {name: settings.get(name) or "" for name in _WHOSE}
         for name, text in stated.items():
             if not isinstance(text, str):

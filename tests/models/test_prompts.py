@@ -88,7 +88,7 @@ def test_examples_are_read_from_a_file(tmp_path):
     [
         ("a.csv", "question,answer\nIs A, or B?,No\n", "row 2"),
         ("a.csv", "question,answer\nIs A B?,No\nIs A A?,\n", "row 3"),
-        ("a.csv", "query,reply\nIs A B?,No\n", "row 2: needed are a question and its answer"),
+        ("a.csv", "query,reply\nIs A B?,No\n", "row 2: the columns or keys question and answer"),
         ("a.csv", "question,answer\n", "has no examples"),
         ("a.csv", "", "has no examples"),
         ("a.csv", b"question,answer\nIs caf\xe9 A?,No\n", "is not UTF-8"),
