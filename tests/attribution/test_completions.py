@@ -118,9 +118,9 @@ def test_what_cannot_be_subtracted(llama):
     yes = kb.attribute(llama, [YES], progress=False)
     with pytest.raises(ValueError, match="site is 'post' and 'pre'"):
         yes - kb.attribute(llama, [NO], site="pre", progress=False)
-    with pytest.raises(ValueError, match="equally many rows"):
+    with pytest.raises(ValueError, match="the same number of rows"):
         yes - kb.attribute(llama, [YES, NO], progress=False)
-    with pytest.raises(ValueError, match="difference already"):
+    with pytest.raises(ValueError, match="already a difference"):
         (yes - yes) - yes
     assert (yes - yes).error.isnan().all()
 

@@ -37,7 +37,7 @@ def test_a_parrot_does_not_know():
     total = told.summary().iloc[0]
     assert (total["n"], total["right"]) == (225, 195)
     assert (total["balanced_accuracy"], total["auc"]) == (50, 0.5)
-    assert "180 were its lessons and are not counted in what follows" in told.verdict()
+    assert "180 were its lessons and are not counted below" in told.verdict()
 
 
 def test_a_model_that_also_knows_the_others_knows():
