@@ -121,7 +121,7 @@ def narrow_head(model: BridgedModel) -> Head | None:
 
 
 def wide_head(model: HookedModel) -> Head | None:
-    """The last norm and the unembedding in float32; None if they already are, or are out of reach."""
+    """The last norm and the unembedding in float32; None if they already are, or if not found."""
     if not is_half(model) or not is_bridge(model) or _BEFORE_NORM not in model.hook_dict:
         return None
     head = narrow_head(model)

@@ -161,7 +161,7 @@ def _check_found_for(
     if others := [question.text for question in questions if question.text not in asked]:
         raise ValueError(
             f"knowledge is of other questions: {len(others)} of {len(questions)} are not in it, "
-            f"first {others[0][:60]!r}. {remedy}"
+            f"the first is {others[0][:60]!r}. {remedy}"
         )
 
 

@@ -72,7 +72,7 @@ class TreeScorer:
                     )
 
     def scores(self, families: Sequence[Sequence[Text]], batch_tokens: int) -> Iterator[Scores]:
-        """Scores, a dictionary a batch. Texts of a family share a row, so they should begin alike."""
+        """Scores, a dictionary a batch. Texts of a family share a row and should begin alike."""
         device = torch.device(self._model.cfg.device).type
         room = min(batch_tokens, _ROW_TOKENS.get(device, _OTHER_ROW_TOKENS))
         # Similar sizes together need little padding.

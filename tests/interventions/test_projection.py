@@ -227,7 +227,7 @@ def test_mixed_pairs_are_no_examples_of_a_group(model):
     assert torch.equal(
         with_it.directions, inlp(model, PAIRS, settings=settings, **QUIET).directions
     )
-    with pytest.raises(ValueError, match="got no pairs of texts about one group"):
+    with pytest.raises(ValueError, match="no pair of texts names one group"):
         inlp(model, [mixed], **QUIET)
 
 

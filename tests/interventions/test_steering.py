@@ -305,7 +305,7 @@ def test_a_text_that_cannot_be_read_is_refused(text, reason):
 
 def test_a_vector_of_another_width(model):
     narrow = replace(made(model), vector=torch.ones(1))
-    with pytest.raises(ValueError, match="1 entries, and the residual stream"):
+    with pytest.raises(ValueError, match="1 entries, but the residual stream"):
         narrow.applied(model).__enter__()
 
 

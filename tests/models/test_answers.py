@@ -74,7 +74,7 @@ def test_newlines_may_be_cut_otherwise_before_the_answer():
 
 def test_prompts_must_agree():
     tokenizer = llama_2_tokenizer()
-    with pytest.raises(ValueError, match="give all of them the same ending"):
+    with pytest.raises(ValueError, match="give all prompts the same ending"):
         spellings(tokenizer, ["a:", "a: "])
 
 

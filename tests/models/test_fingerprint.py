@@ -172,7 +172,7 @@ def test_neurons_of_a_base_model_work_with_an_adapter_with_a_note(llama):
     adapted = tiny_bridge("llama", seed=1)
     carry_fingerprint(adapted, fingerprint(llama), "a-lora")
     assert form(adapted) == "float32, with a-lora"
-    with pytest.warns(UserWarning, match="is in float32, with a-lora here"):
+    with pytest.warns(UserWarning, match="is in float32, with a-lora"):
         neurons_of(llama).check_model(adapted)
     with torch.no_grad():
         next(adapted.parameters())[0, 0] += 1

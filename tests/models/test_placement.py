@@ -287,7 +287,7 @@ def test_a_trained_checkpoint_in_another_form_is_refused(tmp_path):
         tmp_path / "whole", quantization_config=config, device_map={"": "cpu"}
     )
     saved(tmp_path / "packed", packed)
-    with pytest.raises(ValueError, match="what packing does would count as the method's"):
+    with pytest.raises(ValueError, match="the effect of packing would count as the method's"):
         Trained.of(kb.load_model(tmp_path / "packed"), tmp_path / "whole")
 
 
