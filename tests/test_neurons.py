@@ -245,8 +245,8 @@ def test_every_way_to_name_neurons_gives_the_same_set(pairs):
 
 
 NO_NAMES = {
-    "L0": r"'L0' names no neuron: write L26\.N1371, or \(26, 1371\)",
-    "26.1371": "names no neuron",
+    "L0": r"'L0' does not name a neuron: write L26\.N1371, or \(26, 1371\)",
+    "26.1371": "does not name a neuron",
     "": "no neuron is named",
     "L0.N1, L0.N1": r"L0\.N1 is named twice",
     "L3.N0": "is out of range: tiny-random-llama has layers 0 to 2 and neurons 0 to 47",
@@ -262,7 +262,7 @@ def test_what_names_no_neuron_is_said(llama, text):
 
 @pytest.mark.parametrize("pair", [(0,), (0, 1, 2), (True, 1), (0.0, 1), (0, None)])
 def test_what_is_no_pair_is_said(pair):
-    with pytest.raises(ValueError, match="is no neuron: write"):
+    with pytest.raises(ValueError, match="is not a neuron: write"):
         neuron_of(pair)
 
 

@@ -288,7 +288,7 @@ def test_the_space_before_an_option_belongs_to_its_first_word():
 
 
 def test_requests_that_cannot_be_scored_so_are_refused():
-    with pytest.raises(ValueError, match="none is an answer in a chat: got 'Say: '"):
+    with pytest.raises(ValueError, match="not answers in a chat: got 'Say: '"):
         Request("Say: ", (MORE,), chat=True, unstarted=True)
     with pytest.raises(ValueError, match="needs the words of 1 options"):
         Request("", (MORE,), excerpts=(SHARED,))

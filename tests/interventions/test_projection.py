@@ -134,7 +134,7 @@ def test_the_banks_texts_are_about_one_group_or_mixed():
         TextPair("gender", "He ran.", "She ran."),
         TextPair("gender", "He saw a woman.", "She saw a man.", mixed=True),
     )
-    with pytest.raises(ValueError, match="give those of one"):
+    with pytest.raises(ValueError, match="give words of one"):
         group_texts(texts, load_word_pairs())
 
 

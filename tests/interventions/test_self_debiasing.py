@@ -93,7 +93,7 @@ def test_room_for_the_first_answer_decides_what_is_measured(roomy, data_dir):
 def test_a_benchmark_that_is_no_chat_is_refused(data_dir):
     for name in ("stereoset", "plain_text"):
         benchmark = load(name, "original", data_dir)
-        with pytest.raises(ValueError, match=f"'original' of '{name}' is none: .*'instructed'"):
+        with pytest.raises(ValueError, match=f"'original' of '{name}' has none: .*'instructed'"):
             SelfDebiasing().asked(benchmark)
 
 

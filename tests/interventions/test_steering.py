@@ -256,7 +256,7 @@ def test_files_that_hold_no_steering(tmp_path):
     with pytest.raises(ValueError, match="not a complete safetensors"):
         Steering.load(path)
     save_file({"vector": torch.ones(2)}, path, {"format": "else"})
-    with pytest.raises(ValueError, match="no file of kb_lens steering: its format is 'else'"):
+    with pytest.raises(ValueError, match="not a file of kb_lens steering: its format is 'else'"):
         Steering.load(path)
 
 

@@ -162,7 +162,7 @@ def test_neurons_of_float32_work_in_half_precision_with_a_note(tmp_path, dtype):
     neurons = neurons_of(kb.load_model(saved(tmp_path)))
     model = kb.load_model(tmp_path, dtype=dtype)
     name = str(dtype).removeprefix("torch.")
-    with pytest.warns(UserWarning, match=rf"belong to .* in float32, but .* is in {name}\."):
+    with pytest.warns(UserWarning, match=rf"belong to .* in float32, but .* is in {name} here\."):
         neurons.check_model(model)
     neurons_of(model).check_model(model)
 
