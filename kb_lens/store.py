@@ -58,7 +58,7 @@ class Store:
         return path
 
     def read(self, key: str) -> bytes | None:
-        """An entry as it was written; None if there is no whole file of it.
+        """An entry as it was written; None if there is no complete file of it.
 
         A damaged file gets the suffix ``.damaged``, with a warning; the entry has to be done again.
         """

@@ -109,7 +109,7 @@ def _model_class(config: Any) -> Any:
     """The class that reads a checkpoint.
 
     Raises:
-        ValueError: If it is no causal language model.
+        ValueError: If it is not a causal language model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto

@@ -348,7 +348,7 @@ def test_somebody_elses_file_is_refused(name, data, tmp_path):
 
 def test_what_cannot_be_a_task_is_refused(data, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="file' is a file: give a folder"):
+    with pytest.raises(ValueError, match="file' is a file: give a new or empty folder"):
         write_tasks(tmp_path / "file", [load("stereoset", data)])
     other = load_benchmark("plain_text", limit=1)
     with pytest.raises(ValueError, match="no task of plain_text:original; allowed: stereoset, "):

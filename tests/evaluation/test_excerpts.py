@@ -153,7 +153,7 @@ def test_a_token_across_spaces_is_found_where_beginnings_fail():
 
 def test_a_slow_tokenizer_that_runs_across_a_border_is_refused():
     request = Request("", (MORE, LESS), excerpts=(SHARED,))
-    with pytest.raises(ValueError, match=r"cuts 'The old man' differently if more follows") as e:
+    with pytest.raises(ValueError, match=r"splits 'The old man' differently if more follows") as e:
         token_spans(AcrossSpaces(), [request])
     assert "\n" not in str(e.value)
 
