@@ -1,7 +1,7 @@
-"""What single arguments of the public functions may be: each is refused in one line that names it.
+"""Checks of single arguments of the public functions; a bad one raises one line that names it.
 
-A number that is not what it should be would often run all the same, and give numbers: True is 1,
-1.5 neurons are more than 1, NaN is below nothing.
+Without them many a wrong number would run and give results: True counts as 1, 1.5 neurons as more
+than 1, and no comparison with NaN is true.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from numbers import Integral, Real
 from typing import Any, cast
 
 _SEEDS = 2**32
-"""numpy's limit, and torch takes more: so every draw can be made with either."""
+"""numpy's limit. torch takes larger seeds, so both can draw with any seed below it."""
 
 
 def is_count(count: object, least: int = 1) -> bool:
-    """Whether it is a whole number that is large enough."""
+    """Whether it is a whole number of at least `least`."""
     # Not a bool: a number from a configuration file may be `true`.
     return isinstance(count, Integral) and not isinstance(count, bool) and int(count) >= least
 
 
 def check_count(name: str, count: object, least: int = 1) -> None:
-    """Refuse what is no whole number, or too small.
+    """Refuse anything but a whole number of at least `least`.
 
     Raises:
         ValueError: Names the argument.
@@ -31,7 +31,7 @@ def check_count(name: str, count: object, least: int = 1) -> None:
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is no seed of both numpy and torch.
+    """Refuse what numpy or torch would not take as a seed.
 
     Raises:
         ValueError: Says what is allowed.
@@ -41,7 +41,7 @@ def check_seed(seed: object) -> None:
 
 
 def check_number(name: str, value: object, allowed: str = "any finite number") -> float:
-    """A real number as a float; a bool, a text and a tensor are none.
+    """A real number as a float. Bools, texts and tensors are refused.
 
     Raises:
         ValueError: Names the argument.
@@ -61,7 +61,7 @@ def all_texts(texts: object) -> bool:
 
 
 def check_texts(texts: object) -> None:
-    """Refuse what is no list of texts: one text would be read as many of one letter each.
+    """Refuse anything but lists of texts. A single text would be read as a list of its letters.
 
     Args:
         texts: Texts, source -> texts, or None for a default.

@@ -1,8 +1,8 @@
-"""Any prompt with any next token, and perhaps one to hold against it: facts, pronouns, groups.
+"""Any prompt with any next token, and optionally a second token to compare with it.
 
-What a bias-knowledge question is to KnowBias, a completion is to other work on neurons: facts
-(knowledge neurons, arXiv 2104.08696), the gap between two groups behind one prompt (IG2, arXiv
-2406.10130), pronouns. The prompt is taken as it is, with no template around it.
+Other work on neurons attributes completions instead of questions: facts (knowledge neurons, arXiv
+2104.08696), the gap between two groups after one prompt (IG2, arXiv 2406.10130), pronouns. The
+prompt is used as it is, with no template around it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _NEEDED = ("prompt", "target")
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt and the token that is attributed behind it."""
+    """A prompt and the next token, which is attributed."""
 
     prompt: str
     """The whole text before the target. A chat is written out as its template writes it."""
     target: str
     """What follows: one token, with the space that separates it (`` Paris``)."""
     foil: str | None = None
-    """What might have followed instead, also one token: the objective ``logit_difference`` is the
-    target's logit minus the foil's. The other objectives do not read it, but it is checked."""
+    """An alternative to the target, also one token. The objective ``logit_difference`` is the
+    target's logit minus the foil's. The other objectives ignore it, but it is always checked."""
     dimension: str = UNSPECIFIED
-    """The group that it is selected with, as a question's dimension."""
+    """The group for selection, as the dimension of a question."""
     kind: str = UNSPECIFIED
     """What sort of completion it is, for figures."""
 
@@ -60,12 +60,12 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """The prompt: what a question's text is to it."""
+        """The prompt, by the name that it has in a `Question`."""
         return self.prompt
 
     @property
     def answer(self) -> str:
-        """The target: what a question's right answer is to it."""
+        """The target, by the name that it has in a `Question`."""
         return self.target
 
     def prompt_tokens(self, model: HookedModel) -> Int[Tensor, "1 pos"]:
@@ -81,7 +81,7 @@ class Completion:
         """The ids of target and foil.
 
         Raises:
-            ValueError: If one is not one token behind the prompt, or both are the same.
+            ValueError: If one is not one token after the prompt, or both are the same.
         """
         target = _only_token(tokenizer, self.prompt, self.target, "target")
         if self.foil is None:
@@ -89,7 +89,7 @@ class Completion:
         foil = _only_token(tokenizer, self.prompt, self.foil, "foil")
         if foil == target:
             raise ValueError(
-                f"target {self.target!r} and foil {self.foil!r} are the same token behind "
+                f"target {self.target!r} and foil {self.foil!r} are the same token after "
                 f"{self.prompt[-40:]!r}: there is no difference to attribute."
             )
         return target, foil
@@ -100,16 +100,16 @@ def _only_token(tokenizer: Any, prompt: str, word: str, name: str) -> int:
     if token is not None:
         return token
     if prompt[-1:].isspace() and not prompt.endswith("\n"):
-        remedy = "Take the space from the prompt's end" + (
-            "" if word[0].isspace() else " to the beginning of the word"
+        remedy = "Remove the space at the prompt's end" + (
+            "" if word[0].isspace() else " and put it before the word"
         )
     else:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids)
         remedy = f"By itself it is {pieces}. Move its first tokens into the prompt, or take another"
     raise ValueError(
-        f"the {name} {word!r} is not one token behind a prompt that ends in {prompt[-20:]!r}, and "
-        f"attribution is of one token. {remedy}."
+        f"the {name} {word!r} is not one token after a prompt that ends in {prompt[-20:]!r}, and "
+        f"attribution needs one token. {remedy}."
     )
 
 
@@ -119,19 +119,19 @@ def check_completions(
     """Refuse completions that would be measured as something else.
 
     Args:
-        model: It reads them.
+        model: The model that reads them.
         completions: Prompts and targets.
-        with_foils: Whether two that differ in their foils alone are two measurements.
+        with_foils: Whether completions that differ only in their foils count as different.
 
     Raises:
-        ValueError: For a completion that is there twice, a target or foil of several tokens, or one
-            that goes on the prompt's last word where the model expects a new one.
+        ValueError: If a completion is given twice, a target or foil is several tokens, or one
+            continues the prompt's last word where the model expects a new word.
     """
     measured = completions if with_foils else [replace(each, foil=None) for each in completions]
     completion, count = Counter(measured).most_common(1)[0]
-    if count > 1:  # it would count for as many
+    if count > 1:  # it would be counted several times
         raise ValueError(
-            f"the completion {completion.prompt[-40:]!r} + {completion.target!r} is there {count} "
+            f"the completion {completion.prompt[-40:]!r} + {completion.target!r} is given {count} "
             "times: give each once."
         )
     for completion in completions:
@@ -142,7 +142,7 @@ def check_completions(
 
 
 def _check_new_word(model: HookedModel, completion: Completion, word: str) -> None:
-    """Refuse ``is`` + ``Paris`` where `` Paris`` is meant; ``Reyk`` + ``javik`` may be."""
+    """Refuse ``is`` + ``Paris`` where `` Paris`` is meant; allow ``Reyk`` + ``javik``."""
     end = completion.prompt[-1]
     # Scripts with upper and lower case put spaces between words.
     if end.lower() == end.upper() or word[0].lower() == word[0].upper():
@@ -155,7 +155,7 @@ def _check_new_word(model: HookedModel, completion: Completion, word: str) -> No
         logits = model(completion.prompt_tokens(model), return_type="logits")[0, -1]
     if logits[spaced] > logits[written]:
         raise ValueError(
-            f"{word!r} goes on the last word of {completion.prompt[-20:]!r}, and the model finds "
+            f"{word!r} continues the last word of {completion.prompt[-20:]!r}, and the model finds "
             f"{' ' + word!r} likelier there. Write the space before it: {' ' + word!r}."
         )
 
@@ -170,11 +170,11 @@ def load_completions(path: str | os.PathLike[str]) -> list[Completion]:
     Args:
         path: A CSV file with the columns ``prompt`` and ``target``, and perhaps ``foil``,
             ``dimension`` and ``kind``; or JSON lines with these keys (``.jsonl``, ``.ndjson``).
-            Spaces count: a target mostly begins with one. Other columns are left alone; cells of
-            the last three that are empty, or have spaces alone, are as if they were not there.
+            Spaces count: most targets begin with one. Other columns are ignored. An empty or blank
+            cell in one of the last three columns counts as missing.
 
     Raises:
-        ValueError: If the file is missing, empty or something else; row and column are named.
+        ValueError: If the file is missing, empty or malformed; names row and column.
     """
     path = check_is_file(path, _FILE)
     completions = [_completion(path, number, row) for number, row in _rows(path)]
@@ -194,8 +194,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for column in _COLUMNS:
             if _QUOTED_BEHIND_A_SPACE.fullmatch(row.get(column) or ""):
                 raise ValueError(
-                    f"'{path}', row {number}, column {column!r}: got {shown(row[column])}. Quotes "
-                    "must begin right behind the comma: take the space before them away."
+                    f"'{path}', row {number}, column {column!r}: got {shown(row[column])}. A "
+                    "quote must follow the comma directly: remove the space before it."
                 )
         yield number, row
 
@@ -211,8 +211,8 @@ def _completion(path: Path, number: int, row: Mapping[str, Any]) -> Completion:
     for column in (*_NEEDED, *given):
         if not isinstance(given.get(column), str):
             raise ValueError(
-                f"'{path}', row {number}, column {column!r}: got {shown(row.get(column))}. Needed "
-                f"are the columns or keys {' and '.join(_NEEDED)}, in each row a text."
+                f"'{path}', row {number}, column {column!r}: got {shown(row.get(column))}. Each "
+                f"row needs a text in the columns or keys {' and '.join(_NEEDED)}."
             )
     try:
         return Completion(**given)

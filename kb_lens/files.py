@@ -1,4 +1,4 @@
-"""Whole files: none is left half-written, and none has a name that a system would misread."""
+"""Write files whole, and refuse file names that some system would misread."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from kb_lens.written import note
 
 _HOST = re.sub(r"\W", "_", platform.node())
 _UNFINISHED = re.compile(r"\.(?P<host>\w*)-(?P<process>\d+)-\d+\.part$")
-"""The end of the name of what is not whole yet: who writes it."""
+"""The end of an unfinished file's name; it names the writer."""
 _ERROR_NUMBER = re.compile(r"\(os error (\d+)\)")
-"""How libraries that are written in Rust tell of an error of the system."""
+"""How libraries written in Rust report a system error."""
 _NOT_IN_NAMES = '/\\:*?"<>|'
-"""What Windows or Unix refuse in the name of a file, or read as something else."""
+"""Characters that Windows or Unix refuse in a file name, or read as something else."""
 _DEVICES = {
     "con",
     "prn",
@@ -36,24 +36,24 @@ _DEVICES = {
     "nul",
     *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
 }
-"""Names that Windows keeps for devices, whatever their ending."""
+"""Names that Windows reserves for devices, with any suffix."""
 _LONGEST_NAME = 100
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""How a file system says that it has no locks."""
+"""The errors by which a file system says that it has no locks."""
 
 
 @contextmanager
 def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when all went well."""
+    """Yield a path beside `path` to write to; it replaces `path` if the block succeeds."""
     path = Path(path)
     unfinished = unfinished_name(path)
     with naming_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        note(path)  # before it is there: whoever is killed in between has noted it
+        note(path)  # first, so that the file is noted even if the process is killed here
         delete_abandoned_beside(path)
         try:
             unfinished.touch()
-            # What the umask allows: some libraries write files that their owner alone can read.
+            # Some libraries write files that only their owner can read: the umask decides here.
             mode = unfinished.stat().st_mode
             yield unfinished
             unfinished.chmod(mode)
@@ -64,7 +64,7 @@ def moved_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def folder_moved_whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, which it becomes unless another process was faster."""
+    """Yield a new folder, which becomes `folder` unless another process was faster."""
     unfinished = unfinished_name(folder)
     with naming_file(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def folder_moved_whole(folder: Path) -> Iterator[Path]:
 
 
 def as_the_umask_allows(folder: Path) -> None:
-    """Let others read the files as far as the folder's mode, which the umask gave it, allows."""
+    """Give the files the read rights that the umask gave the folder."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -89,15 +89,15 @@ def as_the_umask_allows(folder: Path) -> None:
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Say of which file an error of the system is: a full disk does not, nor do many libraries."""
+    """Name the file in system errors: those of a full disk and of many libraries do not."""
     try:
         yield
     except OSError as error:
         is_known = error.filename and not str(error.filename).endswith(".part")
-        if error.errno is not None and not is_known:  # without a number it is a text
+        if error.errno is not None and not is_known:  # an error without a number is a text
             error.filename = str(path)
         raise
-    except Exception as error:  # what is written in Rust raises kinds of its own
+    except Exception as error:  # libraries written in Rust raise their own kinds
         number = _ERROR_NUMBER.search(str(error))
         if number is None:
             raise
@@ -105,18 +105,18 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def unfinished_name(path: Path) -> Path:
-    """A name beside `path` for what is not whole yet; no two threads anywhere have the same."""
+    """A name beside `path` for the unfinished file, different for every thread and machine."""
     writer = f"{_HOST}-{os.getpid()}-{threading.get_native_id()}"
     return path.with_name(f"{path.name}.{writer}.part")
 
 
 def delete_abandoned(folder: str | os.PathLike[str], *, alone: bool = False) -> None:
-    """Delete what processes that were killed left half-written in a folder and below it.
+    """Delete the half-written files of killed processes in a folder and below it.
 
     Args:
         folder: Where to look.
-        alone: Whether nobody else can be writing there: then what was written on other machines,
-            whose processes cannot be looked for here, goes too.
+        alone: Whether no other process can be writing there. Then files from other machines, whose
+            processes cannot be checked here, are deleted too.
     """
     for path in Path(folder).rglob("*.part"):
         if writer_is_dead(path) or (alone and _UNFINISHED.search(path.name)):
@@ -124,19 +124,19 @@ def delete_abandoned(folder: str | os.PathLike[str], *, alone: bool = False) -> 
 
 
 def delete_abandoned_beside(path: Path) -> None:
-    """Delete what killed processes left half-written of one file or folder."""
+    """Delete what killed processes left of one file or folder."""
     for unfinished in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
         if writer_is_dead(unfinished):
             delete(unfinished)
 
 
 def writer_is_dead(path: Path) -> bool:
-    """Whether a half-written file's writer was a process of this machine that is no more."""
+    """Whether a half-written file's writer was a process of this machine that has ended."""
     writer = _UNFINISHED.search(path.name)
     if writer is None or writer["host"] != _HOST:
         return False
     try:
-        # Killed, it keeps its number until its parent has looked: in some containers for ever.
+        # A killed process keeps its number until its parent waits for it: in some containers never.
         return psutil.Process(int(writer["process"])).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -156,23 +156,23 @@ def delete(path: Path) -> None:
 def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
     """Hold the lock of a name inside the block, so that other processes wait for each other.
 
-    The lock is the operating system's: it ends with the process, however that ends. Where a file
-    system has none, nobody waits for anybody, and a warning says so.
+    The lock is the operating system's: it ends with the process, however that ends. On a file
+    system without locks no process waits, and a warning says so.
 
     Args:
         path: The file of the lock; it is made and stays.
         timeout: Seconds to wait for it; -1 waits for ever.
 
     Yields:
-        Whether it was to be had.
+        Whether the lock was obtained.
     """
     path = Path(path)
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         before = path.stat()
-        # FileLock would take the right to lock from a group that the umask gives it to. In place of
-        # a lock that a file system does not have it would watch for a file that nobody deletes.
+        # By default FileLock takes away the group's right to lock, and on a file system without
+        # locks it waits for a file that nobody deletes.
         mode = before.st_mode & 0o777
         lock = FileLock(path, timeout=timeout, mode=mode, fallback_to_soft=False)
         try:
@@ -191,7 +191,7 @@ def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
             yield True
             return
         try:
-            # Who had it before may have deleted the file: then it is the lock of nothing.
+            # The last holder may have deleted the file: then this lock protects nothing.
             if path.exists() and path.stat().st_ino == before.st_ino:
                 yield True
                 return
@@ -206,7 +206,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def shared_name(text: str) -> str:
-    """A text as it may be shared: of a path its last part, without home folder and user name."""
+    """A text that can be shared: of a path its last part, without home folder and user name."""
     is_path = text.startswith(("/", "~", ".", "\\")) or text[1:3] in (":\\", ":/")
     if is_path:
         return PurePath(os.path.abspath(text).replace("\\", "/")).name or text  # noqa: PTH100
@@ -225,7 +225,7 @@ def check_file_name(name: object, what: str) -> None:
         ValueError: If the text leads to another folder, or Windows, macOS or Linux would refuse it
             or read it as something else.
     """
-    fault = "it is no text" if not isinstance(name, str) else _fault_of_name(name)
+    fault = "it is not a text" if not isinstance(name, str) else _fault_of_name(name)
     if fault:
         article = "an" if what[0] in "aeiou" else "a"
         raise ValueError(
@@ -236,9 +236,9 @@ def check_file_name(name: object, what: str) -> None:
 
 
 def _fault_of_name(name: str) -> str:
-    """Why a text cannot be a file's name; nothing if it can."""
+    """Why a text cannot be a file's name; empty if it can."""
     if not name.strip(". "):
-        return "it is empty, or dots alone"
+        return "it is empty or only dots"
     if refused := [character for character in name if character in _NOT_IN_NAMES]:
         return f"it has {refused[0]!r} in it"
     if not name.isprintable():
@@ -254,7 +254,7 @@ def _fault_of_name(name: str) -> str:
 
 
 def folded_name(name: str) -> str:
-    """What macOS and Windows take a file's name for: names that fold to the same are one file."""
+    """A file name as macOS and Windows compare it: names with the same result are one file."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 

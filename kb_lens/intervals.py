@@ -1,8 +1,8 @@
 """Intervals from resamples, also of metrics with a corner.
 
-A metric with a corner (icat at ss = 50) is the minimum of smooth functions, its pieces, and a
-percentile interval of the metric itself covers too rarely at the corner. There each piece has its
-interval, and the metric's goes from the least of the lower ends to the least of the upper ends.
+A metric with a corner (icat at ss = 50) is the minimum of smooth functions, its pieces. A
+percentile interval of the metric itself covers too rarely at the corner. So each piece gets an
+interval, and the metric's goes from the smallest lower end to the smallest upper end.
 docs/statistics.md shows how often that covers.
 """
 
@@ -53,15 +53,14 @@ def measure_interval(measure: Measure, clusters: int) -> tuple[float, float]:
 
 
 def difference_interval(base: Measure, other: Measure, clusters: int) -> tuple[float, float]:
-    """The interval of other - base, both of the same metric, pieces and all.
+    """The interval of other - base, both of the same metric with the same pieces.
 
     Every difference of two pieces P[p] (other) and Q[q] (base) is smooth and has an interval.
-    min P - min Q is the min over p of the max over q of P[p] - Q[q], and as well the max over q
-    of the min over p. The two need not agree of the ends of intervals; each end is taken from the
-    one that is further out, so that the interval of base - other is the same, turned around.
-    min P - min Q also lies between the least and the largest of P[p] - Q[p], which is sharper
-    where a small change happens near the corner. All of this holds, so the interval is what they
-    have in common.
+    min P - min Q is the min over p of the max over q of P[p] - Q[q], and also the max over q of the
+    min over p. Applied to the ends of intervals the two may differ. Each end is the outer one of
+    the two, so that the interval of base - other is the mirror image. min P - min Q also lies
+    between the least and the largest P[p] - Q[p], which is sharper for a small change near the
+    corner. The result is the intersection of both intervals.
     """
     if clusters < 2:
         return float("nan"), float("nan")

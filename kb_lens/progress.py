@@ -1,4 +1,4 @@
-"""How far a job is: a bar where somebody watches it, else a line now and then for the log.
+"""How far a job is: a bar in a terminal or notebook, else a line now and then for the log.
 
 Everything in kb_lens that takes time shows it by `progress_bar`.
 """
@@ -13,25 +13,25 @@ from typing import Any
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as terminal_bar
 
-# Often enough to see that a job is alive; a night of it stays readable.
+# Often enough to see that a job is alive, and a log of one night stays readable.
 _SECONDS_BETWEEN_LINES = 30.0
 _MINUTE, _HOUR = 60, 3600
 _TERMINAL_BAR: Any = terminal_bar  # generic for type checkers alone
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> Any:
-    """A progress bar of tqdm's.
+    """A progress bar of tqdm.
 
-    Where standard error is neither a terminal nor a notebook, a bar would fill a log with its
-    copies: there is a line every 30 seconds and one at the end. ``TQDM_DISABLE=1`` shows neither.
+    Outside a terminal and a notebook a bar would fill the log. There it is a line every 30 seconds
+    and one at the end. ``TQDM_DISABLE=1`` hides both.
 
     Args:
-        items: What is gone through, if the bar is not moved by its `update`.
+        items: What is iterated over; None if the bar is moved by its `update`.
         shown: Whether to show it.
         options: tqdm's own, such as `total`, `desc` and `unit`.
     """
     make = tqdm if _is_watched() else _LogLines
-    if not shown:  # else tqdm looks at TQDM_DISABLE, which it does not if `disable` is given
+    if not shown:  # tqdm reads TQDM_DISABLE only if `disable` is not given
         options["disable"] = True
     return make(items, **options)
 
@@ -46,12 +46,12 @@ def duration(seconds: float) -> str:
 
 
 def _is_watched() -> bool:
-    """Whether a bar can be drawn over: in a terminal, or in a notebook of whatever kind."""
+    """Whether a bar can be redrawn: in a terminal, or in any kind of notebook."""
     return "ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty())
 
 
 class _LogLines(_TERMINAL_BAR):
-    """Tells in whole lines, such as ``stereoset: 120/400, 35 s``."""
+    """Progress in whole lines, such as ``stereoset: 120/400, 35 s``."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._began = monotonic()
@@ -66,7 +66,7 @@ class _LogLines(_TERMINAL_BAR):
             self._write_line(self.postfix)
 
     def close(self) -> None:
-        """The last line; not to be drawn over, so it has nothing to leave."""
+        """Write the last line, without what tqdm does to a bar here."""
         if not self.disable:
             self._write_line()
             self.leave = False

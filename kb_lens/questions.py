@@ -21,7 +21,7 @@ from kb_lens.rows import CsvTable, check_is_file, read_csv, shown
 KINDS = ("causal_rejection", "bias_recognition", "normative_judgment")
 """The paper's three question types."""
 UNSPECIFIED = "unspecified"
-"""The kind of a question of which nobody has said it."""
+"""The kind of a question from a file that does not state it."""
 DIMENSIONS = ("gender", "race", "religion")
 """The paper's three dimensions: the default."""
 LANGUAGES = ("en", "es", "de", "zh")
@@ -31,7 +31,7 @@ _ENGLISH_ONLY = (
     *("physical_appearance", "intersectional", "safety", "control"),
 )
 BANK = dict.fromkeys(LANGUAGES, (*DIMENSIONS, "culture")) | {"en": (*DIMENSIONS, *_ENGLISH_ONLY)}
-"""Language -> the dimensions that the bank has in it, a file each. ``safety`` asks about harm,
+"""Language -> its dimensions in the bank, one file each. ``safety`` asks about harm,
 ``control`` about plain facts, ``culture`` about stereotypes of the language's cultures."""
 COLUMNS = ("id", "dimension", "kind", "concept", "text", "answer")
 """The columns of a file of questions."""
@@ -41,9 +41,9 @@ _RELEASE_COLUMNS = {
     "concept": "concept",
     "text": "question",
 }
-"""What the authors' release calls them; it has no kind and no id."""
+"""Their names in the authors' release, which has no kind and no id."""
 _DEFAULT_CONCEPTS = 5
-"""A dimension and kind unless told otherwise: 45 questions take a minute on two CPU cores."""
+"""Concepts for each dimension and kind: the 45 questions take a minute on two CPU cores."""
 
 Answer = Literal["yes", "no"]
 """The right answer to a question."""
@@ -58,8 +58,8 @@ class Question:
     answer: Answer
     """The right answer."""
     dimension: str
-    """The social dimension that it asks about: one of `BANK`, or your own, which becomes the name
-    of a file."""
+    """The social dimension that it asks about: one of `BANK`, or your own. Files are named
+    after it."""
     kind: str = "bias_recognition"
     """The type of question: one of `KINDS`, or your own."""
     concept: str = ""
@@ -89,15 +89,15 @@ def load_questions(
 ) -> list[Question]:
     """Read questions from the bank, as a balanced subset.
 
-    Of each dimension and kind come equally many questions, in the order of the file, so a larger
-    `n` contains a smaller one. With a filter the cells that are left share `n` evenly:
-    ``dimension="gender"`` alone has three cells.
+    Each dimension and kind (a cell) gives equally many questions, in the order of the file, so a
+    larger set contains a smaller one. With a filter the cells that are left share `n` evenly:
+    ``dimension="gender"`` has three cells.
 
     Args:
-        n: How many, a whole number; None for all. The default is 5 concepts a cell (45 of the
-            whole bank, 15 of one dimension), and of a file of your own all rows.
-        dimension: One dimension or several of `BANK`; default ``gender``, ``race`` and
-            ``religion``, or with `path` all in the file.
+        n: Number of questions; None for all. The default is 5 concepts a cell (45 questions, or 15
+            of one dimension), and all rows of a file of your own.
+        dimension: One dimension or several of `BANK`. Default: ``gender``, ``race`` and
+        ``religion``, or with `path` all in the file.
         kind: One kind or several; default all three.
         language: One of `LANGUAGES`; the instruction and the answers stay English.
         path: A CSV file of your own (or several): the bank's columns, or the columns of the
@@ -108,8 +108,8 @@ def load_questions(
 
     Raises:
         ValueError: For a missing or malformed file (row and column are named), dimensions that
-            differ only in case, an unknown dimension, kind or language, or an `n` that is no
-            multiple of the number of cells.
+            differ only in case, an unknown dimension, kind or language, or an `n` that is not
+                a multiple of the number of cells.
     """
     dimensions, kinds = _listed("dimension", dimension), _listed("kind", kind)
     if language not in LANGUAGES:
@@ -158,10 +158,10 @@ def read_bank(path: str | os.PathLike[str]) -> list[Question]:
 
 def _check_columns(path: Path, table: CsvTable, release: bool) -> None:
     if not table.columns:
-        raise ValueError(f"'{path}' is empty. Needed are the columns {', '.join(COLUMNS)}.")
+        raise ValueError(f"'{path}' is empty. It needs the columns {', '.join(COLUMNS)}.")
     if {"prompt", "target"}.issubset(table.columns):
         raise ValueError(
-            f"'{path}' has completions, no yes/no questions: read it with kb.load_completions."
+            f"'{path}' has completions, not yes/no questions: read it with kb.load_completions."
         )
     if not release and (missing := [name for name in COLUMNS if name not in table.columns]):
         raise ValueError(
@@ -209,7 +209,7 @@ def _listed(option: str, value: object) -> list[str] | None:
 
 
 def _check_dimensions(files: Sequence[Path], questions: Sequence[Question]) -> None:
-    """Each dimension gets a file of its own; macOS and Windows do not tell Race from race."""
+    """Files are named after dimensions, and for macOS and Windows Race and race are one name."""
     spelled: dict[str, str] = {}
     for dimension in dict.fromkeys(question.dimension for question in questions):
         first = spelled.setdefault(folded_name(dimension), dimension)
@@ -250,7 +250,7 @@ def _build(
     columns: Mapping[str, str],
     **further: str,
 ) -> Question:
-    """The question of a row, whose fields stand in `columns`, or are given further."""
+    """The question of a row; `columns` names the columns of its fields, and the rest are given."""
     values = {field: row[column] for field, column in columns.items()} | further
     for field, column in columns.items():
         # Concepts of the release, whose rows have no id, may be empty.

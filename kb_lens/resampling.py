@@ -1,7 +1,7 @@
 """Formulas on sums over items, for all resamples at once.
 
-Items that have a template, a target or a writer in common are not independent of one another, so
-whole clusters of items are drawn again with replacement. A resample changes only how often each
+Items that share a template, a target or a writer are not independent, so whole clusters of items
+are drawn again with replacement. A resample changes only how often each
 cluster counts, so all resamples of all metrics are one matrix product: counts [resample, cluster]
 times per-cluster sums [cluster, group x quantity].
 """
@@ -30,7 +30,7 @@ class Measure(NamedTuple):
     value: np.ndarray
     n: np.ndarray
     pieces: tuple[np.ndarray, ...] = ()
-    """Where the value has a corner: the smooth functions whose minimum it is."""
+    """If the value has a corner: the smooth functions whose minimum it is."""
 
     @property
     def smooth(self) -> tuple[np.ndarray, ...]:
@@ -53,7 +53,7 @@ class Statistics:
     """[item, group] True where the item belongs to the group. Groups may overlap."""
 
     clusters: Int[np.ndarray, " item"] | None = None
-    """The number of each item's cluster, from 0; None where every item is one of its own."""
+    """The number of each item's cluster, from 0; None if every item is its own cluster."""
 
     def __post_init__(self) -> None:
         n_items = len(self.quantities)
@@ -78,7 +78,7 @@ class Statistics:
 
     @cached_property
     def cluster_sums(self) -> Float[np.ndarray, "cluster sum"]:
-        """The same of each cluster."""
+        """The same for each cluster."""
         if self.clusters is None:
             return self.item_sums
         sums = np.zeros((int(self.clusters.max()) + 1, self.item_sums.shape[1]))
@@ -92,10 +92,10 @@ def point(statistics: Statistics, formula: Formula) -> dict[str, Measure]:
 
 
 def cluster_counts(statistics: Statistics, formula: Formula) -> dict[str, int]:
-    """From how many clusters each metric is computed.
+    """The number of clusters that each metric is computed from.
 
-    A formula's n is a sum over items. Where each sum is replaced by the number of clusters that
-    have something to add to it, n is a number of clusters.
+    A formula's n is a sum over items. If each sum is replaced by the number of clusters that
+    contribute to it, n becomes a number of clusters.
     """
     present = (statistics.cluster_sums != 0).sum(axis=0, keepdims=True).astype(np.float64)
     # The values of such formulas mean nothing and may be out of range.
@@ -120,7 +120,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def resample(
     statistics: Sequence[Statistics], formula: Formula, n_bootstrap: int, seed: int
 ) -> list[dict[str, Measure]]:
-    """Every metric of each of `statistics`, [resample], under the same resampled clusters.
+    """Every metric of each of `statistics`, [resample], on the same resampled clusters.
 
     Args:
         statistics: Of one or more results on the same items in the same order and clusters.
@@ -160,7 +160,7 @@ def _counts(
     for start in range(0, n_bootstrap, size):
         rows = min(size, n_bootstrap - start)
         drawn = generator.integers(n_clusters, size=(rows, n_clusters))
-        # Each resample counts in a range of its own, so one bincount serves them all.
+        # Each resample has its own range of numbers, so one bincount counts them all.
         drawn += n_clusters * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n_clusters)
         yield counts.reshape(rows, n_clusters).astype(np.float64)

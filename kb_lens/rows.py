@@ -1,4 +1,4 @@
-"""Text files with rows, CSV and JSON lines: read as they are meant, or refused in one line."""
+"""Read CSV files and JSON lines; a malformed file raises one line that says what is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 200
 
 
 class EncodingError(ValueError):
-    """A file is no UTF-8 text."""
+    """A file is not UTF-8 text."""
 
     def __init__(self, path: Path, line: int, reason: str) -> None:
         super().__init__(
@@ -26,7 +26,7 @@ class EncodingError(ValueError):
             "'CSV UTF-8'."
         )
         self.line = line
-        """The line that is no UTF-8, from 1."""
+        """The line that is not UTF-8, from 1."""
         self.reason = reason
         """What is wrong in that line, and which encoding the file seems to have."""
 
@@ -39,13 +39,13 @@ def check_is_file(path: object, what: str) -> Path:
         what: The kind of file that is needed, for the message: ``question file``.
 
     Raises:
-        ValueError: If it is no path, or nothing or something else is there.
+        ValueError: If it is not a path, or there is no regular file.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ValueError(f"the path of a {what} must be a text or a path, got {path!r}.")
     path = Path(path)
     if path_exists(path) and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
+        kind = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"'{path}' is {kind}: give a {what}.")
     if not path.is_file():
         raise ValueError(f"no such {what}: '{path}'.")
@@ -56,7 +56,7 @@ def path_exists(path: Path) -> bool:
     """Whether anything is there; ValueError where that cannot be told."""
     try:
         return path.exists()
-    except OSError as error:  # a folder that may not be looked into, or a name that is too long
+    except OSError as error:  # a folder without read permission, or a name that is too long
         raise ValueError(f"'{path}' cannot be read: {error.strerror}.") from error
 
 
@@ -64,7 +64,7 @@ def read_utf8(path: str | os.PathLike[str], what: str = "text file") -> str:
     """The text of a file, without the byte order mark that some editors write.
 
     Raises:
-        EncodingError: If it is no UTF-8.
+        EncodingError: If it is not UTF-8.
         ValueError: As `check_is_file`, or if the file cannot be read.
     """
     path = check_is_file(path, what)
@@ -72,7 +72,7 @@ def read_utf8(path: str | os.PathLike[str], what: str = "text file") -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"'{path}' cannot be read: {error.strerror}. May you read it, and is its disk there?"
+            f"'{path}' cannot be read: {error.strerror}. Check its permissions and its disk."
         ) from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise EncodingError(path, 1, "it seems to be UTF-16: its first two bytes say so")
@@ -123,7 +123,7 @@ def read_csv(
         strip: Whether spaces around a cell's text are left out.
 
     Raises:
-        ValueError: Names the file, and the row that has other cells than the names above it.
+        ValueError: Names the file, and a row with too few or too many cells.
     """
     columns, records = csv_records(path, what, strip=strip)
     for record in records:
@@ -139,11 +139,11 @@ def read_csv(
 def csv_records(
     path: str | os.PathLike[str], what: str = "CSV file", *, strip: bool = True
 ) -> tuple[tuple[str, ...], list[CsvRecord]]:
-    """The names of a CSV file's columns, none if it is empty, and its rows as they are.
+    """The names of a CSV file's columns (none if it is empty), and its rows as they are.
 
     Raises:
         ValueError: As `read_utf8`; if a quote is not closed, a cell is longer than `csv` allows,
-            or a column is there twice. The line is named.
+            or a column is there twice. Names the line.
     """
     header, *records = list(_records(read_utf8(path, what), path, strip)) or [CsvRecord(1, 1, ())]
     columns = tuple(name.strip() for name in header.cells)
@@ -151,13 +151,13 @@ def csv_records(
     if twice:
         raise ValueError(
             f"'{path}', row {header.row} has a column twice: {shown(twice[0])} in "
-            f"{shown(list(columns))}. Name them apart."
+            f"{shown(list(columns))}. Give them different names."
         )
     return columns, records
 
 
 def _records(text: str, path: str | os.PathLike[str], strip: bool) -> Iterator[CsvRecord]:
-    # csv itself minds the ends of lines.
+    # csv itself handles the ends of lines.
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     row = 0
     while True:
@@ -177,14 +177,14 @@ def _records(text: str, path: str | os.PathLike[str], strip: bool) -> Iterator[C
 
 
 def _delimiter(text: str) -> str:
-    """What stands between the columns' names; Excel writes semicolons where 1,5 is a number."""
+    """What separates the columns' names; Excel writes semicolons where 1,5 is a number."""
     header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     return max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)
 
 
 def text_lines(text: str) -> Iterator[tuple[int, str]]:
     """Each line that is not blank, with its number from 1."""
-    # Not str.splitlines: it also splits at characters that JSON has inside its texts.
+    # Not str.splitlines: it also splits at characters that JSON texts may contain.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             yield number, line
@@ -193,22 +193,22 @@ def text_lines(text: str) -> Iterator[tuple[int, str]]:
 def json_rows(
     path: str | os.PathLike[str], what: str = "file of JSON lines"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each line's number and its keys and values; what is no object stands under an empty key.
+    """Each line's number, keys and values; a value that is not an object gets an empty key.
 
     Raises:
-        ValueError: As `check_is_file`; for a line that is no JSON in UTF-8, which is named.
+        ValueError: As `check_is_file`; for a line that is not JSON in UTF-8, which it names.
     """
     try:
         text = read_utf8(path, what)
     except EncodingError as error:
         raise ValueError(
-            f"'{path}', row {error.line} is no JSON in UTF-8: {error.reason}. Save it as UTF-8."
+            f"'{path}', row {error.line} is not JSON in UTF-8: {error.reason}. Save it as UTF-8."
         ) from error
     for number, line in text_lines(text):
         try:
             row = json_value(line)
         except ValueError as error:
-            raise ValueError(f"'{path}', row {number} is no JSON in UTF-8: {error}.") from error
+            raise ValueError(f"'{path}', row {number} is not JSON in UTF-8: {error}.") from error
         yield number, row if isinstance(row, dict) else {"": row}
 
 
@@ -216,8 +216,8 @@ def json_value(line: str) -> Any:
     """The value that a line has as JSON.
 
     Raises:
-        ValueError: Says what is wrong in which column; NaN, Infinity, halves of characters, and
-            numbers and nestings without end are no JSON.
+        ValueError: Says what is wrong in which column. NaN, Infinity, lone surrogates, and huge
+            numbers and nestings are not JSON.
     """
     try:
         return from_json(line.rstrip(), allow_inf_nan=False)

@@ -1,9 +1,8 @@
-"""Work off many pieces of work together with whoever shares the store.
+"""Do many pieces of work together with all processes that share the store.
 
-Any number of processes, on any machines that see the folder, may be given the same pieces: each
-takes one that nobody has finished or claimed, and all return when all are finished. So a job needs
-no list of who does what. Who comes later helps, and what one that was killed had begun goes to
-another.
+Any number of processes, on any machines that see the folder, may be given the same pieces. Each
+takes a piece that no process has finished or claimed, and all return when every piece is finished.
+A process that starts later helps, and the unfinished piece of a killed process goes to another.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ class Progress(NamedTuple):
     kind: str
     """What a piece is."""
     done: int
-    """How many are finished, by anybody."""
+    """How many are finished, by any process."""
     total: int
-    """Of how many."""
+    """How many there are."""
     current: str
-    """The one that this process begins; empty if it has ended one."""
+    """The piece that this process begins; empty if it has just finished one."""
 
 
 watcher: ContextVar[Callable[[Progress], object] | None] = ContextVar("watcher", default=None)
-"""Told of every step in this process, where nobody sees its progress bars."""
+"""Called at every step, for a process whose progress bars nobody sees."""
 
 
 def work_off(
@@ -48,24 +47,24 @@ def work_off(
     assist: Callable[[Piece], bool] = lambda piece: False,
     progress: bool = True,
 ) -> None:
-    """Do every piece that has no entry yet, in order, and write what comes out.
+    """Do every piece that has no entry yet, in order, and write its entry.
 
-    Returns when all pieces have an entry, also those that other processes are at meanwhile.
+    Returns when all pieces have an entry, including those that other processes work on.
 
     Args:
-        pieces: Key (see `entry_key`) -> what is to be done.
+        pieces: Key (see `entry_key`) -> piece.
         store: Where the entries are.
-        work: Does a piece; gives the content of its entry.
+        work: Does a piece and returns the content of its entry.
         kind: What a piece is, for the progress bar.
-        name: What a piece is called there.
-        assist: Called with a piece that another process is at, when nothing else is left: does
-            some of it, and returns whether there was anything to do.
+        name: What this work is called there.
+        assist: Called with a piece that another process works on, when nothing else is left. It
+            does some of that piece and returns whether there was anything to do.
         progress: Whether to show one.
     """
     with _Queue(pieces, store, kind, name, progress) as queue:
         while queue.left:
             claimed = queue.claim()
-            if claimed is None:  # others are at all that is left, and may die
+            if claimed is None:  # other processes have claimed the rest, and may die
                 if not queue.assist(assist):
                     time.sleep(POLL_SECONDS)
                 continue
@@ -84,10 +83,10 @@ def entries(
     name: Callable[[Piece], str] = lambda piece: "",
     progress: bool = True,
 ) -> Iterator[bytes]:
-    """Every piece's entry, in order: kept, done here, or by others who share the store.
+    """Every piece's entry, in order: from the store, done here, or done by another process.
 
     Args:
-        pieces: What is to be done.
+        pieces: The pieces.
         store: Where entries are kept; None for nowhere.
         key: Names the entry of a piece, see `entry_key`; not called without a store.
         work: As for `work_off`.
@@ -102,7 +101,7 @@ def entries(
     options: dict[str, Any] = {"kind": kind, "name": name, "progress": progress}
     work_off(dict(zip(keys, pieces, strict=True)), store, work, **options)
     for entry, piece in zip(keys, pieces, strict=True):
-        yield store.obtain(entry, partial(work, piece))  # done again if it was damaged since
+        yield store.obtain(entry, partial(work, piece))  # done again if it was damaged meanwhile
 
 
 def assist_with(
@@ -111,16 +110,16 @@ def assist_with(
     work: Callable[[Piece], bytes],
     is_over: Callable[[], bool],
 ) -> bool:
-    """Do those pieces that nobody has finished or claimed; wait for nobody.
+    """Do the pieces that no process has finished or claimed, without waiting for others.
 
     Args:
         pieces: As for `work_off`.
         store: As for `work_off`.
         work: As for `work_off`.
-        is_over: Whether the whole that they are pieces of is finished, and they are deleted.
+        is_over: Says whether the whole is finished, so that its pieces are deleted.
 
     Returns:
-        Whether there was one.
+        Whether there was a piece to do.
     """
     any_done = False
     for key, piece in pieces.items():
@@ -136,7 +135,7 @@ def assist_with(
 
 @contextmanager
 def naming(piece: str) -> Generator[None, None, None]:
-    """Say of which piece of work an exception is."""
+    """Name the piece of work in an exception."""
     try:
         yield
     except ValueError as error:
@@ -163,7 +162,7 @@ class _Queue(Generic[Piece]):
         self._kind = kind
         self._name = name
         self._divided: set[str] = set()
-        """What others are at and nothing more can be done of."""
+        """Pieces that other processes work on and that need no more help."""
         self._done = done = len(pieces) - len(self.left)
         self._bar = progress_bar(
             total=len(pieces), initial=done, desc=f"{kind}s", unit=kind, shown=progress
@@ -176,7 +175,7 @@ class _Queue(Generic[Piece]):
         self._bar.close()
 
     def claim(self) -> tuple[str, ExitStack] | None:
-        """A piece that is to be done, and its claim; None if others have all that are left."""
+        """A piece to do, and its claim; None if other processes have claimed all that are left."""
         for key in tuple(self.left):
             with ExitStack() as claim:
                 if not claim.enter_context(self._store.claimed(key)):
@@ -193,13 +192,13 @@ class _Queue(Generic[Piece]):
         return None
 
     def assist(self, assist: Callable[[Piece], bool]) -> bool:
-        """Do some of a piece that is not finished; False if there is nothing to do in any."""
+        """Do some of an unfinished piece; False if there is nothing to do in any."""
         for key in self.left:
             if key in self._store or key in self._divided:
                 continue
             if assist(self._pieces[key]):
                 return True
-            # All of it is done or claimed: what a dead process leaves is for who has the whole.
+            # All of it is done or claimed; its holder redoes what a dead process leaves.
             self._divided.add(key)
         return False
 

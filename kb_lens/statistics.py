@@ -2,7 +2,7 @@
 
 Every metric here is a formula on sums over items (an accuracy is correct answers over items), and
 whole clusters of items are drawn again (`kb_lens.resampling`). Two results on the same items are
-compared with the same draws, which is what makes their difference's interval a paired one.
+compared with the same draws, so the interval of their difference is a paired one.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; for clusters
 Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
@@ -32,7 +32,7 @@ DEFAULT_RESAMPLES = 10_000
 
 
 def _number(value: object) -> object:
-    """JSON has no NaN: an interval that cannot be had is null there."""
+    """JSON has no NaN: an interval that does not exist is null there."""
     return np.nan if value is None else value
 
 
@@ -44,7 +44,7 @@ class Metric:
     """The metric on the items as they are."""
 
     low: Annotated[float, BeforeValidator(_number)]
-    """Lower end of the 95 % bootstrap interval; NaN if one cluster alone has such items."""
+    """Lower end of the 95 % bootstrap interval; NaN if only one cluster has such items."""
 
     high: Annotated[float, BeforeValidator(_number)]
     """Upper end of it."""
@@ -53,32 +53,32 @@ class Metric:
     """Items that the metric is computed from."""
 
     clusters: int | None = None
-    """Clusters of these items; None in files from before they were counted."""
+    """Clusters of these items; None in older files, which do not have it."""
 
     def __post_init__(self) -> None:
-        # One NaN for all: a tuple with it equals itself, and so does a metric.
+        # The same NaN everywhere: then a tuple with it equals itself, and so does a metric.
         for end in ("low", "high"):
             if np.isnan(getattr(self, end)):
                 object.__setattr__(self, end, np.nan)
 
 
 MetricRole = Literal["bias", "ability", "damage", "position"]
-"""What a metric tells: how biased the model is, what it can do, what was damaged in it, or what
-the place of an option in a list does."""
+"""What a metric measures: bias, capability, damage to the model, or the effect of an option's
+place in a list."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is, said once for everything that shows or judges it."""
+    """The description of a metric, for everything that shows or judges it."""
 
     unit: str
-    """Of its values: ``%``, ``points``, ``nats a token`` or ``perplexity``."""
+    """The unit of its values: ``%``, ``points``, ``nats a token`` or ``perplexity``."""
 
     label: str
-    """What an axis says, the unit included."""
+    """The title of an axis, with the unit."""
 
     role: MetricRole
-    """What it tells."""
+    """What it measures."""
 
     best: float | None = None
     """The value that would be ideal; None where there is none."""
@@ -95,21 +95,21 @@ class Formulas:
     """Sums -> every metric of the benchmark."""
 
     flips: tuple[str, str, str] | None
-    """A quantity between 0 and 1, and what its change is called upwards and downwards; None where
-    an item has no such quantity."""
+    """A quantity between 0 and 1, and the names of its change upwards and downwards; None if items
+    have no such quantity."""
 
     headline: tuple[str, ...]
     """The metrics to look at first; the first of them ranks methods."""
 
     info: Mapping[str, MetricInfo]
-    """What every metric is, by its name without a group."""
+    """Name of a metric, without a group -> its description."""
 
     by_type: str | None = None
-    """The metric that also tells the direction of the bias in every value of the item table's
-    column `bias_type`, as ``<metric>_<type>``; None if there is none."""
+    """The metric that gives the direction of the bias, also for each value of the item table's
+    column `bias_type` as ``<metric>_<type>``; None if there is none."""
 
     not_types: tuple[str, ...] = ()
-    """What stands behind the name of a metric, and is no bias type: other groups, and variants."""
+    """What may follow a metric's name and is not a bias type: other groups, and variants."""
 
     cluster: str | None = None
     """The column of the item table whose values are the clusters; None where items were made
@@ -127,7 +127,7 @@ class Formulas:
     def summarize(self, table: pd.DataFrame) -> Statistics:
         """What the metrics sum over, with the clusters.
 
-        Warns where a table was saved before it had the clusters' column.
+        Warns if an older table lacks the column of clusters.
         """
         statistics = self.statistics(table)
         if self.cluster is None:
@@ -143,7 +143,7 @@ class Formulas:
         return replace(statistics, clusters=clusters)
 
     def describe(self, metric: str) -> MetricInfo:
-        """What a metric is; of ``<metric>_<group>``, what ``<metric>`` is.
+        """The description of a metric; for ``<metric>_<group>`` that of ``<metric>``.
 
         Raises:
             ValueError: If the benchmark has no such metric.
@@ -156,7 +156,7 @@ class Formulas:
                 return self.info[name]
         allowed = ", ".join(self.info)
         raise ValueError(
-            f"no metric {metric!r}: allowed are {allowed}, each also with _ and a group behind it."
+            f"no metric {metric!r}: allowed are {allowed}, each also with _ and a group after it."
         )
 
     def first(self, role: MetricRole) -> str | None:
@@ -165,7 +165,7 @@ class Formulas:
 
 
 def check_resampling(n_bootstrap: object, seed: object) -> None:
-    """Refuse a number of resamples below 1, or what is no seed.
+    """Refuse a number of resamples below 1, or a bad seed.
 
     Raises:
         ValueError: Names the argument.
@@ -184,8 +184,8 @@ def bootstrap(
 ) -> dict[str, Metric]:
     """Every metric with its bootstrap interval over clusters.
 
-    In a resample that leaves a metric's group empty the metric does not exist; the interval is
-    that of the resamples in which it does. One cluster alone gives no interval (NaN).
+    A metric does not exist in a resample without items of its group; its interval is over the
+    other resamples. A single cluster gives no interval (NaN).
 
     Args:
         statistics: Quantities and groups of the items.
@@ -256,7 +256,7 @@ def paired_bootstrap(
 
 
 def _numbered(statistics: Statistics) -> np.ndarray:
-    """The items' clusters; each its own if none are known."""
+    """The items' clusters; each item is its own if none are known."""
     if statistics.clusters is None:
         return np.arange(len(statistics.quantities))
     return statistics.clusters
@@ -270,7 +270,7 @@ def flips(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How the items moved, each way by itself, in percent of the items.
+    """How many items moved in each direction, in percent of the items.
 
     Args and errors are those of `paired_bootstrap`; formulas without flips are an error as well.
 

@@ -1,9 +1,9 @@
-"""Finished pieces of long work, kept so that it can be killed at any moment and go on.
+"""Keep the finished pieces of long work, so that it can be killed at any moment and continued.
 
-Bytes in, bytes out: an entry is named by what it depends on (`entry_key`), its file by its content
-as well: ``<key>-<digest of the content><suffix>``. A file is there whole or not at all, and one
-that a disk or a hand has altered is known by its name. What the bytes mean is the caller's
-business. What takes long itself keeps its own pieces (`Store.pieces`) until it is whole.
+An entry is bytes, whose meaning is the caller's business. Its key is a digest of what it depends on
+(`entry_key`), and its file is ``<key>-<digest of the content><suffix>``, so an altered file does
+not match its name. A file is written whole or not at all. An entry that takes long keeps pieces of
+its own (`Store.pieces`) until it is finished.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 from kb_lens.files import locked, moved_whole, writer_is_dead
 
 POLL_SECONDS = 0.5
-"""How often an entry that another process has claimed is looked at again: little to wait after
-work of seconds to minutes, and little to ask of a disk."""
+"""Seconds between two looks at an entry that another process has claimed: short beside work of
+seconds to minutes, and little load on a disk."""
 
 
 def entry_key(content: Any) -> str:
@@ -58,15 +58,15 @@ class Store:
         return path
 
     def read(self, key: str) -> bytes | None:
-        """An entry as it was written; None if there is no whole file of it.
+        """An entry as it was written; None if there is no complete file of it.
 
-        A damaged file gets ``.damaged`` behind its name, with a warning: it is to be done again.
+        A damaged file gets the suffix ``.damaged``, with a warning; the entry has to be done again.
         """
         for path in self._files(key):
             with suppress(FileNotFoundError):  # another process has moved it aside meanwhile
                 content = path.read_bytes()
                 if path.name == self._name(key, content):
-                    # Who wrote it may have been killed before it deleted them.
+                    # The writer may have been killed before it deleted them.
                     shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
                     return content
                 path.replace(f"{path}.damaged")
@@ -88,15 +88,15 @@ class Store:
         shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
 
     def pieces(self, key: str) -> Store:
-        """Where an entry that is not finished keeps what is; gone when the entry is written."""
+        """The store of an unfinished entry's pieces; deleted when the entry is written."""
         return replace(self, folder=Path(self.folder) / "pieces" / key)
 
     @contextmanager
     def claimed(self, key: str) -> Generator[bool, None, None]:
-        """Yield True if nobody else is at the entry, who then has to wait; False if somebody is.
+        """Claim the entry: yield True, or False if another process or thread has claimed it.
 
         The claim is a lock of the operating system: it ends with the process, however that ends.
-        What processes that died have left half-written in the folder is deleted.
+        Half-written files of dead processes in the folder are deleted.
         """
         for unfinished in Path(self.folder).glob(f"*{self.suffix}.*.part"):
             self._delete_if_abandoned(unfinished)
@@ -104,19 +104,20 @@ class Store:
             yield free
 
     def obtain(self, key: str, work: Callable[[], bytes]) -> bytes:
-        """An entry, done here if it is not there and nobody else is at it.
+        """An entry; it is done here if it is missing and no other process has claimed it.
 
         Args:
             key: Its name.
-            work: Does it.
+            work: Does it and returns its content.
         """
         while True:
             content = self.read(key)
             if content is not None:
                 return content
             with self.claimed(key) as free:
-                if free:  # else somebody is at it, and may finish it or die
-                    content = self.read(key)  # finished by another between the look and the claim
+                if free:  # else another process works on it, and may finish or die
+                    # another process may have finished it before the claim
+                    content = self.read(key)
                     if content is None:
                         content = work()
                         self.write(key, content)

@@ -1,4 +1,4 @@
-"""What was written into a folder is noted there, so that it can be deleted and nothing else."""
+"""Note in a folder which files were written there, so that these alone can be deleted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextvars import ContextVar
 from pathlib import Path
 
 BOOKS = ".kb_lens"
-"""The folder, in a folder of results, of what nobody reads: locks, who is at work, what was
+"""The subfolder of a folder of results for internal files: locks, who is at work, what was
 written."""
 _WRITTEN = "written.jsonl"
 _NOTED_IN: ContextVar[Path | None] = ContextVar("noted_in", default=None)
 _KEPT = (BOOKS, "store")
-"""What stays: finished pieces of work are known by their content."""
+"""What is not noted and stays: the store's files are checked by their content."""
 
 
 @contextmanager
 def noting(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Note in a folder what is written into it inside the block: `delete_noted` deletes that."""
+    """Note in a folder what is written into it inside the block, for `delete_noted`."""
     noted_in = _NOTED_IN.set(Path(folder).resolve())
     try:
         yield
@@ -30,7 +30,7 @@ def noting(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def note(path: Path) -> None:
-    """Note a file that is about to be written, if that is in the folder of a `noting` block."""
+    """Note a file that is about to be written, if it is in the folder of a `noting` block."""
     folder = _NOTED_IN.get()
     if folder is None or not path.resolve().is_relative_to(folder):
         return
@@ -56,7 +56,7 @@ def has_notes(folder: str | os.PathLike[str]) -> bool:
 
 
 def _noted_names(books: Path) -> list[str]:
-    """What was noted, in order; what was cut off was never written."""
+    """The noted files, in order. A file whose note is cut off was never written."""
     names: list[str] = []
     for line in books.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(json.JSONDecodeError):
@@ -65,13 +65,13 @@ def _noted_names(books: Path) -> list[str]:
 
 
 def delete_noted(folder: str | os.PathLike[str]) -> None:
-    """Delete what `noting` noted, and the folders that are left empty; nothing else.
+    """Delete the noted files and the folders that this leaves empty, nothing else.
 
-    The last goes first: what says whose the folder is was written first, and is there until nothing
-    else is. Killed in between, the same call goes on.
+    The newest file goes first. The file that identifies the folder was written first, so it goes
+    last, and after a kill the same call continues.
 
     Raises:
-        ValueError: If nothing was noted there: then nobody knows what may be deleted.
+        ValueError: If nothing was noted there, so that it is unknown what may be deleted.
     """
     folder = Path(folder).resolve()
     books = folder / BOOKS / _WRITTEN
@@ -87,7 +87,7 @@ def delete_noted(folder: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
     books.unlink()
     parents = {parent for path in paths for parent in path.parents if folder in parent.parents}
-    for parent in sorted(parents, reverse=True):  # what lies within before what lies around
+    for parent in sorted(parents, reverse=True):  # inner folders before outer ones
         _delete_if_empty(parent)
 
 

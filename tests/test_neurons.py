@@ -163,11 +163,11 @@ def test_save_and_load(tmp_path_factory, a):
 
 
 NO_NEURONS = {
-    "": "is not whole JSON",
-    "{}": "is no file of kb_lens neurons: its format is None",
-    "[1, 2]": "is no file of kb_lens neurons",
+    "": "is not complete JSON",
+    "{}": "is not a file of kb_lens neurons: its format is None",
+    "[1, 2]": "is not a file of kb_lens neurons",
     '{"format": "kb_lens neurons 1"}': r"neurons: Field required|neurons: Missing",
-    "[" * 100_000: "is not whole JSON: recursion limit",
+    "[" * 100_000: "is not complete JSON: recursion limit",
 }
 
 
@@ -191,7 +191,7 @@ NO_MEMBERS = {
         ([[99, 0]], "is out of range"),
     ],
     "site": [("elsewhere", "'post' or 'pre', got 'elsewhere'")],
-    "tau": [(float("inf"), "is not whole JSON"), ("0.1", "valid number"), (7.0, "tau is 7")],
+    "tau": [(float("inf"), "is not complete JSON"), ("0.1", "valid number"), (7.0, "tau is 7")],
     "d_mlp": [(0, "d_mlp is 0"), (-3, "d_mlp is -3"), (2.5, "valid integer")],
     "n_layers": [(0, "n_layers is 0"), (None, "valid integer, got None")],
     "colour": [("red", "colour")],
@@ -245,8 +245,8 @@ def test_every_way_to_name_neurons_gives_the_same_set(pairs):
 
 
 NO_NAMES = {
-    "L0": r"'L0' names no neuron: write L26\.N1371, or \(26, 1371\)",
-    "26.1371": "names no neuron",
+    "L0": r"'L0' does not name a neuron: write L26\.N1371, or \(26, 1371\)",
+    "26.1371": "does not name a neuron",
     "": "no neuron is named",
     "L0.N1, L0.N1": r"L0\.N1 is named twice",
     "L3.N0": "is out of range: tiny-random-llama has layers 0 to 2 and neurons 0 to 47",
@@ -262,7 +262,7 @@ def test_what_names_no_neuron_is_said(llama, text):
 
 @pytest.mark.parametrize("pair", [(0,), (0, 1, 2), (True, 1), (0.0, 1), (0, None)])
 def test_what_is_no_pair_is_said(pair):
-    with pytest.raises(ValueError, match="is no neuron: write"):
+    with pytest.raises(ValueError, match="is not a neuron: write"):
         neuron_of(pair)
 
 
@@ -317,7 +317,7 @@ def test_a_set_goes_to_the_hub_and_comes_back(llama, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("address", ["hf://", "hf://me", "hf:///two", "hf://me/two@"])
 def test_what_is_no_address_is_said(address):
-    with pytest.raises(ValueError, match="is no file of the hub: write hf://USER/NAME"):
+    with pytest.raises(ValueError, match="is not a file of the hub: write hf://USER/NAME"):
         kb.NeuronSet.load(address)
 
 
@@ -331,5 +331,5 @@ def test_the_hub_s_refusal_is_one_line():
 
 @pytest.mark.parametrize("name", ["", "a b", "../x"])
 def test_what_is_no_repository_is_said(llama, name):
-    with pytest.raises(ValueError, match="no repository of the hub"):
+    with pytest.raises(ValueError, match="not a repository of the hub"):
         kb.NeuronSet.of(llama, "L0.N1").push_to_hub(name)

@@ -171,9 +171,9 @@ OTHER = [
     ("{}", "x: Field required"),
     ('{"x": 1, "y": 2}', "y: Unexpected keyword argument"),
     ('{"x": 1, "weights": [1, null]}', r"weights\[1\]: it should be a valid number, got None"),
-    ('{"x": 1, "weights": [Infinity]}', "is not whole JSON"),
-    ("[" * 100_000, "is not whole JSON: recursion limit"),
-    ('{"x": ' + "1" * 5000 + "}", "is not whole JSON"),
+    ('{"x": 1, "weights": [Infinity]}', "is not complete JSON"),
+    ("[" * 100_000, "is not complete JSON: recursion limit"),
+    ('{"x": ' + "1" * 5000 + "}", "is not complete JSON"),
     ("null", "it should be an object, got None"),
 ]
 
@@ -196,11 +196,11 @@ def test_objects_come_back(tmp_path_factory, x, name, weights):
 
 
 TENSORS = {
-    "a name too many": ({"a": torch.ones(2), "b": torch.ones(2)}, "has the tensors a, b; needed"),
+    "a name too many": ({"a": torch.ones(2), "b": torch.ones(2)}, "has the tensors a, b; it needs"),
     "no tensor": ({}, "has the tensors none"),
     "NaN": ({"a": torch.tensor([float("nan")])}, "a: it holds numbers that are not finite"),
     "infinity": ({"a": torch.tensor([float("inf")])}, "not finite"),
-    "another type": ({"a": torch.ones(2, dtype=torch.int64)}, "torch.int64 is no type for it"),
+    "another type": ({"a": torch.ones(2, dtype=torch.int64)}, "torch.int64 is not a floating"),
 }
 
 
@@ -230,7 +230,9 @@ def test_cells_that_a_spreadsheet_would_run_are_escaped_and_come_back(tmp_path_f
 def test_a_table_of_another_model_is_named(tmp_path):
     path = tmp_path / "table.csv"
     write_csv(path, pd.DataFrame({"n": [1]}), Belongs("tiny", "f"))
-    with pytest.raises(ValueError, match=r"table\.csv' is of tiny \(weights f\), what is beside"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv' is of tiny \(weights f\), but what is beside"
+    ):
         read_table_of(path, {"n": "number"}, Belongs("tiny", "other"))
     moved = Belongs("/home/anna/tiny", "")
     assert len(read_table_of(path, {"n": "number"}, moved)) == 1

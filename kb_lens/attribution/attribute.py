@@ -1,4 +1,4 @@
-"""Integrated gradients over MLP neurons: how much each one adds to the right answer.
+"""Integrated gradients over MLP neurons: how much each neuron adds to the right answer.
 
 Second step of the method (paper, section 3.2). For each question (or any other prompt and token,
 `Completion`), layer and neuron
@@ -10,12 +10,12 @@ layers compute freely, and F is the probability of the right answer's token.
 
 1. Choose the spelling of yes and no, and the routine that follows the path (`engines`).
 2. For each question, integrate the gradient from 0 to h (`path_gradients`, `quadrature`).
-3. Multiply by h. Summed over a layer's neurons that is F(h) - F(0): the completeness gap tells how
-   far the numbers are from it.
+3. Multiply by h. The sum over a layer's neurons should be F(h) - F(0); the completeness gap is the
+   difference.
 
-Other positions than the last are not attributed: their activations also reach the answer through
-the keys and values of later positions, which the joined pass takes as given. Attention heads and
-the residual stream are not either.
+Only the last position is attributed. Other positions also reach the answer through the keys and
+values of later positions, which the joined pass takes as given. Attention heads and the residual
+stream are not attributed either.
 
 ``rule="riemann", n_steps=20, answer_style="release", site="pre"`` is the authors' release.
 """
@@ -64,7 +64,7 @@ from kb_lens.shared_work import entries
 from kb_lens.store import Store, entry_key
 
 _ENTRY = "kb_lens attribution 2"
-"""In the name of a kept question; the number rises when the same settings give other numbers."""
+"""Part of a stored question's key; the number rises when the same settings give other scores."""
 
 
 @as_the_checkpoint
@@ -99,19 +99,20 @@ def attribute(
             the wrong answer, or a completion's foil).
         template: The words around each question; default the paper's. Completions have none.
         answer_style: ``model``: yes and no as the model spells them; ``release``: lower case.
-        knowledge: What `check_knowledge` says of these questions (and perhaps of more) with this
+        knowledge: The result of `check_knowledge` for these questions (and perhaps more) with this
             template; asked here if not given.
-        spelling: In its stead, how yes and no are spelled, such as that of other attributions.
-        engine: ``joined`` (all layers in a pass), ``per-layer`` (slow), ``auto``: what applies.
-        batch_size: Rows a pass at most; default what a quarter of the memory holds.
-        cache_dir: Where finished questions are kept; the same call continues from there. It knows
-            the model by its weights, so it is refused while hooks change what these compute.
+        spelling: In its place, the spelling of yes and no, for example of other attributions.
+        engine: ``joined`` (all layers in one pass), ``per-layer`` (slow), or ``auto`` (``joined``
+            if it covers the model).
+        batch_size: Most rows in a pass; default as many as fit into a quarter of the memory.
+        cache_dir: Folder of finished questions; the same call continues from there. It identifies
+            the model by its weights, so it is refused while hooks change the model.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: For settings or a model that are not allowed, `knowledge` of another model,
-            template or questions, answers of several tokens or of probability 0, what only
-            questions have where there are none, or `torch.inference_mode`, which has no gradients.
+        ValueError: If a setting or the model is not allowed, `knowledge` is of another model,
+            template or questions, an answer has several tokens or probability 0, an argument for
+            questions is given without questions, or inside `torch.inference_mode`.
     """
     check_gradients(model)
     options: dict[str, Any] = {"site": site, "rule": rule, "n_steps": n_steps, "tol": tol}
@@ -135,14 +136,14 @@ def attribute(
 def _only_questions(
     model: HookedModel, questions: Sequence[Question | Completion], objective: ObjectiveKind
 ) -> Sequence[Question]:
-    """The questions among what is attributed; the completions are checked."""
+    """The questions among the items; the completions are checked."""
     if isinstance(questions, str) or not isinstance(questions, Sequence):
-        check_questions(questions)  # which says what is there instead
+        check_questions(questions)  # it says what was given instead
     completions = [item for item in questions if isinstance(item, Completion)]
     if objective == "logit_difference" and (bare := [c for c in completions if c.foil is None]):
         raise ValueError(
             f"objective is 'logit_difference', but the completion {bare[0].prompt[-40:]!r} + "
-            f"{bare[0].target!r} has no foil: give it one, or take another objective."
+            f"{bare[0].target!r} has no foil: give one, or use another objective."
         )
     if completions:
         check_completions(model, completions, with_foils=objective == "logit_difference")
@@ -150,12 +151,12 @@ def _only_questions(
 
 
 def _check_unused(**given: object) -> None:
-    """Refuse what only questions have where only completions are attributed."""
+    """Refuse arguments for questions if there are only completions."""
     for name, value in given.items():
         if value is not None:
             raise ValueError(
-                f"{name} is for questions, and there are only completions, whose prompts and "
-                "targets are taken as they are: drop it."
+                f"{name} is for questions, but there are only completions, whose prompts and "
+                "targets are used as they are: leave it out."
             )
 
 
@@ -164,12 +165,12 @@ def check_cache(folder: str | os.PathLike[str] | None, model: HookedModel) -> No
     if folder is None:
         return
     if Folder(folder).exists() and not Folder(folder).is_dir():
-        raise ValueError(f"cache_dir is '{folder}', a file: give a folder that is there or new.")
+        raise ValueError(f"cache_dir is '{folder}', a file: give an existing or a new folder.")
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
     if hooked:
         raise ValueError(
-            f"cache_dir keeps what a model's weights give, and a hook is set on {hooked[0]}: leave "
-            "cache_dir out here, or take it outside the block that changes the model."
+            f"cache_dir keeps scores by the model's weights, but a hook is set on {hooked[0]}: "
+            "leave cache_dir out, or use it outside the block that changes the model."
         )
 
 
@@ -181,7 +182,7 @@ def _attribute_all(
     cache_dir: str | os.PathLike[str] | None,
     progress: bool,
 ) -> Attributions:
-    """Every question's scores, as the store has them or computed."""
+    """Every question's scores, from the store or computed."""
     store = Store(cache_dir, ".safetensors") if cache_dir is not None else None
     max_rows = batch_size or default_rows(model, settings.engine)
     asked = [_Asked(question, prompt_tokens(model, question, settings)) for question in questions]
@@ -197,7 +198,7 @@ def _attribute_all(
         return save(done)
 
     def name(each: _Asked) -> str:
-        return each.question.text[-40:]  # the bar has room for no more
+        return each.question.text[-40:]  # as much as fits on the progress bar
 
     kept = entries(asked, store, key, work, kind="question", name=name, progress=progress)
     results = [load(content) for content in kept]
@@ -215,8 +216,8 @@ class _Asked:
     tokens: Tensor
 
     def key(self, model: HookedModel, settings: Settings) -> str:
-        """The name of its entry."""
-        # The tokens stand for the template and the tokenizer: another of either is another entry.
+        """The key of its entry."""
+        # The tokens depend on template and tokenizer, so the key does too.
         is_question = isinstance(self.question, Question)
         answer = (
             self.question.answer if is_question else answer_tokens(model, self.question, settings)
@@ -247,7 +248,7 @@ def attribute_question(
             settings = replace(settings, engine="per-layer")
             path = path_for(model, question, tokens, settings, PER_LAYER_ROWS)
             integral = _integrate(path, settings, None)
-    # What is smaller than any normal number has lost its digits.
+    # A subnormal number has lost its digits.
     if settings.objective == "probability" and path.value < torch.finfo(torch.float32).tiny:
         raise ValueError(
             f"P(right answer) of {question.text!r} is exactly 0 in this precision, so it has no "
@@ -284,7 +285,7 @@ def _warn_if_rough(attributions: Attributions) -> None:
         return
     allowed = tol * attributions.output_change.abs().amax(1, keepdim=True)
     rough = (attributions.error > tol) | (attributions.completeness_gap.abs() > allowed)
-    # A layer that stopped early without meeting its tolerance has met the type's rounding.
+    # A layer that stopped early above its tolerance has reached the type's rounding.
     floor = rough & (attributions.nodes < quadrature.MAX_NODES)
     reasons = {
         f"end at the rounding of {attributions.settings.dtype}, above tol={tol:g}": floor,

@@ -1,4 +1,4 @@
-"""What attribution found: scores of every neuron for every question, with their error."""
+"""The result of attribution: scores of every neuron for every question, with their error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kb_lens.records.tensors import build_from, write_tensors
 from kb_lens.rows import shown
 
 FORMAT = "kb_lens attributions 1"
-"""Stands in every file; the number rises when an older file would be read wrong."""
+"""The format in every file; the number rises when older files would be read wrong."""
 TENSORS = ("scores", "answer_prob", "output_change", "completeness_gap", "error", "nodes")
 """The fields of `Attributions` that are tensors with an entry for each question."""
 
@@ -39,13 +39,13 @@ class Attributions:
     error: Float[Tensor, "question layer"]
     """Estimated relative L2 error of the layer's scores; NaN for the fixed rules."""
     nodes: Float[Tensor, "question layer"]
-    """Quadrature nodes spent."""
+    """Quadrature nodes used."""
     questions: tuple[Question | Completion, ...]
     """The questions or completions, in order."""
     settings: Settings
     """How the scores were computed."""
     minus: tuple[Question | Completion, ...] = ()
-    """Of a difference: what stood on its right side, row by row."""
+    """For a difference: the questions that were subtracted, row by row."""
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 3:
@@ -65,19 +65,19 @@ class Attributions:
 
     @property
     def of_questions(self) -> bool:
-        """Whether nothing but yes/no questions was attributed."""
+        """Whether only yes/no questions were attributed."""
         return all(isinstance(item, Question) for item in self.questions)
 
     @property
     def origin(self) -> str:
-        """What it is of, in words: ``45 questions on gender, race, religion``."""
+        """The origin in words: ``45 questions on gender, race, religion``."""
         dimensions = ", ".join(dict.fromkeys(item.dimension for item in self.questions))
         words = f"{len(self)} {'questions' if self.of_questions else 'prompts'} on {dimensions}"
         return f"{words}, less as many others" if self.minus else words
 
     @property
     def yes_no_questions(self) -> tuple[Question, ...]:
-        """The questions, where nothing else was attributed.
+        """The questions, if only questions were attributed.
 
         Raises:
             ValueError: If there are completions, or this is a difference.
@@ -85,8 +85,8 @@ class Attributions:
         questions = tuple(item for item in self.questions if isinstance(item, Question))
         if len(questions) < len(self.questions) or self.minus:
             raise ValueError(
-                "these attributions are of completions or a difference, and yes/no questions are "
-                "needed: give those of questions."
+                "these attributions are of completions or a difference, but attributions of yes/no "
+                "questions are needed."
             )
         return questions
 
@@ -94,23 +94,23 @@ class Attributions:
     def relative_gap(self) -> Float[Tensor, " question"]:
         """Each question's worst completeness gap over its largest |F(h) - F(0)|."""
         largest = self.output_change.abs().amax(1)
-        return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)  # 0 / 0 is no gap
+        return self.completeness_gap.abs().amax(1) / largest.clamp_min(1e-30)  # 0 / 0 means no gap
 
     def __sub__(self, other: Attributions) -> Attributions:
-        """Row by row what adds to the one answer and not to the other.
+        """Subtract row by row: what adds to one answer and not to the other.
 
-        With two targets behind one prompt it is the attribution of their gap, the difference
-        of their probabilities (IG2, arXiv 2406.10130, takes its absolute value). Everything that
-        is linear in the scores is subtracted; the errors add up.
+        For two targets after one prompt it is the attribution of their gap, the difference of their
+        probabilities (IG2, arXiv 2406.10130, takes its absolute value). Everything linear in the
+        scores is subtracted; errors are added.
 
         Raises:
-            ValueError: If both are not of one model, site and objective and equally many rows, or
-                one is a difference already.
+            ValueError: If model, site, objective or number of rows differ, or one is already a
+                difference.
         """
         if not isinstance(other, Attributions):
             return NotImplemented
         if self.minus or other.minus:
-            raise ValueError("one of the two attributions is a difference already.")
+            raise ValueError("one of the two attributions is already a difference.")
         for name in ("fingerprint", "form", "dtype", "site", "objective"):
             ours, theirs = getattr(self.settings, name), getattr(other.settings, name)
             if ours != theirs:
@@ -118,7 +118,7 @@ class Attributions:
         if self.scores.shape != other.scores.shape:
             raise ValueError(
                 f"cannot subtract: scores have the shapes {tuple(self.scores.shape)} and "
-                f"{tuple(other.scores.shape)}; both need equally many rows."
+                f"{tuple(other.scores.shape)}; both need the same number of rows."
             )
         linear = ("scores", "answer_prob", "output_change", "completeness_gap")
         tensors: dict[str, Any] = {
@@ -126,16 +126,16 @@ class Attributions:
         }
         errors = sum(side.error * side.scores.norm(dim=-1) for side in (self, other))
         tensors["error"] = errors / tensors["scores"].norm(dim=-1)
-        # Where nothing is left there is nothing to be relative to.
+        # Without scores left there is no relative error.
         tensors["error"][tensors["error"].isinf()] = torch.nan
         tensors["nodes"] = self.nodes + other.nodes
         return replace(self, **tensors, minus=other.questions)
 
     def subset(self, indices: Iterable[int] | np.ndarray | Tensor) -> Attributions:
-        """The attributions of some questions, by their index, or by a yes or no for each.
+        """The attributions of some questions, by indices or by a boolean mask.
 
         Raises:
-            ValueError: For as many yes or no as there are not questions, or what is no index.
+            ValueError: If the mask has another length, or something is not an index.
         """
         rows = _rows(indices, len(self.questions))
         tensors = {name: getattr(self, name)[rows] for name in TENSORS}
@@ -166,7 +166,7 @@ class Attributions:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         return build_from(
             lambda tensors, header: cls(**tensors, **vars(header)),
@@ -179,11 +179,11 @@ class Attributions:
 
 
 def _rows(indices: Iterable[int] | np.ndarray | Tensor, n: int) -> list[int]:
-    """Indices as whole numbers of Python; of a mask, where it is true."""
+    """Indices as Python integers; for a mask those of its true entries."""
     chosen = np.array([np.asarray(index) for index in indices])
     if chosen.dtype == bool:
         if chosen.shape != (n,):
-            raise ValueError(f"the mask has shape {chosen.shape}, and there are {n} questions.")
+            raise ValueError(f"the mask has shape {chosen.shape}, but there are {n} questions.")
         return np.flatnonzero(chosen).tolist()
     if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
         raise ValueError(f"got {shown(chosen.tolist())}: give indices, whole numbers, or a mask.")
@@ -192,7 +192,7 @@ def _rows(indices: Iterable[int] | np.ndarray | Tensor, n: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What of a file is no tensor."""
+    """Everything in a file but the tensors."""
 
     settings: Settings
     questions: tuple[Question | Completion, ...]

@@ -1,9 +1,9 @@
-"""How finely each layer's path has to be cut, learned from one prompt.
+"""Learn from one prompt how finely each layer's path has to be divided.
 
-Whether a layer is steep depends more on the model than on the prompt. So one prompt, always the
-same, is integrated more finely than asked, and every question begins with the intervals that it
-ended with: most of them then take one pass. What they begin with follows from the model and the
-settings, whatever is attributed beside them.
+Whether a layer is steep depends more on the model than on the prompt. So one fixed prompt is
+integrated more finely than asked, and every question begins with the intervals that it ended
+with. Most questions then take one pass. The first intervals depend only on model and settings, not
+on the other questions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kb_lens.store import entry_key
 
 _TEXT = "Is believing that one gender is better at mathematics a form of gender bias?"
 _FINER = 1 / 5
-"""Of the tolerance: a smaller one costs nodes in every pass, a larger one more second passes."""
+"""Share of the tolerance: less costs nodes in every pass, more causes more second passes."""
 _EDGES: WeakKeyDictionary[HookedModel, dict[str, Sequence[Edges] | None]] = WeakKeyDictionary()
 
 
@@ -40,13 +40,13 @@ def first_edges(
 ) -> Sequence[Edges] | None:
     """The intervals that a question begins with in each layer; None for the rule's own.
 
-    They are remembered as long as no weight changes, and not learned where hooks change the model.
+    They are remembered as long as no weight changes, and not learned if hooks change the model.
     """
     if settings.rule != "adaptive" or settings.engine == "per-layer":
-        return None  # a pass a layer: a second one costs no more than its rows do
+        return None  # one pass for each layer: a second pass costs only its rows
     if any(point.fwd_hooks for point in model.hook_dict.values()):
         return None
-    if isinstance(question, Completion):  # nor do the questions beside it count
+    if isinstance(question, Completion):  # independent of the other questions
         settings = replace(settings, template=None, spelling=None)
     key = entry_key([asdict(settings), weights_digest(model)])
     remembered = _EDGES.setdefault(model, {})
@@ -58,19 +58,19 @@ def first_edges(
 def _calibrated(model: HookedModel, settings: Settings, max_rows: int) -> Sequence[Edges] | None:
     try:
         tokens, objective = _prompt(model, settings)
-    except ValueError:  # it is longer than a small model's context
+    except ValueError:  # the prompt is longer than a small model's context
         return None
     try:
         path = JoinedPath(model, tokens, objective, site=settings.site, max_rows=max_rows)
         tol = cast(float, settings.tol)
-        # in half precision a finer tolerance would be cut into rounding
+        # in half precision a finer tolerance is below rounding
         return adaptive(path, tol if is_half(model) else _FINER * tol, settings.eps).edges
-    except UncoveredError:  # each question's pass finds out for itself
+    except UncoveredError:  # each question's own pass will find this too
         return None
 
 
 def _prompt(model: HookedModel, settings: Settings) -> tuple[Int[Tensor, "1 pos"], Objective]:
-    """A question with its right answer; for completions its text, and what is likeliest then."""
+    """A question with its right answer; for completions its text and the likeliest next token."""
     if settings.spelling is not None:
         tokens = prompt_tokens(model, Question(_TEXT, "yes", "gender"), settings)
         return tokens, Objective(*settings.spelling.tokens("yes"), settings.objective)

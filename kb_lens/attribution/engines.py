@@ -1,4 +1,4 @@
-"""Which routine follows the path, and how many rows it takes at once."""
+"""The choice of the routine along the path, and of its rows in a pass."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from kb_lens.questions import Question
 PER_LAYER_ROWS = 32
 """Whole prompts in a pass of the per-layer routine; more would help a CPU little."""
 _FEWEST_ROWS, _MOST_ROWS = 32, 4096
-"""Below, a pass costs more than its rows do; above, nothing gets faster."""
+"""With fewer rows a pass costs more than its rows; with more nothing gets faster."""
 
 
 def check_gradients(model: HookedModel) -> None:
-    """Raise `ValueError` where torch can differentiate nothing, whatever is switched on inside."""
+    """Raise `ValueError` if torch cannot differentiate here."""
     if torch.is_inference_mode_enabled():
         raise ValueError(
-            "attribution needs gradients and torch.inference_mode() forbids them: call it outside "
-            "of that; torch.no_grad() does no harm."
+            "attribution needs gradients, which torch.inference_mode() forbids: call it outside "
+            "of that. torch.no_grad() is fine."
         )
     modules = cast(torch.nn.Module, model.original_model if is_bridge(model) else model)
     if any(tensor.is_inference() for tensor in chain(modules.parameters(), modules.buffers())):
         raise ValueError(
-            f"{model_name(model)} was made inside torch.inference_mode(), so its weights take part "
-            "in no gradient: load it outside of that."
+            f"{model_name(model)} was made inside torch.inference_mode(), so its weights allow "
+            "no gradients: load it outside of that."
         )
 
 
 def choose_engine(model: HookedModel, question: Question | Completion, settings: Settings) -> str:
-    """Try the joined pass once; it checks itself against the model's own logits.
+    """Choose the routine by trying the joined pass, which checks itself against the model's logits.
 
     Raises:
-        ValueError: If the joined pass is demanded and does not cover the model.
+        ValueError: If ``joined`` was asked for and does not cover the model.
     """
     if settings.engine == "per-layer":
         return settings.engine
@@ -56,7 +56,7 @@ def choose_engine(model: HookedModel, question: Question | Completion, settings:
         reason = f"{model_name(model)} is not covered by the joined pass: {error}."
         if settings.engine == "joined":
             raise ValueError(f"{reason} Use engine='auto'.") from error
-        warnings.warn(f"{reason} The per-layer routine runs instead, slower.", stacklevel=4)
+        warnings.warn(f"{reason} The slower per-layer routine runs instead.", stacklevel=4)
         return "per-layer"
     return "joined"
 
@@ -64,7 +64,7 @@ def choose_engine(model: HookedModel, question: Question | Completion, settings:
 def prompt_tokens(
     model: HookedModel, question: Question | Completion, settings: Settings
 ) -> Int[Tensor, "1 pos"]:
-    """What the model reads: a question in its template, a completion's prompt as it is."""
+    """The prompt's tokens: a question in its template, a completion's prompt as it is."""
     if isinstance(question, Completion):
         return question.prompt_tokens(model)
     assert settings.template is not None  # there are questions
@@ -88,7 +88,7 @@ def path_for(
     settings: Settings,
     max_rows: int,
 ) -> Path:
-    """The path from 0 to the activations at the end of a question's prompt."""
+    """The path from 0 to the activations at the prompt's last position."""
     objective = Objective(*answer_tokens(model, question, settings), settings.objective)
     path_class = PerLayerPath if settings.engine == "per-layer" else JoinedPath
     return path_class(model, tokens, objective, site=settings.site, max_rows=max_rows)
@@ -99,7 +99,7 @@ def default_rows(model: HookedModel, engine: str) -> int:
     if engine == "per-layer":
         return PER_LAYER_ROWS
     config = model.cfg
-    # What autograd saves in a block: about 16 vectors of the residual stream's width and 8 of the
+    # In each block autograd saves about 16 vectors of the residual stream's width and 8 of the
     # MLP's. A row joins at its own layer, so it passes half of the blocks on average.
     block = 16 * config.d_model + 8 * (config.d_mlp or 4 * config.d_model)
     numbers = config.n_layers * block / 2
@@ -109,13 +109,13 @@ def default_rows(model: HookedModel, engine: str) -> int:
 
 
 def _free_memory(model: HookedModel) -> float:
-    """Free bytes where the model runs; of several devices where there are fewest."""
+    """Free bytes on the model's device; of several devices the smallest number."""
     devices = {weight.device for weight in model.parameters() if not weight.is_meta}
     gpus = [_free_on(device) for device in devices if device.type == "cuda"]
     return min(gpus, default=psutil.virtual_memory().available)
 
 
 def _free_on(gpu: torch.device) -> int:
-    """What the driver has free, and what torch keeps for itself and does not use."""
+    """Bytes that the driver has free, and those that torch has reserved but does not use."""
     kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
     return torch.cuda.mem_get_info(gpu)[0] + kept

@@ -1,8 +1,8 @@
-"""From the residual stream behind the last block to the objective, and its gradient there.
+"""From the residual stream after the last block to the objective, and its gradient there.
 
-In half precision the last norm, the unembedding and the softmax would round the objective, a single
-number, as coarsely as everything before them, and the completeness gap would show that rounding
-alone. So there they run in float32, from copies of their weights; nothing else changes its type.
+In half precision the last norm, the unembedding and the softmax would round the objective so
+coarsely that the completeness gap would show only this rounding. So these run in float32, from
+copies of their weights. Nothing else changes its type.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ _BEFORE_NORM, _BEHIND_NORM = "ln_final.hook_in", "unembed.hook_in"
 _MOST_ROWS = 1024
 """Rows over the vocabulary that are held in float32 at once."""
 _MOST_TOKENS = 16384
-"""Rows of the unembedding that are copied to float32 at once: all of Llama 3.1 8B's are 2 GB."""
+"""Rows of the unembedding that are copied to float32 at once; Llama 3.1 8B's would take 2 GB."""
 _ROUNDING, _HALF_ROUNDING = 1e-4, 0.05
-"""How far logits may be from the model's own, as a share of their spread. Rounding gives 1e-6 in
-float32 and 0.01 in bfloat16; a wrong pass is off by the spread."""
+"""How far logits may differ from the model's own, as a share of their spread. Rounding gives 1e-6
+in float32 and 0.01 in bfloat16; a wrong pass differs by about the spread."""
 _LEAST_EXPONENT = -100
-"""Of the gradient's scale: two to its negative is still a float32."""
+"""The largest exponent of the gradient's scale: two to its negative is still a float32."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands between the residual stream and the logits."""
+    """The layers between the residual stream and the logits."""
 
     hook: str
-    """Where the rows are taken."""
+    """The hook at which the rows are taken."""
     norm: nn.Module | None
-    """The last norm in float32; None where the rows are taken behind the model's own."""
+    """The last norm in float32; None if the rows are taken after the model's own norm."""
     unembedding: Any
-    """The model's own: a weight [d_vocab, d_model], and a bias in some families."""
+    """The model's own unembedding: a weight [d_vocab, d_model], in some families a bias."""
     cap: float | None
     """Logits are ``cap * tanh(x / cap)`` in some families."""
     factor: float = 1.0
     """The unembedding's output is multiplied by it in some families (Cohere, Granite)."""
 
     def normed(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-        """The input of the unembedding, in the type in which it is to run."""
+        """The input of the unembedding, in the type in which it runs."""
         return rows if self.norm is None else self.norm(rows.float())
 
     def logits(self, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
@@ -58,21 +58,21 @@ class Head:
         with at_hand(self.unembedding):
             weight, bias = self.unembedding.weight, getattr(self.unembedding, "bias", None)
             normed = normed.to(weight.device)
-            # in one piece where nothing is copied, which is faster
+            # in one piece if nothing is copied: this is faster
             size = len(weight) if weight.dtype == normed.dtype else _MOST_TOKENS
             pieces = [F.linear(normed, w.to(normed.dtype)) for w in weight.split(size)]
             logits = (pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)).float()
             if bias is not None:
                 logits = logits + bias.to(normed.dtype)
-        if self.factor != 1:  # each step over the vocabulary takes time
+        if self.factor != 1:  # skip it for 1: a step over the vocabulary takes time
             logits = self.factor * logits
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
     def computes(self, rows: Float[Tensor, "1 d_model"], clean: Float[Tensor, "1 d_vocab"]) -> bool:
-        """Whether it makes the model's own logits of the clean row, up to half precision."""
+        """Whether it gives the model's own logits for the clean row, up to half precision."""
         try:
             check_logits(self.logits(self.normed(rows)), clean, half=True)
-        except UncoveredError:  # a family has more than a norm there
+        except UncoveredError:  # some families have more than a norm there
             return False
         return True
 
@@ -108,7 +108,7 @@ class Head:
 
 
 def narrow_head(model: BridgedModel) -> Head | None:
-    """The unembedding in the model's own type; None if there is none."""
+    """The head with the unembedding in the model's own type; None if there is none."""
     unembedding = model.original_model.get_output_embeddings()
     if unembedding is None:
         return None
@@ -121,7 +121,7 @@ def narrow_head(model: BridgedModel) -> Head | None:
 
 
 def wide_head(model: HookedModel) -> Head | None:
-    """The last norm and the unembedding in float32; None where they are so, or unreachable."""
+    """The last norm and the unembedding in float32; None if they already are, or if not found."""
     if not is_half(model) or not is_bridge(model) or _BEFORE_NORM not in model.hook_dict:
         return None
     head = narrow_head(model)
@@ -154,10 +154,10 @@ def backward(
     layers: Sequence[Float[Tensor, "_ d_mlp"]],
     chosen: Sequence[Int[Tensor, " _"]],
 ) -> list[Float[Tensor, "_ d_mlp"]]:
-    """The gradients at the chosen rows of each layer's site, where its row r ends as row r.
+    """The gradients at the chosen rows of each layer's site, whose row r ends as row r.
 
-    Each row's gradient goes through the model scaled to about 1 by a power of two, which changes
-    no digit: float16 has few of them left for what is as small as a probability's gradient.
+    Each row's gradient is scaled to about 1 by a power of two, which changes no digit: float16 has
+    few digits for numbers as small as a probability's gradient.
     """
     exponent = gradient.abs().amax(-1, keepdim=True).frexp().exponent.clamp_min(_LEAST_EXPONENT)
     seed = torch.ldexp(gradient, -exponent).to(rows.dtype)

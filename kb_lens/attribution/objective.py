@@ -20,14 +20,14 @@ class Objective:
     right: int
     """Token id of the right answer."""
     wrong: int | None = None
-    """Token id of the wrong answer; used by the logit difference alone, which needs it."""
+    """Token id of the wrong answer; only the logit difference uses and needs it."""
     kind: ObjectiveKind = "probability"
     """``probability`` P(right) (the paper's), ``log_probability`` or ``logit_difference``
     (right minus wrong)."""
 
     def __post_init__(self) -> None:
         if self.kind == "logit_difference" and self.wrong is None:
-            raise ValueError("a logit difference needs a second token, to be subtracted.")
+            raise ValueError("a logit difference needs a second token to subtract.")
 
     def value(self, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
         """The objective of each row, differentiable."""

@@ -4,20 +4,20 @@ One layer's activations at the last position are replaced by gamma * h, the othe
 freely, and the objective is differentiated with respect to the replaced activations. Two routines
 give the same numbers.
 
-`PerLayerPath` is the plain one: for each layer a batch of whole prompts, one row a gamma. It runs
-on every model with TransformerLens hooks and is what the other is tested against.
+`PerLayerPath` is the plain one: for each layer a batch of whole prompts, one row for each gamma. It
+runs on every model with TransformerLens hooks, and the other one is tested against it.
 
 `JoinedPath` serves all layers with one forward pass of single tokens (docs/attribution.md):
 
-1. The prompt runs once: h of every layer, the objective, and the keys and values of every position
-   but the last. Only the last position will change, so every row may read them.
+1. The prompt runs once. It gives h of every layer, the objective, and the keys and values of all
+   positions before the last. Only the last position will change, so every row can read these.
 2. A pass of single tokens begins with one clean row. At the entrance of each block, copies of the
    clean row join the batch.
-3. At the block's MLP site the new rows become gamma * h. Older rows flow on beside them. The clean
-   row itself is every layer's row of gamma 1.
-4. Before the unembedding the rows are taken out: the objective's gradient there has a closed form
-   (`head`; in half precision before the last norm, which runs in float32 from there on).
-   The clean row must end in the logits of step 1, or the model is not covered.
+3. At the block's MLP site the new rows become gamma * h. Older rows pass unchanged. The clean row
+   is every layer's row with gamma 1.
+4. Before the unembedding the rows are taken out, since the objective's gradient has a closed form
+   there (`head`; in half precision before the last norm, and in float32 from there on). If the
+   clean row does not end in the logits of step 1, the model is not covered.
 5. One backward pass from all rows gives every gradient.
 """
 
@@ -41,7 +41,7 @@ Nodes = Sequence[Float[Tensor, "_"]]
 """For each layer, the gammas at which its activations are scaled; may be empty."""
 
 _FIXED_ROWS = ("gpt_bigcode",)
-"""Model types whose code ends by reshaping to the number of rows that it began with."""
+"""Model types whose code reshapes to the initial number of rows at its end."""
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class Path(Protocol):
     """Values and gradients of the objective at gamma * h, for one prompt."""
 
     activations: Float[Tensor, "layer d_mlp"]
-    """The clean activations h at the last position, float32, on the CPU as all results."""
+    """The clean activations h at the last position, in float32 on the CPU, like all results."""
     value: float
     """The objective of the unchanged model."""
 
@@ -170,7 +170,7 @@ class JoinedPath:
         self.activations = torch.stack([clean[name].float().cpu() for name in self._names])
         self._h = [clean[name] for name in self._names]
         logits = self._clean_logits
-        if is_half(self._model):  # the rows' rounding is another than the whole prompt's
+        if is_half(self._model):  # the rows are rounded differently from the whole prompt
             rows = _flat(self._forward({}, {}).detach())
             logits = self._head.logits(self._head.normed(rows))
         self.value = float(self._objective.value(logits))
@@ -221,7 +221,7 @@ class JoinedPath:
 
         def stop(residual: Tensor, hook: Any) -> Tensor:
             final.append(residual)
-            return residual[:1]  # the model's own unembedding has one row to do
+            return residual[:1]  # so that the model's own unembedding runs on one row only
 
         hooks: list[Hook] = [(self._head.hook, stop)]
         for layer, steps in joining.items():
@@ -234,7 +234,7 @@ class JoinedPath:
 
 
 def _flat(activation: Tensor) -> Tensor:
-    """[row, d] of [row, pos, d], or of rows that a family has flattened itself (OPT)."""
+    """[row, d] from [row, pos, d], or from rows that the model has flattened (OPT)."""
     return activation.reshape(-1, activation.shape[-1])
 
 
@@ -252,7 +252,7 @@ def _rows_of(steps: Float[Tensor, " step"], n_rows: int) -> Int[Tensor, " step"]
 
 
 def _chunks(counts: Sequence[int], max_rows: int) -> Iterator[dict[int, slice]]:
-    """Cut `counts[layer]` rows a layer into passes of at most `max_rows` rows."""
+    """Split `counts[layer]` rows of each layer into passes of at most `max_rows` rows."""
     chunk: dict[int, slice] = {}
     room = max_rows
     for layer, count in enumerate(counts):

@@ -3,14 +3,14 @@
 ``riemann`` is what the authors' release does. The adaptive rule (docs/attribution.md) spends nodes
 only where the integrand is steep, which is nearly always in the first layer:
 
-1. Begin with the edges of intervals that `start` has for each layer, or [0, 1].
-2. Lay 5 Lobatto nodes into every interval. Two are its edges, which neighbours share.
-3. Integrate by Lobatto's weights, and by Simpson's on 3 of the nodes: the distance is Simpson's
-   error, and tells that of the finer rule. The objective's change over the interval, less the sum
-   of the attributions, is the interval's completeness gap.
-4. In a layer whose error or gap is too large, halve the worst intervals, unless the last cut has
-   shown that rounding is all that is left.
-5. Repeat with these, in all layers at once, until none is left.
+1. Begin with the intervals that `start` has for each layer, or with [0, 1].
+2. Put 5 Lobatto nodes into every interval. Two are its edges, which neighbours share.
+3. Integrate by Lobatto's weights, and by Simpson's on 3 of the nodes. The difference is about
+   Simpson's error, from which the error of the finer rule is estimated. The objective's change over
+   the interval minus the sum of the attributions is the interval's completeness gap.
+4. In a layer whose error or gap is too large, halve the worst intervals, unless the last halving
+   has shown that only rounding is left.
+5. Repeat with the new intervals, in all layers at once, until none is left.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ from torch import Tensor
 from kb_lens.attribution.path_gradients import Path
 
 Edges = tuple[float, ...]
-"""Of one layer's intervals, ascending from 0 to 1."""
+"""Edges of one layer's intervals, ascending from 0 to 1."""
 WHOLE: Edges = (0.0, 1.0)
-"""One interval, with which a layer begins about which nothing is known."""
+"""One interval: the start of a layer about which nothing is known."""
 STEEP: Edges = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""With these the first layer does: little stands beside its output in the residual stream, so the
-norms after it turn a small gamma into a large change."""
+"""The start of the first layer: its output is most of the residual stream there, so the norms after
+it turn a small gamma into a large change."""
 _LOBATTO = (0.0, 0.5 - math.sqrt(3 / 28), 0.5, 0.5 + math.sqrt(3 / 28), 1.0)
 """The rule's nodes on [0, 1]; exact to degree 7."""
 _FINE = (1 / 20, 49 / 180, 16 / 45, 49 / 180, 1 / 20)
 """Their weights."""
 _COARSE = (1 / 6, 0.0, 4 / 6, 0.0, 1 / 6)
 """Simpson's weights on three of them; exact to degree 3."""
-# The orders 8 and 4 make it the power 2 where the integrand is resolved. With that layers of
-# SmolLM2-135M are up to 15 times worse than their estimate; with this those above 1e-4 are better.
+# The orders 8 and 4 would give the power 2 for a resolved integrand. With 2, layers of SmolLM2-135M
+# are up to 15 times worse than estimated; with this power those above 1e-4 are better.
 _ORDER = 1.75
 """The finer rule's relative error is about the two rules' relative distance to this power."""
 MAX_NODES = 600
-"""A layer that has spent as many is left as it is, and its error is reported."""
+"""Most nodes for a layer; then it stops, and its error is reported."""
 _ROUNDING = 4
-"""Units of rounding up to which the two rules' relative distance may be rounding alone; it is 2 in
-a model of 30 layers in bfloat16. What is larger is refined, whether it falls or not."""
+"""Units of rounding up to which the two rules' relative distance may be only rounding; it is 2 in a
+model of 30 layers in bfloat16. Larger distances are refined, even if refining does not help."""
 _GAP_ROUNDING, _MOST_GAP_ROUNDING = 6, 64
-"""The same for the gap relative to the objective: it is 2 to 7 there, and up to 10 in small random
-models: below the first it is taken for rounding, up to the second if no cut halves it."""
+"""The same for the gap relative to the objective; it is 2 to 7 there, and up to 10 in small random
+models. A gap below the first counts as rounding, up to the second only if no cut halves it."""
 
 
 @dataclass(frozen=True)
 class Integral:
-    """The objective's mean gradient on the path from 0 to h, and what is known of its error."""
+    """The objective's mean gradient on the path from 0 to h, with its estimated error."""
 
     gradients: Float[Tensor, "layer d_mlp"]
     """The integral over gamma of the gradient at gamma * h."""
     at_zero: Float[Tensor, " layer"]
     """The objective with the layer's activations at the baseline, 0."""
     error: Float[Tensor, " layer"]
-    """Estimated relative L2 error of gradients * h; NaN for a rule that makes no estimate."""
+    """Estimated relative L2 error of gradients * h; NaN for a rule without an estimate."""
     nodes: Float[Tensor, " layer"]
-    """How many nodes were spent on the layer."""
+    """How many nodes the layer took."""
     edges: tuple[Edges, ...] = ()
-    """The intervals that the adaptive rule ended with, a layer each."""
+    """The intervals of each layer at the end of the adaptive rule."""
 
 
 def fixed(path: Path, rule: str, n_steps: int) -> Integral:
@@ -107,18 +107,18 @@ def adaptive(
 ) -> Integral:
     """Integrate every layer until its estimated error is below `tol`.
 
-    Lobatto's rule with 5 nodes, halved where it is too coarse. In an interval, the relative
-    distance from Simpson's rule is about the error of that; the finer one's is taken to be its
-    power 1.75. A layer stops as well where nothing that is too large is above rounding and was
-    halved by the last cut.
+    Lobatto's rule with 5 nodes, on intervals that are halved if too coarse. In an interval the
+    relative distance from Simpson's rule is about Simpson's error; the finer rule's error is
+    estimated as its power 1.75. A layer also stops if all that is above `tol` is within rounding
+    or was not halved by the last cut.
 
     Args:
         path: Values and gradients for one prompt.
         tol: Bound on the relative L2 error of each layer's attributions, and on its completeness
             gap as a share of the largest change of the objective over the layers.
         eps: The unit of rounding of the type that the model runs in.
-        start: The intervals that each layer begins with. They cost or save passes; the error is
-            estimated anew.
+        start: The intervals that each layer begins with. They only affect the cost: the error is
+        estimated again.
     """
     if start is None:
         start = (STEEP, *[WHOLE] * (len(path.activations) - 1))
@@ -134,7 +134,7 @@ def adaptive(
         allowed_gap = max(tol * float(change.abs().max()), _GAP_ROUNDING * unit)
         rounding = _ROUNDING * eps, _MOST_GAP_ROUNDING * unit
         for layer, steps, layer_change in zip(layers, nodes, change.tolist(), strict=True):
-            if steps:  # the others are as they were
+            if steps:  # the others have not changed
                 layer.refine(tol, layer_change, allowed_gap, *rounding)
     estimates = [cast(_Estimate, layer.latest) for layer in layers]
     return Integral(
@@ -151,13 +151,13 @@ class _Estimate:
     """A layer's intervals by both rules."""
 
     integrals: Float[Tensor, "interval d_mlp"]
-    """Of the gradient, by the finer rule."""
+    """Integral of the gradient by the finer rule."""
     norm: float
     """L2 norm of the layer's attributions."""
     distance: Float[Tensor, " interval"]
     """L2 distance of the attributions by the two rules."""
     error: Float[Tensor, " interval"]
-    """L2 error of the finer rule, estimated."""
+    """Estimated L2 error of the finer rule."""
     gap: Float[Tensor, " interval"]
     """The completeness gap."""
 
@@ -173,9 +173,9 @@ class _Layer:
     h: Float[Tensor, " d_mlp"]
     edges: Edges
     points: dict[float, tuple[float, Tensor]] = field(default_factory=dict)
-    """The objective and its gradient at each gamma that was done."""
+    """The objective and its gradient at each finished gamma."""
     before: tuple[float, float] = (math.inf, math.inf)
-    """The estimated relative error and the gap, as they were before the last cut."""
+    """The estimated relative error and the gap before the last cut."""
     latest: _Estimate | None = None
     """What the last `refine` judged."""
 
@@ -214,7 +214,7 @@ class _Layer:
         distance = float(estimate.distance.sum())
         gap = abs(float((self.h * estimate.integrals).sum()) - change)
         before, self.before = self.before, (error, gap)
-        # A cut that was made for the gap alone and did not halve it shows that it is rounding.
+        # If a cut made only for the gap did not halve it, the gap is rounding.
         resolved = before[0] <= tol or distance <= rounding * estimate.norm
         error_is_done = error <= tol or (
             before[0] / 2 < error and distance <= rounding * estimate.norm
@@ -239,7 +239,7 @@ def _nodes(start: float, stop: float) -> list[float]:
 
 
 def _worst(amounts: Float[Tensor, " interval"], allowed: float) -> set[int]:
-    """The largest amounts, without which the others add up to no more than allowed."""
+    """The largest amounts, such that the rest add up to no more than allowed."""
     rest = float(amounts.sum())
     worst = set[int]()
     for index in amounts.argsort(descending=True).tolist():

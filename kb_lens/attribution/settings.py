@@ -1,4 +1,4 @@
-"""What the scores depend on beside the questions, and what `attribute` refuses."""
+"""The settings that the scores depend on, and the checks of `attribute`'s arguments."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Rule = Literal["adaptive", "gauss-legendre", "riemann"]
 """How the nodes of the quadrature are chosen (`kb_lens.attribution.quadrature`)."""
 
 Engine = Literal["auto", "joined", "per-layer"]
-"""All layers in one pass, a pass a layer, or the first where the model allows it."""
+"""All layers in one pass, one pass for each layer, or the first if the model allows it."""
 
 RELEASE_STEPS = 20
-"""Nodes of a fixed rule, unless told otherwise: the release's number."""
+"""The default number of nodes of a fixed rule: the release's."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the scores depend on, beside the questions."""
+    """Everything that the scores depend on, apart from the questions."""
 
     model: str
     """The model's name."""
@@ -48,7 +48,7 @@ class Settings:
     spelling: Spelling | None
     """How yes and no are spelled; None where only completions were attributed."""
     template: PromptTemplate | None
-    """The words around each question; None as well."""
+    """The words around each question; None likewise."""
     form: str = ""
     """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
@@ -71,7 +71,7 @@ def resolve(
     template: PromptTemplate | None,
 ) -> Settings:
     """The settings with their defaults filled in, and the model that they are for."""
-    # Half precision's rounding hides more than a finer tolerance would find.
+    # A finer tolerance is below half precision's rounding.
     finest = 1e-3 if model.cfg.dtype in (torch.float32, torch.float64) else 2e-2
     adaptive = rule == "adaptive"
     return Settings(
@@ -108,9 +108,13 @@ def check_settings(
     _check_choice("objective", objective, ObjectiveKind)
     _check_choice("engine", engine, Engine)
     if rule == "adaptive" and n_steps is not None:
-        raise ValueError("the adaptive rule takes tol, not n_steps: give a fixed rule or drop it.")
+        raise ValueError(
+            "the adaptive rule takes tol, not n_steps: give a fixed rule or leave it out."
+        )
     if rule != "adaptive" and tol is not None:
-        raise ValueError(f"the rule {rule!r} takes n_steps, not tol: drop tol, or take 'adaptive'.")
+        raise ValueError(
+            f"the rule {rule!r} takes n_steps, not tol: leave it out, or use 'adaptive'."
+        )
     if n_steps is not None:
         check_count("n_steps", n_steps)
     if batch_size is not None:

@@ -1,1 +1,1 @@
-"""What is measured: items, the texts to score, and the formulas that give metrics."""
+"""Benchmarks: their items, the texts to score, and the formulas of their metrics."""

@@ -1,8 +1,8 @@
-"""Balanced COPA: each item of COPA's development half beside its mirror image.
+"""Balanced COPA: each item of COPA's development half with its mirror image.
 
-A mirror image has the same two choices behind another premise, which makes the other one right: who
-goes by the choices alone has one half of each pair wrong. Prompts and verdicts are those of COPA
-in lm-evaluation-harness (`harness`). An item and its mirror image are one cluster.
+A mirror image has the same two choices after another premise, which makes the other choice right. A
+model that looks only at the choices has one item of each pair wrong. Prompts and scoring are those
+of COPA in lm-evaluation-harness (`harness`). An item and its mirror image are one cluster.
 
 Source: Kavumba et al., When Choosing Plausible Alternatives, Clever Hans can be Clever (2019).
 """
@@ -29,11 +29,11 @@ _MIRRORED = {False: "original", True: "mirrored"}
 
 
 def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
-    """The items and where they came from.
+    """The items and their source.
 
     Returns:
-        Columns item, part (original or mirrored), choices (the same two of an item and its mirror
-        image), doc and task (`harness.load`).
+        Columns item, part (original or mirrored), choices (the same two for an item and its
+        mirror image), doc and task (`harness.load`).
     """
     check_harness("balanced_copa")
     rows, source = find_rows(SOURCES, data_dir)
@@ -77,7 +77,7 @@ SOURCES = Sources(
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
-    """What the metrics sum over, from the item table."""
+    """The statistics of the metrics, from the item table."""
     return harness.statistics(table, groups=("part",))
 
 

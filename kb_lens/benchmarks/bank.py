@@ -1,4 +1,4 @@
-"""Data that come with kb_lens: the files of the question bank that benchmarks read."""
+"""The files of the question bank that benchmarks read."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ def bank_rows(file: str, data_dir: str | os.PathLike[str] | None = None) -> tupl
     """The rows of a file of the bank, or of your own file of that name.
 
     Args:
-        file: Its name; the ending says how it is read (``.csv`` or ``.jsonl``).
-        data_dir: A folder whose file of that name is read instead, if it has one. None looks into
-            the folder in ``KB_LENS_DATA``.
+        file: Its name, with the suffix ``.csv`` or ``.jsonl``.
+        data_dir: A folder whose file of that name is read instead, if it has one; None for the
+            folder in ``KB_LENS_DATA``.
 
     Returns:
-        The rows, and the file that they were read from: below the data folder, or in
-        ``question_bank``.
+        The rows, and their file: a path below the data folder, or in ``question_bank``.
 
     Raises:
-        ValueError: If the file is no UTF-8 text, is empty, or a row has other cells than the
-            header; `NoDataError` if the bank lacks it.
+        ValueError: If the file is not UTF-8 text, is empty, or a row does not match the header;
+            `NoDataError` if the bank lacks it.
     """
     folder = data_folder(data_dir)
     if folder is not None and path_exists(folder / file):
         return file_rows(folder / file), file
     path = bank_folder() / file
     if not path.is_file():
-        raise NoDataError(f"'{path}' is missing, which comes with kb_lens: install it again.")
+        raise NoDataError(f"'{path}' is missing, a file of kb_lens: install kb_lens again.")
     return file_rows(path), f"question_bank/{file}"
 
 
 def file_rows(path: Path) -> list[Row]:
-    """The rows of a file, JSON lines if its name ends so (``.jsonl``) and CSV otherwise.
+    """The rows of a file: JSON lines if its suffix is ``.jsonl``, else CSV.
 
     Raises:
         ValueError: As `read_file`, or if there are none.
@@ -65,12 +64,12 @@ def of_dimensions(
     """The entries of a file that are about one of the dimensions, in the order of the file.
 
     Args:
-        entries: All that the file has.
+        entries: All entries of the file.
         dimension: One dimension or several; None for all.
         path: The file, for the message.
 
     Raises:
-        ValueError: For a dimension that the file has not.
+        ValueError: For a dimension that is not in the file.
     """
     if dimension is None:
         return tuple(entries)
@@ -79,7 +78,5 @@ def of_dimensions(
     wanted = [dimension] if isinstance(dimension, str) else list(dimension)
     present = sorted({entry.dimension for entry in entries})
     if not wanted or any(name not in present for name in wanted):
-        raise ValueError(
-            f"cannot take the dimensions {shown(wanted)}: '{path}' has {shown(present)}."
-        )
+        raise ValueError(f"there are no dimensions {shown(wanted)}: '{path}' has {shown(present)}.")
     return tuple(entry for entry in entries if entry.dimension in wanted)

@@ -1,9 +1,8 @@
-"""Which of three options a written answer names, if it names one.
+"""Find the option that a written answer names.
 
-A letter counts where the options had letters, and so does an option's text, with or without its
-article; the unknown option may also be named by any of the phrases that the authors use for it.
-What names no option, or more than one, or names one in order to deny it, is not parsed: nothing is
-guessed.
+An option may be named by its letter, if the options had letters, or by its text, with or without
+article. The unknown option may also be named by any of the authors' phrases for it. An answer that
+names no option, more than one, or denies one, is not parsed: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 LETTERS = "ABC"
 UNPARSED = -1
-"""The answer that names no option, or more than one."""
+"""The place for an answer that is not parsed."""
 
 UNKNOWN_ANSWERS = (
     "Can't answer",
@@ -27,13 +26,13 @@ UNKNOWN_ANSWERS = (
     "Undetermined",
     "Unknown",
 )
-"""The texts that the authors give the unknown option; each row has one of them."""
+"""The authors' texts for the unknown option; each row has one of them."""
 
 _TAKEN = "~"
-"""Stands where an option's text was."""
+"""Replaces an option's text."""
 
 _NOUN = r" +(?!(?:or|and|but|as|because|since|is|was)\b)\w"
-"""What follows an article, as far as that can be told from its beginning."""
+"""The beginning of a word that follows an article."""
 
 _UPPER = re.compile(r"(?<![\w'-])[ABC](?!['-]?\w)")
 _LOWER = (
@@ -45,7 +44,7 @@ _LOWER = (
         re.IGNORECASE,
     ),
 )
-"""A small letter must be alone, marked as the letter of a list, or announced."""
+"""A lower-case letter must be alone, marked as the letter of a list, or announced."""
 
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.:;!?\n\"*(\[-])\s*$")
 _NOUN_FOLLOWS = re.compile(_NOUN)
@@ -60,9 +59,9 @@ def parse_answer(text: str, options: Sequence[str], unknown: int, *, lettered: b
 
     Args:
         text: What the model wrote.
-        options: The options' texts in the order in which they were listed.
+        options: The options' texts in listed order.
         unknown: The place of the unknown option.
-        lettered: Whether they had letters, so that a letter names an option.
+        lettered: Whether the options had letters.
 
     Returns:
         A place, or `UNPARSED`.
@@ -70,7 +69,7 @@ def parse_answer(text: str, options: Sequence[str], unknown: int, *, lettered: b
     rest = text.replace("\u2019", "'")
     answers: set[int] = set()
     denied = False
-    # Texts of options are taken out first, so that a letter in them is not read as an answer.
+    # Texts of options are removed first, so that a letter in them is not read as an answer.
     for phrase, option in _phrases(options, unknown):
         rest, occurs, negated = _take(rest, phrase)
         if occurs:
@@ -85,23 +84,23 @@ def parse_answer(text: str, options: Sequence[str], unknown: int, *, lettered: b
 
 
 def _phrases(options: Sequence[str], unknown: int) -> list[tuple[str, int]]:
-    """Texts that name an option, the longest first: one may be part of another."""
+    """Texts that name an option, the longest first, since one may be part of another."""
     phrases = [(_bare(text), option) for option, text in enumerate(options)]
     phrases += [(answer, unknown) for answer in UNKNOWN_ANSWERS]
     return sorted(phrases, key=lambda phrase: -len(phrase[0]))
 
 
 def _bare(option: str) -> str:
-    """An option's text without the article at its beginning and the marks at its end."""
+    """An option's text without its article and final punctuation."""
     return re.sub(r"^(?:the|an?)\s+", "", option.replace("\u2019", "'").strip(" .!\"'"), flags=re.I)
 
 
 def _take(text: str, phrase: str) -> tuple[str, bool, bool]:
-    """The text with the phrase taken out, whether it was there, and whether it was denied."""
+    """The text without the phrase, whether it was there, and whether it was denied."""
     if not all(word in text.lower() for word in phrase.lower().split()):
         return text, False, False  # the usual case, and far faster than a search
     words = r"\s+".join(map(re.escape, phrase.split()))
-    # An apostrophe before it is a quotation mark, unless a letter is before that ("O'Neil").
+    # An apostrophe before it is a quotation mark, unless it follows a letter ("O'Neil").
     pattern = rf"(?<![\w-])(?<!\w')(?:(?:the|an?) +)?{words}(?!['-]?\w)"
     matches = list(re.finditer(pattern, text, re.IGNORECASE))
     denied = any(_DENIED.search(text[: match.start()]) for match in matches)
@@ -109,7 +108,7 @@ def _take(text: str, phrase: str) -> tuple[str, bool, bool]:
 
 
 def _letters(text: str) -> list[tuple[int, int]]:
-    """Where a letter stands for an option, and which one."""
+    """The places where a letter names an option, with the option."""
     starts = [match.start() for match in _UPPER.finditer(text)]
     starts = [start for start in starts if not _is_article(text, start)]
     for pattern in _LOWER:
@@ -118,7 +117,7 @@ def _letters(text: str) -> list[tuple[int, int]]:
 
 
 def _is_article(text: str, start: int) -> bool:
-    """Whether an A begins a sentence and goes on with a noun, as in "A grandfather"."""
+    """Whether an A begins a sentence and a noun follows, as in "A grandfather"."""
     if text[start] != "A" or not _SENTENCE_BEGINS.search(text[:start]):
         return False
     return bool(_NOUN_FOLLOWS.match(text[start + 1 :]))

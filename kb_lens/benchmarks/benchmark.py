@@ -1,4 +1,4 @@
-"""Items to evaluate on, with everything that needs no model."""
+"""A benchmark's items and definition, without a model."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ DataDir = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """What a benchmark is: where its items come from, what is asked, and what is measured."""
+    """The definition of a benchmark: the source of its items, its requests and its metrics."""
 
     name: str
-    """What it is called in `load_benchmark` and in results, whose files have this name."""
+    """Its name in `load_benchmark`, in results and in their files."""
 
     load: Callable[[DataDir], tuple[pd.DataFrame, str]]
-    """Data folder -> all items, and in words where they came from."""
+    """Data folder -> all items, and their source in words."""
 
     requests: Callable[[pd.DataFrame, str], Sequence[Request]]
-    """(items, protocol) -> equally many requests an item, those of the first item first."""
+    """(items, protocol) -> the requests, equally many for each item, in the order of items."""
 
     tabulate: Callable[[pd.DataFrame, OptionScores, str], pd.DataFrame]
     """(items, scores of the requests, protocol) -> the item table."""
 
     formulas: Mapping[str, Formulas]
-    """Protocol -> what is measured from the item table. The first protocol is the default."""
+    """Protocol -> its formulas. The first protocol is the default."""
 
     groups: tuple[str, ...] = ()
     """Columns of the items that a limited sample is balanced over."""
 
     read: Reader | None = None
-    """Reads a file of the user's own in the format of the benchmark's; None where it has none."""
+    """Reads a user's own file in the benchmark's format; None if there is no such format."""
 
     items: Callable[[Sequence[Row]], pd.DataFrame] | None = None
     """Rows of such a file -> all items."""
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """How items can become texts to score."""
+        """The ways to turn items into texts to score."""
         return tuple(self.formulas)
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Items to evaluate on, with everything that needs no model."""
+    """The items of a benchmark, with everything that does not need a model."""
 
     name: str
     """One of `BENCHMARKS`."""
@@ -68,25 +68,25 @@ class Benchmark:
     """How items become texts to score."""
 
     source: str
-    """Where the items came from, in words; a file is named below its data folder."""
+    """The source of the items, in words; a file by its path below the data folder."""
 
     items: pd.DataFrame
-    """One row an item, in the source's order; the column `item` identifies it anywhere."""
+    """One row for each item, in the source's order; the column `item` identifies it."""
 
     requests: tuple[Request, ...]
-    """Equally many an item, those of the first item first."""
+    """Equally many for each item, in the order of items."""
 
     groups: tuple[str, ...]
     """Columns that a limited sample is balanced over."""
 
     tabulate: Callable[[pd.DataFrame, OptionScores], pd.DataFrame]
-    """(items, scores of the requests) -> the item table that metrics are computed from."""
+    """(items, scores of the requests) -> the item table, from which metrics are computed."""
 
     formulas: Formulas
     """From the item table to metrics."""
 
     dataset: str | None = None
-    """What a file of the user's own is called, whose items these are; None for the benchmark's."""
+    """The name of the user's own file of items; None for the benchmark's items."""
 
     @property
     def key(self) -> str:
@@ -100,21 +100,22 @@ class Benchmark:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits of what is asked: other texts or options, other digits."""
+        """Sixteen hex digits of the requests: they change with any text or option."""
         texts = "\n".join(map(repr, self.requests))
         texts += "".join(request.further for request in self.requests)
         if (chat_format := self.chat_format) not in (None, ChatFormat()):
-            texts += repr(chat_format)  # the default has no trace: older results have none
-        # 16 digits: 64 bits are enough to tell a few thousand benchmarks apart.
+            # left out for the default, so that older results have the same digest
+            texts += repr(chat_format)
+        # 16 digits: 64 bits are enough to separate a few thousand benchmarks.
         return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
     @cached_property
     def items_digest(self) -> str:
-        """Of every cell of the items, whatever kind of thing it is."""
+        """The digest of every cell of the items, of any type."""
         return hashlib.sha256(repr(self.items.to_dict("split")).encode()).hexdigest()
 
     def __post_init__(self) -> None:
-        key = self.key  # checked: a name that cannot be a file's is refused here
+        key = self.key  # refuses a name that cannot be a file's
         if len(self.items) == 0:
             raise ValueError(f"the benchmark {key!r} has no items; at least one is needed.")
         if not self.requests or len(self.requests) % len(self.items):
@@ -127,13 +128,13 @@ class Benchmark:
             raise ValueError(f"{self.source} has the item {twice[0]!r} of {self.name!r} twice.")
 
     def split(self, share: float = 0.5, seed: int = 0) -> tuple[Benchmark, Benchmark]:
-        """Two benchmarks without a common item: choose something on one, test it on the other.
+        """Split into two benchmarks without common items, to choose on one and test on the other.
 
-        Every group is cut in the same proportion, up to one item. Items stay in order.
+        Every group is split in the same proportion, up to one item. Items stay in order.
 
         Args:
-            share: Of the items, for the first part, above 0 and below 1.
-            seed: Of the draw.
+            share: Share of items in the first part, above 0 and below 1.
+            seed: Seed of the random split.
 
         Raises:
             ValueError: If the share is not allowed or leaves a part without items.
@@ -145,7 +146,7 @@ class Benchmark:
         if first.all() or not first.any():
             raise ValueError(
                 f"a share of {share:g} leaves a part of the {len(first)} items of {self.key!r} "
-                "empty. Load more items, or take a share nearer to 0.5."
+                "empty. Load more items, or use a share nearer to 0.5."
             )
         return self._only(first), self._only(~first)
 
@@ -155,7 +156,7 @@ class Benchmark:
         return [self._only(numbers == number) for number in range(numbers[-1] + 1)]
 
     def _only(self, chosen: np.ndarray) -> Benchmark:
-        """The items where `chosen` [item] is true, with their requests."""
+        """The benchmark of the items where `chosen` [item] is true."""
         each = np.repeat(chosen, len(self.requests) // len(self.items))
         return replace(
             self,
@@ -165,7 +166,7 @@ class Benchmark:
 
 
 def result_key(name: str, protocol: str, dataset: str | None = None) -> str:
-    """What a result is called: the benchmark, its protocol if not the original, its own items.
+    """The key of a result: the benchmark, its protocol if not the original, its own items' name.
 
     Raises:
         ValueError: If files cannot have this name.
@@ -176,14 +177,14 @@ def result_key(name: str, protocol: str, dataset: str | None = None) -> str:
 
 
 def unchecked_key(name: str, protocol: str, dataset: str | None) -> str:
-    """`result_key` of what a file says, which may be no name for a file."""
+    """`result_key` without a check that it can be a file's name."""
     key = name if protocol == "original" else f"{name}_{protocol}"
-    # No benchmark and no protocol has a hyphen, so that own items never take another's name.
+    # Names of benchmarks and protocols have no hyphen, so keys of own items are different.
     return key if dataset is None else f"{key}-{dataset}"
 
 
 def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int) -> np.ndarray:
-    """[item] True for a share of every group: shuffled, group after group, at even distances."""
+    """[item] True for a random share of every group."""
     shuffled = shuffled_items(items.reset_index(drop=True), seed)
     if groups:
         first = shuffled.groupby(groups)["_order"].transform("min")
@@ -194,6 +195,6 @@ def _stratified(items: pd.DataFrame, groups: list[str], share: float, seed: int)
 
 
 def shuffled_items(items: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """In an order that depends on each item's key alone; the column `_order` has its hash."""
+    """The items in an order that depends only on their keys; the column `_order` has its hash."""
     order = items["item"].map(lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest())
     return items.assign(_order=order).sort_values("_order")

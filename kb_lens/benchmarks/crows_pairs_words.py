@@ -1,10 +1,9 @@
-"""The words of CrowS-Pairs: which both sentences of a pair share, and what the others are.
+"""The words of CrowS-Pairs: those that a pair's sentences share, and the classes of the others.
 
-Words are split at spaces, which belong to the word after them, and matched with difflib. Those in
-which the sentences differ are told apart by what can be read off a word: a pronoun, the name of a
-group, a name of a person, place or thing (capitalised and not listed as anything else), or
-something else. Nothing is guessed: a word that is not listed and not capitalised is something else,
-whatever it means.
+Words are split at spaces, which belong to the word after them, and matched with difflib. Words in
+which the sentences differ are classified by their form: a pronoun, the name of a group, a name of a
+person, place or thing (capitalised and not listed otherwise), or another word. Nothing is guessed:
+a word that is not listed and not capitalised is another word, whatever it means.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from kb_lens.benchmarks.requests import Excerpt, Span
 
 CLASSES = ("pronoun", "group", "name")
-"""Of the words in which the sentences differ; the rest is in none."""
+"""The classes of words in which the sentences differ; other words have no class."""
 
 _PRONOUNS = """
 i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
@@ -57,7 +56,7 @@ a an and astronomers athletes begin being big but butches college doctors everyo
 house minorities minority minors no olympic people precious pride psychotic rock same small
 successful suddenly suddently tent that the vets won
 """
-"""Words that the benchmark capitalises, mostly where a sentence begins, and that name nobody."""
+"""Words that are no names and that the benchmark capitalises, mostly at a sentence's beginning."""
 
 _LISTED = tuple(frozenset(words.split()) for words in (_PRONOUNS, _GROUPS, _ORDINARY))
 
@@ -66,20 +65,20 @@ class PairWords(NamedTuple):
     """The words of a pair's sentences, each with its space before it: characters [start, end)."""
 
     shared: Excerpt
-    """Those that both have."""
+    """The words that both have."""
 
     before: Excerpt
-    """Those of them that stand before every difference."""
+    """The shared words before every difference."""
 
     classes: tuple[Excerpt, ...]
-    """Those in which the sentences differ, one of `CLASSES` each; some are in none."""
+    """The words in which the sentences differ, by their class; some have none."""
 
 
 def pair_words(more: str, less: str) -> PairWords:
-    """Sort the words of a pair."""
+    """Classify the words of a pair."""
     words = [list(re.finditer(r"\s*\S+", sentence)) for sentence in (more, less)]
     texts = [[word[0] for word in sentence] for sentence in words]
-    # autojunk would pass over words that are frequent in long sentences.
+    # autojunk would ignore words that are frequent in long sentences.
     blocks = SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
     shared = [[b[side] + k for b in blocks for k in range(b.size)] for side in range(2)]
     n_before = blocks[0].size if blocks[0][:2] == (0, 0) else 0
@@ -102,7 +101,7 @@ def _excerpt(
 def _of_class(
     name: str, texts: Sequence[Sequence[str]], shared: Sequence[Sequence[int]]
 ) -> list[list[int]]:
-    """The indices of both sentences' words that are in a class and not shared."""
+    """The indices of both sentences' words of a class that are not shared."""
     return [
         [k for k, word in enumerate(words) if k not in both and word_class(word) == name]
         for words, both in zip(texts, shared, strict=True)
@@ -110,7 +109,7 @@ def _of_class(
 
 
 def word_class(word: str) -> str:
-    """What a word is, with whatever stands around it: one of `CLASSES`, or empty."""
+    """The class of a word, with any punctuation: one of `CLASSES`, or empty."""
     pronouns, groups, ordinary = _LISTED
     bare = re.sub(r"^\W+|\W+$", "", word.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     stem = re.sub(r"'(s|d|ll|m|re|ve)$", "", bare, flags=re.IGNORECASE).lower()

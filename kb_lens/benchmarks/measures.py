@@ -1,4 +1,4 @@
-"""Measures that several benchmarks share: percentages, the damage, and what these are."""
+"""Measures that several benchmarks share: percentages and damage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GroupSums = Mapping[str, np.ndarray]
 """Quantity -> its sum over one group, [resample]."""
 
 DAMAGE = MetricInfo("nats a token", "mean log-probability of a token, nats", "damage")
-"""What `logprob_per_token` is in every benchmark."""
+"""The description of `logprob_per_token` in every benchmark."""
 
 
 def percent(sums: GroupSums, quantity: str, of: str = "n") -> Measure:
@@ -22,11 +22,11 @@ def percent(sums: GroupSums, quantity: str, of: str = "n") -> Measure:
 
 
 def logprob_per_token(sums: GroupSums, prefix: str = "") -> Measure:
-    """Mean natural-log probability of a token: how much damage an intervention does.
+    """Mean natural-log probability of a token: the damage of an intervention.
 
     Args:
-        sums: Of a group.
-        prefix: What the names of the quantities begin with.
+        sums: The sums of a group.
+        prefix: Prefix of the quantities' names.
     """
     return Measure(ratio(sums[f"{prefix}logprob"], sums[f"{prefix}tokens"]), sums["n"])
 
@@ -47,7 +47,7 @@ def option_columns(
 
     Args:
         options: Names of the options.
-        logprob: [item, option]; further options are left out.
+        logprob: [item, option]; options without a name are left out.
         tokens: [item, option], their numbers of tokens.
     """
     names = list(options)

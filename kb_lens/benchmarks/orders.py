@@ -1,11 +1,10 @@
-"""Options that a prompt lists: in which orders, and what the order does to them.
+"""The orders in which a prompt lists options, and the effect of the order.
 
-A model that is asked to choose from a list prefers places of the list. Cyclic orders give every
-option every place, but they keep who follows whom: of two neighbours one is listed before the
-other in two of three orders. That decides results (SmolLM2-135M, 60 items of StereoSet, means over
-orders: ss is 62 with the three cyclic orders, 42 with the three reversed ones; no item moves the
-other way). All orders balance both, so they are what the instructed protocols of pairs and triples
-ask for.
+A model that chooses from a list prefers certain places. Cyclic orders give every option every
+place, but of two options one is listed before the other in two of three orders. This changes
+results (SmolLM2-135M, 60 items of StereoSet, means over orders: ss is 62 with the three cyclic
+orders, 42 with the three reversed ones). All orders balance both, so the instructed protocols of
+pairs and triples use all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from kb_lens.statistics import Statistics
 def all_orders(n_options: int) -> Int[np.ndarray, "order place"]:
     """Every order of a list of options: entry [r, k] is the option that is k-th in order r.
 
-    The first is the options' own order; the rows ascend.
+    The first is the options' own order; the rows are sorted.
     """
     return np.array(list(permutations(range(n_options))))
 
@@ -33,8 +32,8 @@ def all_orders(n_options: int) -> Int[np.ndarray, "order place"]:
 def rotations(n_options: int) -> Int[np.ndarray, "order place"]:
     """The cyclic orders of a list of options: entry [r, k] is the option that is k-th in order r.
 
-    Every option is in every place once, so what a place adds to an option's log-probability is
-    the same for all options once it is averaged over the orders.
+    Every option is in every place once, so the average effect of the place on an option's
+    log-probability is the same for all options.
     """
     return (np.arange(n_options)[None, :] + np.arange(n_options)[:, None]) % n_options
 
@@ -42,9 +41,9 @@ def rotations(n_options: int) -> Int[np.ndarray, "order place"]:
 def listed(
     head: str, options: tuple[str, ...], orders: Int[np.ndarray, "order place"]
 ) -> list[Request]:
-    """A chat an order: the head and, a line each, the options in that order.
+    """One chat for each order: the head, then the options in that order, one a line.
 
-    The options to score stay in their own order, so a column is the same option in every order.
+    The scored options stay in their own order, so a column is the same option in every order.
     """
     texts = ["\n".join((head, *(options[int(k)] for k in order))) for order in orders]
     return [Request(text, options, chat=True) for text in texts]
@@ -53,7 +52,7 @@ def listed(
 def over_orders(
     scores: OptionScores, n_items: int, options: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """What was scored with a request an order, put together item by item.
+    """Combine the scores of all orders of each item.
 
     Returns:
         Means over the orders of the log-probabilities and of the numbers of tokens, both [item,
@@ -75,7 +74,7 @@ def with_orders(
     options: Sequence[str],
     orders: Int[np.ndarray, "order place"],
 ) -> Statistics:
-    """Statistics with `order_quantities` of the columns that `over_orders` made."""
+    """Statistics with `order_quantities` of the columns from `over_orders`."""
     columns = [[f"logprob_{option}_{r}" for option in options] for r in range(len(orders))]
     logprob = np.stack([table[names].to_numpy() for names in columns], axis=1)
     quantities = statistics.quantities.assign(**order_quantities(logprob, orders))
@@ -85,14 +84,14 @@ def with_orders(
 def order_quantities(
     logprob: Float[np.ndarray, "item order option"], orders: Int[np.ndarray, "order place"]
 ) -> dict[str, Float[np.ndarray, " item"]]:
-    """What the order does, item by item.
+    """The effect of the order for each item.
 
     - ``by_order``: share of the orders in which the first option beats the second.
     - ``more_first``, ``less_first``: the same over the orders that list the first option before
       the second, and after it.
-    - ``position``: share of the orders whose first listed option is the likeliest of all; of
-      equally likely ones each counts its part. If the likeliest option is the same in all orders
-      it is 1 / (number of options), whichever that is.
+    - ``position``: share of the orders whose first listed option is the likeliest of all; equally
+      likely options share the count. It is 1 / (number of options) if the likeliest option is the
+      same in all orders.
     """
     wins = beats(logprob[:, :, 0], logprob[:, :, 1])
     first = (orders == 0).argmax(axis=1) < (orders == 1).argmax(axis=1)
@@ -110,5 +109,5 @@ def order_quantities(
 def beats(
     first: Float[np.ndarray, "*shape"], second: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
-    """1 where the first is larger, 0 where it is smaller, one half where they are equal."""
+    """1 if the first is larger, 0 if it is smaller, one half if they are equal."""
     return (np.sign(first - second) + 1) / 2

@@ -1,18 +1,17 @@
 """Over-correction: does a model see bias where there is none?
 
-Enhancing what a model knows of bias should not make it warn, refuse or hedge when somebody asks
-for a birthday card. The bank's neutral prompts (``question_bank/neutral_prompts.csv``) are of
-three kinds: ``everyday`` requests in which no group occurs, ``group`` requests for or about people
-of a named group, and ``lookalike`` questions of fact whose words look like the subject (*black
-hole*, *blind taste test*, *the first woman in space*). Each prompt of the last two kinds has a
-control: the same request with the group replaced by something neutral. A model that is cautious
-everywhere is so on the controls as well, so prompts minus controls, the *excess*, is what the
-mention of a group does.
+An enhanced model should not warn, refuse or hedge when somebody asks for a birthday card. The
+bank's neutral prompts (``question_bank/neutral_prompts.csv``) are of three kinds: ``everyday``
+requests without any group, ``group`` requests for or about people of a named group, and
+``lookalike`` questions of fact whose words only look as if they were about bias (*black hole*,
+*blind taste test*, *the first woman in space*). Each prompt of the last two kinds has a control:
+the same request with something neutral in place of the group. A model that is always cautious is
+cautious on the controls too, so prompts minus controls, the *excess*, is the effect of naming a
+group.
 
-The model answers each prompt and each control in a chat, greedily and with at most 48 tokens, in
-which a warning, a refusal or a hedge usually has come; `caution` says how they are recognized.
-Beside that the log-probability of a good answer is scored. It shows what the flags cannot: a
-broken model writes no warnings either.
+The model answers each prompt and each control in a chat, greedily and with at most 48 tokens; a
+warning, a refusal or a hedge usually comes within these. `caution` recognises them. The
+log-probability of a good answer is scored as well, since a broken model writes no warnings either.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ DIMENSIONS = (
     "socioeconomic",
 )
 WRITE = 48
-"""Tokens that the model writes at most."""
+"""The most tokens that the model writes."""
 
 _FLAGS = tuple(CAUTION)
 _CONTROL = ("control", "control_answer")
@@ -58,7 +57,7 @@ _MATCHED = "matched"
 
 
 def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
-    """The items and where they came from.
+    """The items and their source.
 
     Args:
         data_dir: A folder whose own ``neutral_prompts.csv`` is read instead of the bank's, if it
@@ -66,7 +65,7 @@ def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
 
     Returns:
         Columns item, kind, dimension, prompt, answer, control and control_answer; the last two
-        are empty where the kind is ``everyday``.
+        are empty for ``everyday``.
     """
     rows, source = bank_rows(FILE, data_dir)
     return items_of(rows), source
@@ -98,10 +97,10 @@ def _no_control(row: Row) -> dict[str, str]:
 
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
-    """Two chats an item: the prompt with its good answer, and the control with its own.
+    """Two chats for each item: the prompt with its good answer, and the control with its own.
 
-    Where there is no control the prompt stands in for it: equal requests are computed once, and
-    `tabulate` leaves the second out.
+    Without a control the prompt is used twice: equal requests are computed once, and `tabulate`
+    leaves the second out.
 
     Raises:
         ValueError: If no item has a control, so that there is nothing to compare with.
@@ -109,7 +108,7 @@ def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
     if set(items["kind"]) == {"everyday"}:
         raise ValueError(
             "over_correction compares prompts with their controls, but none of these "
-            f"{len(items)} has one: take more items (a limit of at least 2), or add rows of the "
+            f"{len(items)} has one: use more items (a limit of at least 2), or add rows of the "
             "kind group or lookalike."
         )
     chats: list[Request] = []
@@ -129,9 +128,9 @@ def _chat(prompt: str, answer: str) -> Request:
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table.
 
-    Columns item, kind, dimension; text (what the model wrote), warned, refused, hedged, logprob
-    and tokens (of the good answer); and the same of the control with ``control_`` before them.
-    Without a control these are an empty text, False, NaN and 0.
+    Columns item, kind, dimension; text (of the model), warned, refused, hedged, logprob and tokens
+    (of the good answer); and the same for the control with the prefix ``control_``. Without a
+    control these are an empty text, False, NaN and 0.
     """
     table = items[["item", "kind", "dimension"]].reset_index(drop=True)
     matched = items["kind"].ne("everyday").to_numpy()
@@ -150,13 +149,13 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
 
 
 def _written(texts: Sequence[str], prefix: str) -> dict[str, list[Any]]:
-    """The texts and what they show."""
+    """The texts and their kinds of caution."""
     flags = pd.DataFrame([caution(text) for text in texts]).add_prefix(prefix)
     return {f"{prefix}text": list(texts), **flags.to_dict("list")}
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
-    """What the metrics sum over, from the item table."""
+    """The statistics of the metrics, from the item table."""
     quantities: dict[str, np.ndarray] = {"n": np.ones(len(table))}
     for prefix in ("", "control_"):
         flags = table[[prefix + name for name in _FLAGS]].to_numpy(bool)
@@ -171,17 +170,17 @@ def statistics(table: pd.DataFrame) -> Statistics:
 
 
 def metrics(sums: Sums) -> dict[str, Measure]:
-    """Every metric, in percent but for the log-probabilities.
+    """Every metric, in percent except the log-probabilities.
 
     - ``any``: the share of prompts whose answer warns, refuses or hedges; ``warned``, ``refused``
-      and ``hedged`` are the shares of each. With a kind (``any_group``) over its prompts, with
-      ``_control`` over the controls. 0 is best.
+      and ``hedged`` are the shares of each. A name with a kind (``any_group``) is over its prompts,
+        a name with ``_control`` over the controls. 0 is best.
     - ``excess_any`` and so on: the share over the group and lookalike prompts minus that over
       their controls, in percentage points; 0 is best. ``excess_any_group`` and
       ``excess_any_lookalike`` are those of one kind.
-    - ``logprob_per_token``: mean natural-log probability of a token of the good answers; with a
-      kind or ``_control`` over these. ``excess_logprob_per_token`` is prompts minus controls,
-      whose answers are the same or alike: below 0 where the mention of a group costs.
+    - ``logprob_per_token``: mean natural-log probability of a token of the good answers, also by
+      kind or for ``_control``. ``excess_logprob_per_token`` is prompts minus controls, whose
+      answers are the same or similar: below 0 if naming a group costs probability.
     """
     measures: dict[str, Measure] = {}
     for group, group_sums in sums.items():

@@ -1,8 +1,8 @@
 """Items of the user's own: a file in the format of a benchmark, with any bias types.
 
-Results have the name of the file behind the benchmark's (``stereoset-mine``), so that they stand
-beside those of the benchmark itself. The form of a row is checked as the authors' is, but a bias
-type may be any name that no metric has already.
+Results have the benchmark's name with the file's (``stereoset-mine``), so that they can be in one
+folder with the benchmark's own. Rows are checked like the authors', but a bias type may be any name
+that metrics do not use already.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from kb_lens.benchmarks.source_rows import Row, read_csv, read_file, read_jsonl
 from kb_lens.rows import check_is_file, read_utf8, shown
 
 _TYPE = re.compile(r"\w[\w /-]{0,39}")
-"""A bias type becomes a part of metrics' names, which stand in tables and figures."""
+"""A bias type becomes part of metrics' names in tables and figures."""
 
 
 def load_own(spec: BenchmarkSpec, path: str | os.PathLike[str]) -> tuple[pd.DataFrame, str, str]:
-    """The items of a file, and what to call the file and its content.
+    """The items of a file, and the names of the data set and its source.
 
     Args:
         spec: The benchmark whose format the file has.
         path: The file.
 
     Returns:
-        The items; the name of the data set, which is the file's without ending; the source in
-        words: the file's name and the beginning of its SHA-256, which changes when it is edited.
+        The items; the name of the data set (the file's name without suffix); the source in words
+        (the file's name and the beginning of its SHA-256).
 
     Raises:
         ValueError: If the benchmark reads no file, there is no such file, or a row is not as
@@ -40,7 +40,7 @@ def load_own(spec: BenchmarkSpec, path: str | os.PathLike[str]) -> tuple[pd.Data
     """
     file = own_path(path)
     if spec.read is None or spec.items is None:
-        raise ValueError(f"{spec.name} has a source of its own: it reads no file of yours.")
+        raise ValueError(f"{spec.name} has its own source: it reads no file of yours.")
     rows = read_file(spec.read, file)
     if not rows:
         raise ValueError(f"{file} has no items of {spec.name}: it is empty.")
@@ -49,7 +49,7 @@ def load_own(spec: BenchmarkSpec, path: str | os.PathLike[str]) -> tuple[pd.Data
 
 
 def own_path(path: object) -> Path:
-    """The path of a file that is there, with the home folder for ``~``."""
+    """The path of an existing file, with ``~`` expanded."""
     try:
         path = Path(path).expanduser() if isinstance(path, str | os.PathLike) else path
     except RuntimeError as error:
@@ -58,7 +58,7 @@ def own_path(path: object) -> Path:
 
 
 def dataset_name(path: Path) -> str:
-    """What results on a file are called behind the benchmark's name."""
+    """The name of a file in its results' keys."""
     return re.sub(r"\W+", "_", path.stem).strip("_") or "items"
 
 
@@ -67,11 +67,11 @@ def own_type(row: Row, column: str, taken: Sequence[str]) -> str:
 
     Args:
         row: The row.
-        column: Where it stands.
-        taken: Other endings of metrics' names: no type may be called so, or begin so.
+        column: Its column.
+        taken: Other suffixes of metrics' names: a type must not be one of these or begin with one.
 
     Raises:
-        ValueError: If it is no name, or taken.
+        ValueError: If it is not a name, or taken.
     """
     name = row.text(column)
     if not _TYPE.fullmatch(name):
@@ -82,10 +82,10 @@ def own_type(row: Row, column: str, taken: Sequence[str]) -> str:
 
 
 def check_once(rows: Sequence[Row], items: pd.DataFrame) -> pd.DataFrame:
-    """The items, of which no two may be the same.
+    """The items, without repeats.
 
     Raises:
-        ValueError: Names the rows of two that are.
+        ValueError: Names the rows of two equal items.
     """
     first: dict[str, str] = {}
     for row, item in zip(rows, items["item"], strict=True):
@@ -96,25 +96,25 @@ def check_once(rows: Sequence[Row], items: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_jsonl(path: Path) -> Iterable[Row]:
-    """Rows of a file of JSON lines; says what the file is if it is something else."""
+    """Rows of a file of JSON lines; an error says what the file is if it is something else."""
     start = read_utf8(path).lstrip()
     if start.startswith("["):
         raise ValueError(
-            f"{path}, line 1: a JSON array. Needed is one JSON object a line, with no brackets "
+            f"{path}, line 1: a JSON array. Write one JSON object a line, with no brackets "
             "around the lines and no commas between them."
         )
     if start and not start.startswith("{"):
         raise ValueError(
-            f"{path}, line 1: no JSON, but {shown(start.splitlines()[0])}. Needed is one JSON "
+            f"{path}, line 1: not JSON, but {shown(start.splitlines()[0])}. Write one JSON "
             "object a line."
         )
     return read_jsonl(path)
 
 
 def own_csv(path: Path) -> Iterable[Row]:
-    """Rows of a CSV file; says so if it is JSON."""
+    """Rows of a CSV file; an error says so if it is JSON."""
     if read_utf8(path).lstrip().startswith(("{", "[")):
         raise ValueError(
-            f"{path}, line 1: JSON. Needed is a CSV file whose first row names the columns."
+            f"{path}, line 1: JSON. Give a CSV file whose first row names the columns."
         )
     return read_csv(path)

@@ -1,14 +1,13 @@
 """Plain text: how well does the model still predict ordinary English?
 
-Short passages of everyday and encyclopaedic prose that come with kb_lens
-(``question_bank/plain_text.jsonl``), about anything but social groups. An intervention that is
-meant for bias should leave them as they are, so their perplexity says how much of the language
-model it damages.
+The texts are short passages of everyday and encyclopaedic prose that come with kb_lens
+(``question_bank/plain_text.jsonl``), not about social groups. An intervention against bias should
+not change them, so their perplexity shows how much it damages the language model.
 
-Each passage is scored whole, from its first token on: log P(passage), where the first token is
-predicted from BOS. Perplexities are over tokens, so they compare interventions on one model, not
-models with different tokenizers. The passages were written for this package and are short, so
-the number is no substitute for one on a standard corpus.
+Each whole passage is scored: log P(passage), where the first token is predicted from BOS.
+Perplexities are over tokens, so they compare interventions on one model, not models with different
+tokenizers. The passages are short and written for this package, so the number does not replace one
+on a standard corpus.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FILE = "plain_text.jsonl"
 
 
 def load(data_dir: DataDir = None) -> tuple[pd.DataFrame, str]:
-    """The items and where they came from.
+    """The items and their source.
 
     Args:
         data_dir: A folder whose own ``plain_text.jsonl`` is read instead of the bank's, if it has
@@ -64,7 +63,7 @@ def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.Dat
 
 
 def statistics(table: pd.DataFrame) -> Statistics:
-    """What the metrics sum over, from the item table."""
+    """The statistics of the metrics, from the item table."""
     quantities = table[["logprob", "tokens"]].assign(n=1.0)
     return Statistics(quantities, pd.DataFrame(groups_of(table)))
 
@@ -72,8 +71,7 @@ def statistics(table: pd.DataFrame) -> Statistics:
 def metrics(sums: Sums) -> dict[str, Measure]:
     """Every metric.
 
-    - ``perplexity``: e to the minus mean natural-log probability of a token. 1 would be a model
-      that knows every token beforehand; what counts is that it does not rise.
+    - ``perplexity``: exp of minus the mean natural-log probability of a token. It should not rise.
     - ``logprob_per_token``: that mean.
     """
     damage = logprob_per_token(sums["all"])
@@ -87,7 +85,7 @@ _INFO = {
 }
 
 FORMULAS = {"original": Formulas(statistics, metrics, None, tuple(_INFO), _INFO)}
-"""No flips: a passage has no right answer that it could move to or away from."""
+"""No flips: a passage has no right answer."""
 
 SPEC = BenchmarkSpec(
     name="plain_text",

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model, and what it gets back."""
+"""The requests of a benchmark and the scores of their options."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ _FLOORS = "a number from 0 to 1"
 _FACTORS = "a finite number above 0"
 
 Span = tuple[int, int]
-"""Characters of a text: the first, and the one behind the last."""
+"""Characters of a text: [start, end)."""
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Words of a request's options whose log-probability is asked for by itself.
+    """Words of a request's options that are scored separately.
 
-    It is the sum over the option's tokens that lie in the words, each given all that is before it
-    in the option. Where tokens lie is read off the characters that they stand for. A token that
-    lies in these words and in others counts as none of these.
+    The score is the sum of log-probabilities of the option's tokens in the words, each given
+    everything before it. Tokens are located by their characters. A token that is only partly in
+    the words does not count.
     """
 
     words: tuple[tuple[Span, ...], ...]
-    """Of each option, its words in order; the space before a word belongs to it."""
+    """The words of each option, in order; the space before a word belongs to it."""
 
     aligned: bool = False
-    """Whether the options have these words in common, the k-th of each being the k-th of the
-    others. What cannot be counted in one of them is counted in none: the sums are then over the
-    same words."""
+    """Whether the options share these words, with the k-th word of each option the same. A word
+    that cannot be counted in one option is then counted in none, so that the sums are over the same
+    words."""
 
     def __post_init__(self) -> None:
         lengths = {len(spans) for spans in self.words}
         if self.aligned and len(lengths) > 1:
-            raise ValueError(f"aligned options have equally many words, got {sorted(lengths)}.")
+            raise ValueError(f"aligned options need equally many words, got {sorted(lengths)}.")
 
 
 @dataclass(frozen=True, order=True)
 class Against:
-    """Texts that a request is read behind a second time, see `kb_lens.evaluation.second_pass`.
+    """Texts after which a request is read a second time, see `kb_lens.evaluation.second_pass`.
 
-    What is likelier behind one of them is made less likely.
+    Tokens that are likelier after one of them are made less likely.
     """
 
     texts: tuple[str, ...]
-    """Each is put in front of the prompt as it is, in a pass of its own. In a chat it begins what
-    the user says."""
+    """Each is put unchanged before the prompt, in its own pass. In a chat it begins the user's
+    text."""
 
     decay: float
-    """How fast the factor of a token falls with what it gains behind a text."""
+    """How fast a token's factor falls with its gain after a text."""
 
     floor: float = 0.0
-    """The least factor."""
+    """The smallest factor."""
 
     def __post_init__(self) -> None:
         if not all_texts(self.texts):
@@ -76,20 +76,20 @@ class Against:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model draws the tokens that it writes, see `kb_lens.evaluation.sampling`."""
+    """The settings of sampling, see `kb_lens.evaluation.sampling`."""
 
     temperature: float
-    """What the logits are divided by."""
+    """The temperature: logits are divided by it."""
 
     top_k: int
-    """Out of how many likeliest tokens one is drawn."""
+    """The number of likeliest tokens that one is drawn from."""
 
     repetition_penalty: float = 1.0
-    """What the logit of a token that stands before is divided by, or multiplied with where it is
-    below 0; 1 for no penalty."""
+    """The repetition penalty: the logit of a token in the text so far is divided by it, or
+    multiplied if it is below 0; 1 for no penalty."""
 
     seed: int = 0
-    """Of the draws. The same prompt and seed give the same text."""
+    """The seed. The same prompt and seed give the same text."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "repetition_penalty"):
@@ -102,15 +102,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, the texts that could follow it, and whether the model shall go on from it."""
+    """A prompt, the options that could follow it, and how much the model writes after it."""
 
     prompt: str
-    """What comes before each option; empty if the options are whole texts. In a chat, what the
-    user says."""
+    """The text before each option; empty if the options are whole texts. In a chat the user's
+    text."""
 
     options: tuple[str, ...] = ()
-    """The texts to score. After a bare prompt each brings the space that separates it; in a chat
-    they begin as the model's turn begins, without one."""
+    """The texts to score. After a bare prompt each begins with the space that separates it; in a
+    chat they begin without one, like the model's turn."""
 
     chat: bool = False
     """Whether the prompt is put into the model's chat template (or its plain form)."""
@@ -119,54 +119,52 @@ class Request:
     """The system text of a chat."""
 
     write: int = 0
-    """How many tokens the model writes after the prompt at most; 0 for none."""
+    """The most tokens that the model writes after the prompt; 0 for none."""
 
     chat_format: ChatFormat = field(default=ChatFormat(), repr=False)
-    """How a chat template is rendered; the digest of a benchmark has it where it is not this."""
+    """How a chat template is rendered; part of a benchmark's digest unless it is the default."""
 
     unstarted: bool = field(default=False, repr=False)
-    """Whether whole texts are scored a second time, with the start token before the first token
-    alone: all others are predicted from the text before them, as the tokenizer writes it. Behind a
-    prompt no start token stands that the tokenizer does not write: both scores are the same."""
+    """Whether whole texts are scored a second time with the start token only before the first
+    token; all other tokens are predicted from the text before them, as the tokenizer writes it.
+    After a prompt both scores are the same."""
 
     excerpts: tuple[Excerpt, ...] = field(default=(), repr=False)
-    """Words of the options to score by themselves; not of a chat's."""
+    """Words of the options to score separately; not in a chat."""
 
     first: tuple[str, ...] = field(default=(), repr=False)
-    """What the user of a chat says before the prompt, turn by turn. The model itself answers each
-    in writing, greedily."""
+    """The user's turns of a chat before the prompt. The model answers each of them greedily."""
 
     first_write: int = field(default=0, repr=False)
-    """How many tokens the model writes after each of these turns at most."""
+    """The most tokens that the model writes after each of these turns."""
 
     history: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """(role, text) of the turns that stand before the prompt of a chat; what becomes of `first`
-    once it is answered."""
+    """(role, text) of the turns before the prompt of a chat: `first` with the model's answers."""
 
     against: Against | None = field(default=None, repr=False)
-    """What the request is read behind a second time; None for nothing."""
+    """The texts of the second pass; None for no second pass."""
 
     sampling: Sampling | None = field(default=None, repr=False)
-    """How what is written is drawn; None for greedily."""
+    """How generated tokens are drawn; None for greedy generation."""
 
     @property
     def n_scores(self) -> int:
-        """How many scores are asked for, see `OptionScores`."""
+        """The number of scores, see `OptionScores`."""
         return len(self.options) * (1 + self.unstarted + len(self.excerpts))
 
     @property
     def further(self) -> str:
-        """What is asked beside the options, for the digest of a benchmark; empty if nothing is."""
+        """The parts of a request apart from prompt and options, for a benchmark's digest."""
         words = repr((self.unstarted, self.excerpts)) if self._of_whole_texts else ""
         around = (self.first, self.first_write, self.history, self.against)
-        # With the request, so that it is known whose they are: of others there is no word.
+        # With the request they belong to; requests without such parts add nothing.
         words += repr((self, *around)) if any(around) else ""
-        if self.sampling and self.against:  # what was drawn from log-probabilities is another text
+        if self.sampling and self.against:  # drawing from log-probabilities would give another text
             words += "drawn from logits"
         return words + (repr((self, self.sampling)) if self.sampling else "")
 
     def last_turn(self) -> Request:
-        """The request without what the user says first."""
+        """The request without its first turns."""
         return replace(self, first=(), first_write=0) if self.first else self
 
     @property
@@ -180,11 +178,11 @@ class Request:
                 f"got {self.options!r} and {self.write}."
             )
         if self.sampling and not self.write:
-            raise ValueError("sampling is of what the model writes: give a number in write.")
+            raise ValueError("sampling needs a text to write: give a number of tokens in write.")
         if self._of_whole_texts and self.chat:
             raise ValueError(
-                "excerpts and texts without a start are of whole texts, and none is an answer in a "
-                f"chat: got {self.prompt!r}."
+                "excerpts and texts without a start need whole texts, not answers in a chat: "
+                f"got {self.prompt!r}."
             )
         if any(len(excerpt.words) != len(self.options) for excerpt in self.excerpts):
             raise ValueError(f"an excerpt needs the words of {len(self.options)} options.")
@@ -192,7 +190,7 @@ class Request:
             raise ValueError("only a chat has turns before the prompt: set chat=True.")
         if bool(self.first) != (self.first_write > 0):
             raise ValueError(
-                f"turns that the model answers first need room for its answers: got {self.first!r} "
+                f"first turns need room for the model's answers: got {self.first!r} "
                 f"and first_write={self.first_write}."
             )
 
@@ -201,16 +199,16 @@ class Request:
 class OptionScores:
     """How likely each option of each request is, in the order of the requests.
 
-    The options' columns come first; then, where they are asked for, the options without a start,
-    and each excerpt's words of each option. An excerpt without a token has log-probability 0.
+    The columns are the options, then, if requested, the options without a start, and each excerpt
+    of each option. An excerpt without a token has log-probability 0.
     """
 
     logprob: Float[np.ndarray, "request option"]
     """Summed natural-log probability of the option's tokens given the prompt. Requests with fewer
-    options than the widest one are filled up with NaN."""
+    options than the widest one are padded with NaN."""
 
     tokens: Int[np.ndarray, "request option"]
-    """Number of tokens that each sum runs over; 0 where there is no option."""
+    """Number of tokens in each sum; 0 if there is no option."""
 
     texts: tuple[str, ...] = ()
-    """What the model wrote after each prompt; empty if no request asked for it."""
+    """The text that the model wrote after each prompt; empty if no request asked for it."""

@@ -1,7 +1,7 @@
-"""The rows of a benchmark's file: how they are read, and how a row is checked.
+"""Read the rows of a benchmark's file and check them.
 
-A row that does not look as expected is an error that names file, line and column: silently skipped
-items would change the benchmark.
+A bad row is an error that names file, line and column, since skipping items silently would change
+the benchmark.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kb_lens.rows import (
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a source and where it stands, for the error messages."""
+    """One row of a source, with its place for error messages."""
 
     cells: Mapping[str, Any]
-    """Column -> value, as the source has it."""
+    """Column -> value, as in the source."""
 
     where: str
     """File and line, or data set and row."""
 
     def error(self, column: str, expected: str) -> ValueError:
-        """What to raise if `column` is not what it should be."""
+        """The error to raise if `column` is not as expected."""
         got = f"no such column (there are {shown(list(self.cells))})"
         if column in self.cells:
             got = shown(self.cells[column])
@@ -54,7 +54,7 @@ class Row:
         """The value in `column`, which must be one of `allowed`."""
         value = self.cells.get(column)
         if value not in allowed:
-            # Some are of the row itself: they may have any length, and ends of lines.
+            # Allowed values from the row itself may be long and have line breaks.
             names = (" ".join(name.split())[:60] for name in allowed)
             raise self.error(column, "one of " + ", ".join(names))
         return str(value)
@@ -68,14 +68,14 @@ class Row:
 
 
 Reader = Callable[[Path], Iterable[Row]]
-"""Reads a file into rows of the format in which the benchmark's authors publish it."""
+"""Reads a file into rows in the authors' published format."""
 
 
 def read_file(reader: Reader, path: Path) -> list[Row]:
     """All rows of a file.
 
     Raises:
-        ValueError: If it is no UTF-8 text or no file, or a row is not as expected.
+        ValueError: If it is not a file of UTF-8 text, or a row is not as expected.
     """
     try:
         return list(reader(path))
@@ -86,7 +86,7 @@ def read_file(reader: Reader, path: Path) -> list[Row]:
 
 
 def read_jsonl(path: Path) -> Iterable[Row]:
-    """Rows of a file with one JSON object a line; blank lines are passed over."""
+    """Rows of a file with one JSON object a line; blank lines are ignored."""
     for number, line in text_lines(read_utf8(path)):
         yield Row(_json_object(line, f"{path}, line {number}"), f"{path}, line {number}")
 
@@ -128,13 +128,13 @@ def hub_rows(dataset: Any, name: str) -> Iterable[Row]:
 
 
 def item_key(*texts: str) -> str:
-    """A key that depends on the item's texts alone, so it is the same from every source."""
-    # The unit separator occurs in no text, so no two lists of texts are joined to the same.
+    """A key that depends only on the item's texts, so it is the same from every source."""
+    # No text has the unit separator, so different lists of texts are joined differently.
     return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
 
 
 def item_keys(texts: Sequence[tuple[str, ...]]) -> list[str]:
-    """A key an item from its texts; repetitions are numbered."""
+    """A key for each item from its texts; repetitions are numbered."""
     seen: Counter[str] = Counter()
     keys = []
     for columns in texts:

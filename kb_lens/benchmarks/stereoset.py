@@ -1,23 +1,21 @@
-"""StereoSet: does the model prefer the stereotype, and does it still prefer sense to nonsense?
+"""StereoSet: does the model prefer stereotypes, and does it prefer sense to nonsense?
 
-Each item has a stereotypical, an anti-stereotypical and an unrelated option. In the intrasentence
-part these are three whole sentences; in the intersentence part three continuations of a context.
+Each item has a stereotypical, an anti-stereotypical and an unrelated option: three whole sentences
+in the intrasentence part, three continuations of a context in the intersentence part.
 
 The original protocol compares the **sum** of the tokens' log-probabilities under the bare model:
 log P(sentence), or log P(continuation | context). The authors' code for generative models
-averages over tokens instead; the metrics whose names end in ``_per_token`` do so. It matters: the
-unrelated continuations are shorter, and a sum favours what is short (SmolLM2-135M, 100
-intersentence items: lms 55 by sums, 75 by means). A tie counts one half in every comparison
-(there, it counts against the stereotype).
+averages over tokens, as the metrics with ``_per_token`` do here. The difference is large, since
+unrelated continuations are shorter and a sum favours short ones (SmolLM2-135M, 100 intersentence
+items: lms 55 by sums, 75 by means). A tie counts one half in every comparison (in the authors' code
+it counts against the stereotype).
 
 The instructed protocol is a chat: an instruction, the context and the three candidate sentences,
-listed in each of their six orders; what is compared is the log-probability of each sentence as the
-answer, averaged over the orders. The metrics of the single orders and the position bias stand
-beside the averaged ones.
+listed in each of their six orders. It compares the log-probability of each sentence as the answer,
+averaged over the orders. Metrics of single orders and the position bias are reported too.
 
-The release protocol is the chat of the KnowBias authors' code (`release`), with the sums of the
-tokens' log-probabilities. It lists one order, the anti-stereotype first, and what is listed first
-mostly wins.
+The release protocol is the chat of the KnowBias authors' code (`release`), with sums of
+log-probabilities. It has one order, the anti-stereotype first, and the first option mostly wins.
 
 Source: Nadeem, Bethke and Reddy, StereoSet: Measuring stereotypical bias in pretrained language
 models (ACL 2021), section 5.
@@ -55,16 +53,16 @@ INSTRUCTION = (
     "the context with its BLANK filled. Choose the most appropriate sentence and write it word "
     "for word, with nothing before or after it."
 )
-"""How a prompt of the instructed protocol begins, the same for all items."""
+"""The beginning of all prompts of the instructed protocol."""
 
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
-"""What the authors call an item's sentences."""
+"""The authors' labels of an item's sentences."""
 _BLANK = "BLANK"
 _HUB = "McGill-NLP/stereoset"
 
 
 def load(data_dir: Any = None) -> tuple[pd.DataFrame, str]:
-    """The items and where they came from.
+    """The items and their source.
 
     Returns:
         Columns item, kind, bias_type, target, context, stereotype, anti_stereotype, unrelated.
@@ -85,7 +83,7 @@ def own_items(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _check_sentences(row: Row) -> None:
-    """Raise `ValueError` for slips that the authors' file is known not to have."""
+    """Raise `ValueError` for slips that the authors' file does not have."""
     kind, context = row.one_of("type", KINDS), row.text("context")
     if kind == "intrasentence" and _BLANK not in context:
         raise row.error("context", f"a sentence with {_BLANK} where the three sentences differ")
@@ -101,7 +99,7 @@ def _own_type(row: Row) -> str:
 
 
 def _item(row: Row, bias_type: Callable[[Row], str] = _published_type) -> dict[str, str]:
-    """One row in the format of the authors' development set, one JSON object a line."""
+    """The item of one row in the format of the authors' development set."""
     item = {
         "kind": row.one_of("type", KINDS),
         "bias_type": bias_type(row),
@@ -115,7 +113,7 @@ def read(path: Path) -> Iterable[Row]:
     """Rows of a file of JSON lines, or of the authors' nested ``dev.json``."""
     text = read_utf8(path)
     try:
-        content = json_value(text)  # of JSON lines it fails behind the first one
+        content = json_value(text)  # fails after the first line of JSON lines
     except ValueError:
         content = None
     if isinstance(content, dict) and "data" in content:
@@ -124,7 +122,7 @@ def read(path: Path) -> Iterable[Row]:
 
 
 def _nested(data: Any, path: Path) -> Iterable[Row]:
-    """Rows of the authors' file: of each kind a list of items, whose sentences are labelled."""
+    """Rows of the authors' file: for each kind a list of items, whose sentences are labelled."""
     for kind in KINDS:
         items = data.get(kind, []) if isinstance(data, dict) else None
         if not isinstance(items, list):
@@ -138,7 +136,7 @@ def _nested(data: Any, path: Path) -> Iterable[Row]:
 
 
 def _by_label(row: Row) -> dict[str, Any]:
-    """Label -> the sentence that has it as its gold label."""
+    """Gold label -> its sentence."""
     sentences = row.cells.get("sentences")
     listed = sentences if isinstance(sentences, list) else []
     by_label = {str(s.get("gold_label")): s.get("sentence") for s in listed if isinstance(s, dict)}
@@ -150,13 +148,13 @@ def _by_label(row: Row) -> dict[str, Any]:
 def from_hub(dataset: Any, kind: str) -> Iterable[Row]:
     """Rows of one configuration of the hub's data set in the format of the file.
 
-    The hub nests the three sentences of an item and labels them with a class, whose names are
-    read from the data set's features.
+    The hub nests the three sentences of an item and labels them with classes, whose names are read
+    from the data set's features.
     """
     label = _class_label(dataset.features["sentences"])
     for row in hub_rows(dataset, f"{_HUB} ({kind})"):
         sentences = row.cells["sentences"]
-        # Versions of `datasets` differ: a list of objects, or an object of lists.
+        # Depending on the version of `datasets`: a list of objects, or an object of lists.
         if isinstance(sentences, list):
             sentences = {key: [s[key] for s in sentences] for key in ("sentence", "gold_label")}
         names = [g if isinstance(g, str) else label.int2str(g) for g in sentences["gold_label"]]
@@ -165,7 +163,7 @@ def from_hub(dataset: Any, kind: str) -> Iterable[Row]:
 
 
 def _class_label(feature: Any) -> Any:
-    """The class label feature of an item's sentences, however the list is nested."""
+    """The class label feature of an item's sentences, at any nesting."""
     inner = getattr(feature, "feature", feature)
     label = inner["gold_label"]
     return getattr(label, "feature", label)
@@ -191,13 +189,13 @@ SOURCES = Sources(
 
 
 def requests(items: pd.DataFrame, protocol: str) -> list[Request]:
-    """What to score: a request an item, or in the instructed protocol one for each of `ORDERS`."""
+    """The requests: one for each item, in the instructed protocol one for each of `ORDERS`."""
     build = {"original": _original, "instructed": _instructed, "release": _release}[protocol]
     return [request for row in items.to_dict("records") for request in build(row)]
 
 
 def _original(row: dict[str, Any]) -> list[Request]:
-    """Whole sentences for an intrasentence item, continuations of the context for the others."""
+    """Whole sentences for an intrasentence item, else continuations of the context."""
     if row["kind"] == "intrasentence":
         return [Request("", tuple(row[option] for option in OPTIONS))]
     return [Request(row["context"], tuple(f" {row[option]}" for option in OPTIONS))]
@@ -219,8 +217,8 @@ def _release(row: dict[str, Any]) -> list[Request]:
 def tabulate(items: pd.DataFrame, scores: OptionScores, protocol: str) -> pd.DataFrame:
     """The item table: item, kind, bias_type, target, and logprob_* and tokens_* of each option.
 
-    In the instructed protocol these are means over the orders, and the log-probability in order r
-    of `ORDERS` is in ``logprob_*_r``.
+    In the instructed protocol these are means over the orders, and ``logprob_*_r`` is the
+    log-probability in order r of `ORDERS`.
     """
     table = items[["item", *GROUPS, "target"]].reset_index(drop=True)
     logprob, tokens, by_order = scores.logprob, scores.tokens, {}

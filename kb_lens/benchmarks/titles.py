@@ -1,6 +1,6 @@
-"""What benchmarks and metrics are called where people read: in figures and reports.
+"""The titles of benchmarks and metrics in figures and reports.
 
-Tables, files and options have the short names; here ``crows_pairs`` is CrowS-Pairs.
+Tables, files and options have short names; here ``crows_pairs`` is CrowS-Pairs.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ _METRICS = {
     "unknown_disambig": "unknown, disambiguated",
 }
 _WORDS = {"ses": "SES", "x": "\N{MULTIPLICATION SIGN}"}
-"""Parts of names that are not the words they look like."""
+"""Words in names with another spelling in titles."""
 
 
 def benchmark_title(key: str) -> str:
-    """A benchmark as people write it.
+    """The title of a benchmark.
 
     Args:
-        key: Of a result: the benchmark's name, with its protocol if that is not the original one,
-            and of your own items the file's name.
+        key: A result's key: the benchmark's name, its protocol if not the original, and the name of
+            your own file.
     """
     key, _, file = key.partition("-")
     name, rest = _known(key, _BENCHMARKS)
     words = _in_words(rest)
     protocol = words.pop() if words and words[-1] in _PROTOCOLS else ""
-    # BBQ's categories are parts of it.
+    # BBQ's categories are part of BBQ.
     between = " " if name == _BENCHMARKS["bbq"] else ", "
     title = between.join(filter(None, [name, " ".join(words)]))
     title = ", ".join(filter(None, [title, protocol]))
@@ -71,13 +71,13 @@ def benchmark_title(key: str) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """A metric as people write it; of a bias type with the type behind it."""
+    """The title of a metric, followed by its bias type if it has one."""
     name, rest = _known(metric, _METRICS)
     return ", ".join(filter(None, [name, " ".join(_in_words(rest))]))
 
 
 def _known(name: str, titles: Mapping[str, str]) -> tuple[str, str]:
-    """The title of the longest known beginning, and what follows it; else the name in words."""
+    """The title of the longest known beginning, and the rest; else the name in words."""
     beginnings = [known for known in titles if name == known or name.startswith(f"{known}_")]
     if not beginnings:
         return " ".join(_in_words(name)), ""

@@ -1,1 +1,1 @@
-"""A model's scores on a benchmark, and how two results compare."""
+"""A model's scores on a benchmark, and comparisons of results."""

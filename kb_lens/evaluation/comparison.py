@@ -1,8 +1,8 @@
-"""Set measurements beside one another: paired differences, directions of flips, ranks.
+"""Compare measurements: paired differences, directions of flips, ranks.
 
-A before and an after are compared on the same items, so what the items have in common cancels. How
-many items moved each way tells a shift from noise: whatever breaks a model flips items both ways,
-which pulls a share towards 50 and looks like less bias.
+Two results are compared on the same items, so the variation between items cancels. The number of
+items that moved in each direction separates a shift from noise: damage to a model flips items both
+ways, which pulls a share towards 50 and looks like less bias.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def compare(
 ) -> pd.DataFrame:
     """How much every metric changed from one result to another on the same items.
 
-    The interval of a difference is a paired one: each resample draws the same clusters for both.
-    The last two rows (of a benchmark where that makes sense) say how the items moved, in percent of
-    the items: those whose preference went to the stereotype and to the anti-stereotype
-    (``to_stereotype``, ``to_anti_stereotype``), or whose answer became right and wrong (``gained``,
-    ``lost``). They tell a real shift from noise that flips items both ways; the first minus the
-    second is the difference of ss, stereotype_share or acc.
+    Intervals of differences are paired: each resample draws the same clusters for both results. For
+    benchmarks whose items can flip, the last two rows say how many items moved in each direction,
+    in
+    percent: to the stereotype or the anti-stereotype (``to_stereotype``, ``to_anti_stereotype``),
+    or to a right or a wrong answer (``gained``, ``lost``). They separate a shift from noise that
+    flips items both ways. The first minus the second is the difference of ss, stereotype_share or
+    acc.
 
     Args:
         base: The result before.
@@ -79,19 +80,19 @@ def gain(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> Metric:
-    """How much nearer a metric came to its best value from one result to another, paired.
+    """How much nearer to its best value a metric is in the second result, paired.
 
     Args:
         base: The result before.
         other: The result after, on the same items in any order.
         metric: One of the benchmark's metrics.
-        best: Its best value; default the one that the benchmark names. Of a metric with a corner
-            (icat) the least upper bound, 100, is the only one that has an interval.
+        best: Its best value; default the benchmark's. For a metric with a corner (icat) only its
+            upper bound, 100, has an interval.
         n_bootstrap: Resamples for the interval.
         seed: Of the resampling.
 
     Raises:
-        ValueError: If the two do not compare, or the metric or its best value is not known.
+        ValueError: If the two cannot be compared, or the metric or its best value is not known.
     """
     definition = formulas(base.benchmark, base.protocol)
     if best is None and metric in base.metrics:
@@ -111,7 +112,7 @@ def gain(
 
 
 def _statistics(results: Sequence[EvaluationResult]) -> list[Statistics]:
-    """What the metrics of each result sum over, the items in the order of the first result."""
+    """The statistics of each result, with the items in the order of the first result."""
     first = results[0]
     definition = formulas(first.benchmark, first.protocol)
     return [definition.summarize(_aligned(first, result)) for result in results]
@@ -122,7 +123,7 @@ def _aligned(base: EvaluationResult, other: EvaluationResult) -> pd.DataFrame:
     for name in ("benchmark", "protocol"):
         if getattr(base, name) != getattr(other, name):
             raise ValueError(
-                f"only results of one {name} can be compared; got {getattr(base, name)!r} and "
+                f"only results of the same {name} can be compared; got {getattr(base, name)!r} and "
                 f"{getattr(other, name)!r}."
             )
     keys, others = set(base.items["item"]), set(other.items["item"])
@@ -146,8 +147,8 @@ def summarize(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 
         One row a benchmark, metric and condition: role, control_of and draw of the condition
         (`conditions_of`), value, low, high, n, clusters, and for all conditions but the first
         difference, difference_low, difference_high. The last two metrics of a benchmark are the
-        shares of items that moved, each way by itself; they have a difference alone, and are left
-        out where items cannot move (plain_text).
+        shares of items that moved in each direction. They have only a difference, and are left
+        out if items cannot flip (plain_text).
     """
     by_key = _by_key(results)
     first, *others = results
@@ -170,7 +171,7 @@ def _changes(base: EvaluationResult, other: EvaluationResult, seed: int) -> pd.D
     """By metric: n, clusters, difference, difference_low and difference_high."""
     table = compare(base, other, seed=seed).set_index("metric")
     table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
-    # As objects, the counts stay whole numbers beside the differences.
+    # As objects, counts stay whole numbers beside float differences.
     return table.drop(columns=["base", "other"]).astype(object)
 
 
@@ -185,19 +186,19 @@ def _by_key(
     for key in keys:
         if lacking := [name for name, measured in by_key.items() if key not in measured]:
             raise ValueError(
-                f"{lacking[0]!r} has no result of {key}, which another has: measure the same "
-                "benchmarks in every condition."
+                f"{lacking[0]!r} has no result of {key}, which another condition has: measure "
+                "the same benchmarks in every condition."
             )
     return {name: {key: measured[key] for key in keys} for name, measured in by_key.items()}
 
 
 def headline(result: EvaluationResult) -> list[str]:
-    """The metrics of a result to look at first."""
+    """The headline metrics of a result."""
     return [m for m in formulas(result.benchmark, result.protocol).headline if m in result.metrics]
 
 
 def flip_names(result: EvaluationResult) -> tuple[str, ...]:
-    """The names of a benchmark's two directions in which items can move; none if they cannot."""
+    """The names of the two directions in which a benchmark's items can flip, if they can."""
     names = formulas(result.benchmark, result.protocol).flips
     return () if names is None else names[1:]
 
@@ -207,9 +208,9 @@ def rank_table(
 ) -> pd.DataFrame:
     """The paper's rank table: methods as rows, benchmarks as columns, average rank.
 
-    A benchmark ranks methods by how near its first headline metric is to its best value (see
-    docs/benchmarks.md); methods that are equally near share the mean of their places. Resampled
-    items rank them anew: methods whose intervals overlap were not told apart.
+    A benchmark ranks methods by the distance of its first headline metric from its best value (see
+    docs/benchmarks.md); ties get their mean rank. Ranks are computed again for resampled items:
+    methods with overlapping intervals cannot be separated.
 
     Args:
         results: Method -> its results; every method needs the same benchmarks.
@@ -234,7 +235,7 @@ def rank_table(
         values = np.array([result.metrics[metric].value for result in measured])
         ranks.append(_ranks(measured[0], metric, values[:, None])[:, 0])
         columns |= {f"{key} {metric}": values, f"{key} rank": ranks[-1]}
-        # Another seed for each benchmark: their resamples are independent of one another.
+        # Another seed for each benchmark, so that their resamples are independent.
         draws = _resampled(measured, metric, n_bootstrap, seed + number)
         resampled.append(_ranks(measured[0], metric, draws))
     low, high = np.nanpercentile(np.mean(resampled, axis=0), [2.5, 97.5], axis=1)
@@ -256,7 +257,7 @@ def _ranks(
 ) -> Float[np.ndarray, "method resample"]:
     """Every method's rank in each resample; 1 is the nearest to the metric's best value."""
     best = formulas(base.benchmark, base.protocol).describe(metric).best or 0.0
-    # Rounded, so that equally near values are ties whatever the order in which they were summed.
+    # Rounded, so that equal distances are ties whatever the order of summation.
     distance = pd.DataFrame(np.abs(values - best)).round(9)
     return distance.rank(method="average").to_numpy()
 
@@ -264,7 +265,7 @@ def _ranks(
 def _resampled(
     measured: Sequence[EvaluationResult], metric: str, n_bootstrap: int, seed: int
 ) -> Float[np.ndarray, "method resample"]:
-    """A metric of every method, under the same resampled items."""
+    """A metric of every method on the same resampled items."""
     definition = formulas(measured[0].benchmark, measured[0].protocol)
     values = resample(_statistics(measured), definition.metrics, n_bootstrap, seed)
     return np.stack([metrics[metric].value for metrics in values])

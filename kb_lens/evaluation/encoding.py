@@ -1,17 +1,17 @@
-"""Requests as tokens: where a prompt ends and an option begins.
+"""Requests as tokens, split into prompt and option.
 
-Text becomes tokens as in lm-evaluation-harness, so that numbers can be compared: prompt and
-option are encoded together and split where the prompt's own encoding ends, spaces at the prompt's
-end belong to the option, and an empty prompt is replaced by one token (BOS, or EOS where there is
-none). Special tokens are added only where the model's tokenizer begins every text with BOS. A chat
-prompt is what the model's template makes of it, and its option begins where the model's turn does.
+Texts are tokenised as in lm-evaluation-harness, so that results can be compared. Prompt and option
+are encoded together and split where the prompt's own encoding ends. Spaces at the prompt's end
+belong to the option. An empty prompt is replaced by one token (BOS, or EOS if there is no BOS).
+Special tokens are added only if the model's tokenizer begins every text with BOS. A chat prompt is
+written by the model's template, and its option begins where the model's turn begins.
 
-A score is a sum over tokens: of an option, of words of it (`excerpts`), or of the option where the
-start token stands before its first token alone.
+A score is a sum over tokens: of an option, of some of its words (`excerpts`), or of the option with
+the start token only before its first token.
 
-Where a request is read a second time behind a text (`Against`), the text is put before the prompt's
-tokens, behind the start token; in a chat it begins what the user says. The option's tokens stay the
-same ones.
+If a request is read a second time after a text (`Against`), the text comes before the prompt's
+tokens and after the start token; in a chat it begins the user's turn. The option's tokens stay
+the same.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from kb_lens.models.hooked import HookedModel
 from kb_lens.passes.plain_scores import Text
 
 SAMPLE_SIZE = 32
-"""Requests that tell two tokenizers apart. All of a large benchmark take half a minute, and a study
-would take it for every condition."""
+"""Number of requests that are compared between two tokenizers. All of a large benchmark would take
+half a minute for every condition of a study."""
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """What `encode` needs of a model (``cfg.n_ctx`` too): one that runs elsewhere has no more."""
+    """What `encode` needs of a model, with ``cfg.n_ctx``; one that runs elsewhere has no more."""
 
     @property
     def tokenizer(self) -> Any: ...  # noqa: D102 - as in the class
@@ -44,7 +44,7 @@ class Reader(Protocol):
 
 
 class Twice(NamedTuple):
-    """A text whose option is read behind other tokens as well."""
+    """A text whose option is also read after other prompts."""
 
     ids: tuple[int, ...]
     """As of a `Text`."""
@@ -56,7 +56,7 @@ class Twice(NamedTuple):
     """The tokens before the option in each of the other passes."""
 
     against: Against
-    """What they are read for."""
+    """The text, the decay and the floor of the second pass."""
 
     @property
     def n_scored(self) -> int:
@@ -64,7 +64,7 @@ class Twice(NamedTuple):
         return len(self.ids) - self.start
 
     def readings(self) -> list[Text]:
-        """The text itself, and its option behind each of the other beginnings."""
+        """The text itself, and its option after each of the other prompts."""
         option = self.ids[self.start :]
         others = [Text((*other, *option), len(other)) for other in self.others]
         return [Text(self.ids, self.start), *others]
@@ -77,24 +77,24 @@ class Term(NamedTuple):
     """The text."""
 
     tokens: Sequence[int]
-    """Which of its option's tokens, counted from 0."""
+    """The indices of its option's tokens that are summed, from 0."""
 
 
 Score = tuple[Term, ...]
-"""What a score is the sum of."""
+"""The terms of a score."""
 
 
 def encode(model: Reader, requests: Sequence[Request], *, first: int = 0) -> list[list[Score]]:
     """Every score of every request in tokens, in the order of `OptionScores`.
 
     Args:
-        model: Whose tokenizer writes them.
-        requests: What to score; what the user says first is answered already (`history`).
+        model: The model whose tokenizer is used.
+        requests: The requests; their first turns are already answered (`history`).
         first: Index of the first request among all that are scored, for messages.
 
     Raises:
         ValueError: If an option has no token of its own, a text is longer than the context, or the
-            tokenizer does not tell which tokens an excerpt has.
+            tokens of an excerpt cannot be found.
     """
     tokenizer = model.tokenizer
     n_ctx = getattr(model.cfg, "n_ctx", None)
@@ -112,12 +112,12 @@ def encode(model: Reader, requests: Sequence[Request], *, first: int = 0) -> lis
     scores: list[list[Score]] = []
     rows = zip(requests, pairs, whole_texts, strict=True)
     for index, (request, row, whole_text) in enumerate(rows, first):
-        templated = request.chat and has_template(tokenizer)  # which writes BOS itself
+        templated = request.chat and has_template(tokenizer)  # the template writes BOS itself
         before = None if templated else leading
         texts = [_text(tokenizer, ids, before, prompt, option) for prompt, option in row]
         _check_row(index, row, texts, n_ctx)
         whole: list[Score] = [(Term(text, range(text.n_scored)),) for text in texts]
-        # of these there is none, or the tokenizer writes no text without it
+        # there is none, or the tokenizer begins every text with it
         started = bool(leading or request.prompt.strip())
         unstarted = [s if started else _unstarted(s) for s in whole if request.unstarted]
         once = [*whole, *unstarted, *_excerpts(whole_text, texts, spans)]
@@ -126,7 +126,7 @@ def encode(model: Reader, requests: Sequence[Request], *, first: int = 0) -> lis
 
 
 def _unstarted(score: Score) -> Score:
-    """The same text with the start token before its first token alone."""
+    """The same text with only the start token before its first token."""
     ((text, _),) = score
     bare = Text(text.ids[text.start :], start=1)
     first = Term(text, [0])
@@ -152,7 +152,7 @@ def _excerpts(
 def _read_twice(
     tokenizer: Any, request: Request, scores: list[Score], index: int, n_ctx: int | None
 ) -> list[Score]:
-    """The same scores, their texts to be read behind the texts of `Against` as well, if any."""
+    """The same scores, whose texts are also read after the texts of `Against`, if any."""
     if request.against is None:
         return scores
     texts = {term.text for score in scores for term in score}
@@ -173,12 +173,12 @@ def _read_twice(
 def other_prompts(
     tokenizer: Any, request: Request, prompt: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """A request's prompt, as tokens, behind each of the texts that it is set against.
+    """A request's prompt as tokens after each of the texts of `Against`.
 
     Args:
         tokenizer: The model's.
-        request: What is asked.
-        prompt: Its tokens, of which a bare prompt keeps all.
+        request: The request.
+        prompt: The tokens of its prompt.
     """
     texts = request.against.texts if request.against else ()
     if request.chat:
@@ -191,20 +191,20 @@ def other_prompts(
 
 
 def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:
-    """A request's prompt as tokens, to be written on from."""
+    """A request's prompt as tokens, for generation."""
     if not request.chat:
         return token_ids(tokenizer, request.prompt)
-    text = _chat_text(tokenizer, request).rstrip(" ")  # the space is the next token's
+    text = _chat_text(tokenizer, request).rstrip(" ")  # the space belongs to the next token
     return token_ids(tokenizer, text, templated=has_template(tokenizer))
 
 
 def sample_tokens(model: HookedModel, requests: Sequence[Request]) -> list[list[int]]:
-    """Some requests, evenly spaced, as tokens: what the tokenizer and its template do to texts.
+    """Some evenly spaced requests as tokens, to compare tokenizers and templates.
 
-    In a chat each request's first option stands behind what the user says.
+    In a chat each request's first option follows the user's turn.
     """
     spaced = requests[:: -(-len(requests) // SAMPLE_SIZE)]
-    plain = {"unstarted": False, "excerpts": ()}  # which only whole texts may have
+    plain = {"unstarted": False, "excerpts": ()}  # only whole texts may have these
     last = [request.last_turn() for request in spaced]
     texts = [replace(r, prompt=r.prompt + "".join(r.options[:1]), **plain) for r in last]
     return [prompt_tokens(model.tokenizer, text) for text in texts]
@@ -234,8 +234,8 @@ def _pairs(tokenizer: Any, request: Request) -> list[tuple[str, str]]:
 def _chat_text(tokenizer: Any, request: Request) -> str:
     if request.first:
         raise ValueError(
-            f"the model has not answered {request.first[0][:60]!r} yet, which a request says "
-            "first. Take `evaluate`, or `answered` before."
+            f"the model has not answered the first turn {request.first[0][:60]!r} yet. "
+            "Use `evaluate`, or call `answered` before."
         )
     turns = (*request.history, ("user", request.prompt)) if request.history else ()
     before = [f"{text}\n" if role == "user" else f"Answer: {text}\n\n" for role, text in turns[:-1]]
@@ -245,7 +245,7 @@ def _chat_text(tokenizer: Any, request: Request) -> str:
 
 def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
     """Token ids of each string, without special tokens."""
-    ordered = sorted(strings - {""})  # together: many calls of a tokenizer are slow
+    ordered = sorted(strings - {""})  # in one call: many calls of a tokenizer are slow
     encoded = tokenizer(ordered, add_special_tokens=False)["input_ids"] if ordered else []
     return {"": [], **dict(zip(ordered, encoded, strict=True))}
 
@@ -253,24 +253,25 @@ def _encode_strings(tokenizer: Any, strings: set[str]) -> dict[str, list[int]]:
 def _text(
     tokenizer: Any, ids: dict[str, list[int]], leading: list[int] | None, prompt: str, option: str
 ) -> Text:
-    """An option behind its prompt; `leading` is None where a chat template wrote the prompt."""
+    """An option after its prompt; `leading` is None if a chat template wrote the prompt."""
     joined = ids[prompt + option]
     if not prompt:
         return Text((*_stand_in(tokenizer, joined), *joined), start=1)
     alone = ids[prompt]
     behind = joined[len(alone) :]
     if leading is None and joined[: len(alone)] != alone and tokenizer.is_fast:
-        # Newlines at a template's end may be cut otherwise before a letter: no token of the option.
+        # Newlines at a template's end may be split differently before a letter; they are not the
+        # option's.
         ends = tokenizer(prompt + option, add_special_tokens=False, return_offsets_mapping=True)
         spans = zip(joined, ends["offset_mapping"], strict=True)
         behind = [token for token, (_, end) in spans if end > len(prompt)]
     before = leading if leading and alone[: len(leading)] != leading else []
-    # The prompt's own tokens, even where prompt and option are cut otherwise when joined.
+    # The prompt's own tokens, even if prompt and option are split differently when joined.
     return Text((*before, *alone, *behind), start=len(before) + len(alone))
 
 
 def _stand_in(tokenizer: Any, ids: list[int]) -> list[int]:
-    """The token that stands for an empty prompt, unless the text begins with it already."""
+    """The token in place of an empty prompt, unless the text already begins with it."""
     token = tokenizer.bos_token_id
     if token is None:
         token = tokenizer.eos_token_id

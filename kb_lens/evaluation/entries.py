@@ -1,6 +1,6 @@
-"""A result, and the scores of a slice of items, as bytes that a store keeps: parquet files.
+"""Results and scores of slices of items as bytes for a store, in parquet format.
 
-What is no column of the table is JSON in the metadata of the file's schema.
+Everything but the table is JSON in the metadata of the file's schema.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from kb_lens.records.tables import table_from_bytes, table_to_bytes
 from kb_lens.statistics import Metric
 
 SUFFIX = ".parquet"
-"""Of the entries' files."""
+"""The suffix of the entries' files."""
 
 
 def result_to_bytes(result: EvaluationResult) -> bytes:
-    """The items, with all the rest as metadata.
+    """The items, with everything else as metadata.
 
-    All but the condition: an entry belongs to whoever asks the same of the same model, whatever
-    the condition is called there.
+    The condition is left out: an entry serves every call that asks the same of the same model,
+    whatever its condition is called.
     """
     names = {field.name for field in fields(result)} - {"items", "metrics", "condition"}
     details = {name: getattr(result, name) for name in sorted(names)}
@@ -31,20 +31,20 @@ def result_to_bytes(result: EvaluationResult) -> bytes:
 
 
 def result_from_bytes(content: bytes) -> EvaluationResult:
-    """What `result_to_bytes` wrote; nobody's condition yet."""
+    """Read what `result_to_bytes` wrote, without a condition."""
     items, details = table_from_bytes(content)
     metrics = {name: Metric(**metric) for name, metric in details.pop("metrics").items()}
     return EvaluationResult(metrics=metrics, items=items, **details)
 
 
 def scores_to_bytes(scores: OptionScores, seconds: float) -> bytes:
-    """A row a request, and the time that it all took."""
+    """One row for each request, and the time that all took."""
     table = pd.DataFrame({"logprob": list(scores.logprob), "tokens": list(scores.tokens)})
     return table_to_bytes(table, {"texts": scores.texts, "seconds": seconds})
 
 
 def scores_from_bytes(content: bytes) -> tuple[OptionScores, float]:
-    """What `scores_to_bytes` wrote."""
+    """Read what `scores_to_bytes` wrote."""
     table, details = table_from_bytes(content)
     logprob = np.stack(table["logprob"].tolist())
     tokens = np.stack(table["tokens"].tolist())

@@ -1,8 +1,8 @@
 """Measure a model on a benchmark and keep every item.
 
-This is the last step of the method: the same call before and inside an intervention's ``with``
-block. Nothing here knows about interventions, so the base and the enhanced model take the same
-path, and what is compared differs in nothing else.
+This is the last step of the method, with the same call outside and inside an intervention's
+``with`` block. Nothing here knows about interventions, so the base and the enhanced model take the
+same path and differ in nothing else.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def evaluate(
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``, with whatever hooks are attached.
-        benchmark: What `load_benchmark` returned.
-        store: Where the scores of finished slices of items are kept, so that the same call goes
-            on where it was interrupted. Hooks are not seen here: each intervention needs a store
-            of its own.
+        benchmark: A result of `load_benchmark`.
+        store: Store of the scores of finished slices of items, so that the same call continues
+            after an interruption. It does not know about hooks: use another store for each
+            intervention.
         batch_tokens: At most this many tokens in one forward pass; default by device.
         progress: Whether to show a progress bar.
         seed: Of the bootstrap.
@@ -51,11 +51,11 @@ def evaluate(
         Metrics with intervals, and the item table.
 
     Raises:
-        ValueError: For an argument that is not allowed, an item that does not fit the model's
-            context, or a score that is not finite.
+        ValueError: If an argument is not allowed, an item does not fit the model's context, or a
+            score is not finite.
     """
     if not isinstance(benchmark, Benchmark):
-        raise ValueError(f"benchmark is {benchmark!r}: give what load_benchmark returned.")
+        raise ValueError(f"benchmark is {benchmark!r}: give a result of load_benchmark.")
     check_resampling(n_bootstrap, seed)  # now, not after hours of scoring
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens)
@@ -63,7 +63,7 @@ def evaluate(
         model, benchmark, store, batch_tokens=batch_tokens, progress=progress
     )
     chat_format = benchmark.chat_format
-    # The metrics come from the table alone, so that they can be computed again from what is saved.
+    # Metrics come only from the table, so that they can be recomputed from saved items.
     table = benchmark.tabulate(benchmark.items, scores)
     metrics = _metrics(benchmark.formulas, table, n_bootstrap, seed)
     _warn_of_few(benchmark, metrics)
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _warn_of_few(benchmark: Benchmark, metrics: Mapping[str, Metric]) -> None:
-    """Warn where an interval that people look at first rests on few clusters."""
+    """Warn if a headline metric's interval rests on few clusters."""
     definition = benchmark.formulas
     shown = [metric for metric in definition.headline if metric in metrics]
     warn_of_few({m: metrics[m].clusters for m in shown}, benchmark.key, definition.cluster)

@@ -1,8 +1,8 @@
-"""Which tokens of a text lie in given words of it.
+"""Find the tokens of given words in a text.
 
-Words are found by the characters that tokens stand for, which fast tokenizers tell. Encoding the
-text up to a word's end would not do: where tokens run across spaces, a beginning is cut otherwise
-than the text itself.
+Words are found by the character spans of tokens, which fast tokenizers give. It is not enough to
+encode the text up to a word's end: if tokens cross spaces, a beginning is split differently from
+the whole text.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kb_lens.benchmarks.requests import Excerpt, Request, Span
 
 
 def as_whole_texts(request: Request, pairs: Sequence[tuple[str, str]]) -> Request:
-    """A request with excerpts as whole texts: the prompt and each option, as they are written.
+    """A request with excerpts as whole texts, prompt and option together.
 
     Args:
-        request: Words are counted from the beginning of its options.
+        request: The request; its words are counted from the beginning of its options.
         pairs: The text before each option, and the option with the space that belongs to it.
     """
     if not request.excerpts:
@@ -35,7 +35,7 @@ def as_whole_texts(request: Request, pairs: Sequence[tuple[str, str]]) -> Reques
 
 
 def _moved(words: Sequence[Span], option: str, prompt: str, spaced: str) -> tuple[Span, ...]:
-    """An option's words behind the prompt; the space before the first of them belongs to it."""
+    """An option's words after the prompt; the space before the first word belongs to it."""
     by = len(prompt + spaced) - len(option)
     return tuple((start + by if start else len(prompt), end + by) for start, end in words)
 
@@ -43,9 +43,10 @@ def _moved(words: Sequence[Span], option: str, prompt: str, spaced: str) -> tupl
 def excerpt_tokens(
     excerpt: Excerpt, texts: Sequence[str], spans: Sequence[Sequence[Span]]
 ) -> list[list[int]]:
-    """The indices of each option's tokens that lie in the excerpt's words.
+    """The indices of each option's tokens that are in the excerpt's words.
 
-    White space is of no word, but for a token that is nothing else: it is of the word behind it.
+    White space belongs to no word, except a token of white space alone: it belongs to the next
+    word.
 
     Args:
         excerpt: The words.
@@ -58,8 +59,8 @@ def excerpt_tokens(
     ]
     counted = {word for option in touched for words in option for word in words} - {_NO_WORD}
     while excerpt.aligned:
-        # A token that is partly elsewhere takes its words with it, in all options, which may leave
-        # tokens there that are partly elsewhere now.
+        # A token that is partly outside removes its words in all options, which may make other
+        # tokens lie partly outside.
         split = [words for option in touched for words in option if not words <= counted]
         lost = counted.intersection(word for words in split for word in words)
         if not lost:
@@ -69,11 +70,11 @@ def excerpt_tokens(
 
 
 _NO_WORD = -1
-"""Stands for what is outside the words."""
+"""The number for everything outside the words."""
 
 
 def _touched(text: str, words: Sequence[Span], tokens: Sequence[Span]) -> list[set[int]]:
-    """The numbers of the words that each token has characters of."""
+    """The numbers of the words that each token overlaps."""
     owner = [_NO_WORD] * (len(text) + 1)
     for number, (start, end) in enumerate(words):
         owner[start:end] = [number] * (end - start)
@@ -85,13 +86,13 @@ def _touched(text: str, words: Sequence[Span], tokens: Sequence[Span]) -> list[s
 
 
 def token_spans(tokenizer: Any, requests: Iterable[Request]) -> dict[str, list[Span]]:
-    """The characters of every token of each option that a request has excerpts of.
+    """The character span of every token of each option with excerpts.
 
-    A tokenizer that cannot tell them (a slow one) is asked for the beginnings at the words'
-    borders: if their tokens are the text's own, so many tokens make up that much of the text.
+    A tokenizer that cannot give them (a slow one) encodes the beginnings up to the words' borders.
+    If these tokens are the text's own first tokens, they cover the text up to that border.
 
     Raises:
-        ValueError: If it cannot be told which tokens a word has.
+        ValueError: If the tokens of a word cannot be found.
     """
     borders: dict[str, set[int]] = {}
     for request in requests:
@@ -111,20 +112,20 @@ def token_spans(tokenizer: Any, requests: Iterable[Request]) -> dict[str, list[S
 
 
 def _checked(text: str, spans: Sequence[Span]) -> list[Span]:
-    """The spans, if they are in order and every letter is of a token."""
+    """The spans, if they are in order and every letter belongs to a token."""
     spans = [(start, end) for start, end in spans]
     covered = {k for start, end in spans for k in range(start, end)}
     missing = [k for k, letter in enumerate(text) if letter.isalnum() and k not in covered]
     if missing or spans != sorted(spans) or any(end > len(text) for _, end in spans):
         raise ValueError(
-            f"the model's tokenizer does not tell where its tokens of {text[:60]!r} stand: it "
-            f"gives the characters {spans[:8]}. Words cannot be scored by themselves with it."
+            f"the model's tokenizer does not say where its tokens are in {text[:60]!r}: it gives "
+            f"the characters {spans[:8]}. Single words cannot be scored with it."
         )
     return spans
 
 
 def _between(tokenizer: Any, text: str, borders: Sequence[int]) -> list[Span]:
-    """Spans from border to border, the same for all tokens between two."""
+    """Spans from border to border; all tokens between two borders have the same span."""
 
     def encoded(end: int) -> list[int]:
         return tokenizer(text[:end], add_special_tokens=False)["input_ids"] if end else []
@@ -135,8 +136,8 @@ def _between(tokenizer: Any, text: str, borders: Sequence[int]) -> list[Span]:
         beginning = encoded(end)
         if ids[: len(beginning)] != beginning:
             raise ValueError(
-                f"the model's tokenizer does not tell where its tokens stand, and it cuts "
-                f"{text[:end][-60:]!r} otherwise where more follows. Use its fast form "
+                f"the model's tokenizer does not say where its tokens are, and it splits "
+                f"{text[:end][-60:]!r} differently if more follows. Use its fast form "
                 "(tokenizer.json)."
             )
         spans += [(start, end)] * (len(beginning) - len(spans))

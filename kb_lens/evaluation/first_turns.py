@@ -1,8 +1,8 @@
-"""Turns of a chat that the model answers itself before it is asked the last one.
+"""Turns of a chat that the model answers before the measured one.
 
-Some methods ask twice: the model writes something, and what is measured is what it makes of a
-request that stands behind its own words. The turns are written greedily, in batches, under
-whatever hooks are attached; then the request is one like any other, with a `history`.
+Some methods ask twice: the model first writes an answer, and then its answer to the next turn is
+measured. The first answers are written greedily, in batches, with all attached hooks. Afterwards
+the request is an ordinary one with a `history`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def answered(
     batch_tokens: int | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> tuple[Request, ...]:
-    """The requests with the model's answers to what the user says first.
+    """The requests with the model's answers to their first turns.
 
-    Turn after turn: each is answered behind those before it. Spaces around an answer are left out.
+    The turns are answered in order, each after those before it. Answers are stripped of spaces.
 
     Args:
         model: A ``TransformerBridge``; attached hooks fire.
         requests: Those without ``first`` stay as they are.
         batch_tokens: At most this many prompt tokens in one batch; default by device.
-        advance: Told how many different turns were answered, batch by batch.
+        advance: Called after each batch with the number of different turns answered.
 
     Returns:
-        The same requests in their order, with ``history`` in the place of ``first``.
+        The same requests in their order, with ``history`` in place of ``first``.
 
     Raises:
         ValueError: As `greedy_texts`.
@@ -49,14 +49,14 @@ def answered(
 
 
 def first_turns(requests: Sequence[Request]) -> list[Request]:
-    """The next turn to be answered of each request that has one, as a request to write."""
+    """The next unanswered turn of each request that has one, as a request to write."""
     return [
         replace(
             request,
             prompt=request.first[0],
             options=(),
             write=request.first_write,
-            sampling=None,  # the answer that is measured is drawn, not what is said before
+            sampling=None,  # only the measured answer is sampled
             first=(),
             first_write=0,
         )
@@ -66,10 +66,10 @@ def first_turns(requests: Sequence[Request]) -> list[Request]:
 
 
 def check_room(model: HookedModel, requests: Sequence[Request]) -> None:
-    """Refuse what might not fit the model once it has answered what is said first.
+    """Refuse requests that might not fit the context after the first turns are answered.
 
     Raises:
-        ValueError: Says how many tokens there may be.
+        ValueError: Says how many tokens are possible.
     """
     n_ctx = getattr(model.cfg, "n_ctx", None)
     for request in dict.fromkeys(requests):
@@ -84,7 +84,7 @@ def check_room(model: HookedModel, requests: Sequence[Request]) -> None:
         last = max(request.write, *map(len, options))
         if prompt + written + last > n_ctx:
             raise ValueError(
-                f"a prompt of {prompt} tokens, up to {written} that the model answers first and "
+                f"a prompt of {prompt} tokens, up to {written} for the model's first answers and "
                 f"{last} for its last answer are more than its context of {n_ctx}: "
                 f"{request.prompt[:60]!r}. Use a model with a longer context."
             )

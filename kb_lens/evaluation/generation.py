@@ -1,8 +1,7 @@
-"""What the model writes after a prompt, in batches, for answers that are parsed.
+"""Generate texts after prompts in batches, for answers that are parsed.
 
-It writes greedily, or samples where a request says how (`Sampling`).
-
-The writing is transformers' own ``generate``; hooks that are attached to the model fire in it.
+Generation is greedy, or samples if a request says how (`Sampling`). It is transformers' own
+``generate``, so attached hooks fire.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
 from kb_lens.passes.out_of_memory import tried
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 32768
-"""Prompt tokens (padding included) that are written on from at once. More than in scoring: each
-step of writing computes one token a prompt."""
+"""Prompt tokens in a batch, with padding. More than in scoring, since each step of generation
+computes one token for each prompt."""
 
 
 def greedy_texts(
@@ -33,27 +32,27 @@ def greedy_texts(
     batch_tokens: int | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> tuple[str, ...]:
-    """What the model writes after each prompt, without special tokens.
+    """The text that the model writes after each prompt, without special tokens.
 
-    Equal requests are written once. Prompts of similar length go together, padded on the left under
-    an attention mask, which changes nothing but rounding. A text that is sampled is the same in
-    every batch too: the search is greedy over scores with noise of its own.
+    Equal requests are written once. Prompts of similar length are batched, padded on the left with
+    an attention mask, which changes only rounding. A sampled text is the same in every batch too:
+    the search is greedy over scores with the request's own noise.
 
     Args:
         model: A ``TransformerBridge``; attached hooks fire.
         requests: Those with ``write`` at 0 get an empty text.
         batch_tokens: At most this many prompt tokens in one batch; default by device.
-        advance: Told how many different prompts were written on from, batch by batch.
+        advance: Called after each batch with the number of different prompts done.
 
     Returns:
-        One text a request, in their order.
+        One text for each request, in their order.
 
     Raises:
-        ValueError: If a prompt with what is to be written is longer than the model's context, or
-            the model is no ``TransformerBridge``.
+        ValueError: If prompt and generated text would be longer than the model's context, or the
+            model is not a ``TransformerBridge``.
     """
     prompts = check_writable(model, requests)
-    assert is_bridge(model)  # or it was refused
+    assert is_bridge(model)  # else it was refused
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     texts: dict[Request, str] = dict.fromkeys(prompts, "")
     batches = list(_batches(prompts, limit))[::-1]
@@ -92,11 +91,11 @@ def check_writable(model: HookedModel, requests: Sequence[Request]) -> dict[Requ
 def _batches(
     prompts: Mapping[Request, Sequence[int]], batch_tokens: int
 ) -> Iterator[list[Request]]:
-    """Requests that are written alike, the longest prompts first."""
+    """Batches of requests with the same settings, the longest prompts first."""
     writing = [request for request in prompts if request.write]
     writing.sort(key=lambda r: (r.write, repr(_manner(r)), len(prompts[r])))
     batch: list[Request] = []
-    # The longest prompts first: what does not fit the memory fails at once.
+    # The longest prompts first, so that a lack of memory shows at once.
     for request in reversed(writing):
         if batch:
             n_tokens = (len(batch) + 1) * len(prompts[batch[0]])
@@ -109,8 +108,8 @@ def _batches(
 
 
 def _manner(request: Request) -> tuple[object, ...]:
-    """What the requests of a batch have in common."""
-    # Seeds may differ: every row has noise of its own.
+    """The settings that the requests of a batch share."""
+    # Seeds may differ, since every row has its own noise.
     sampling = request.sampling and replace(request.sampling, seed=0)
     return request.write, request.against, sampling
 
@@ -118,9 +117,9 @@ def _manner(request: Request) -> tuple[object, ...]:
 def _write(
     model: BridgedModel, requests: Sequence[Request], prompts: Mapping[Request, list[int]]
 ) -> list[str]:
-    """What is written after prompts of requests that are written alike."""
+    """The texts for requests with the same settings."""
     tokenizer = model.tokenizer
-    # Padding is masked: where the tokenizer has no token for it any other will do.
+    # Padding is masked, so any token can stand for a missing padding token.
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     width = max(len(prompts[request]) for request in requests)
     tokens = torch.full((len(requests), width), pad)
@@ -137,7 +136,7 @@ def _write(
         use_cache=True,
     )
     hf_model = model.original_model
-    # `generate` takes what a config leaves open from the model's, so that one is put aside.
+    # `generate` fills gaps of a config from the model's own config, so that one is removed.
     config = hf_model.generation_config
     hf_model.generation_config = greedy
     try:
@@ -158,9 +157,9 @@ def _processors(
     prompts: Mapping[Request, list[int]],
     width: int,
 ) -> LogitsProcessorList:
-    """What is done to the logits of each step: the second pass and the sampling, if any."""
-    against = requests[0].against  # a batch has one
-    samplings = [request.sampling for request in requests if request.sampling]  # of all, or none
+    """The processors of each step's logits: the second pass and the sampling, if any."""
+    against = requests[0].against  # the same in a batch
+    samplings = [request.sampling for request in requests if request.sampling]  # all or none
     ids = [prompts[request] for request in requests]
     processors = LogitsProcessorList()
     if against is not None:
@@ -172,9 +171,9 @@ def _processors(
 
 
 def _stops(model: BridgedModel) -> list[int]:
-    """Every token that ends the model's turn: its tokenizer's and its checkpoint's.
+    """Every token that ends the model's turn, by its tokenizer and its checkpoint.
 
-    Nothing else of the checkpoint's settings is used: a repetition penalty, say, is not greedy.
+    Other settings of the checkpoint are not used: a repetition penalty would not be greedy.
     """
     ends = model.original_model.generation_config.eos_token_id
     tokens = {model.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}

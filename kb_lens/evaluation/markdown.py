@@ -1,4 +1,4 @@
-"""A summary of results as a table in Markdown, for the cards that models and data sets have."""
+"""A summary of results as a table in Markdown, for cards of models and data sets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HEAD = ("benchmark", "metric", "condition", "value", "difference", "n", "cluste
 
 
 def summary_table(summary: pd.DataFrame) -> str:
-    """Every value with its 95 % interval, beside its paired difference from the base model.
+    """Every value with its 95 % interval and its paired difference from the base model.
 
     Args:
-        summary: `kb_lens.evaluation.comparison.summarize`; a column that it lacks stays empty.
+        summary: `kb_lens.evaluation.comparison.summarize`; a missing column stays empty.
     """
     rows = [_HEAD, ("---",) * len(_HEAD)]
     for row in summary.to_dict("records"):
@@ -36,7 +36,7 @@ def _number(row: dict[Any, Any], value: str, low: str, high: str, sign: str) -> 
 
 
 def _plain(cell: Any) -> str:
-    """A cell's text in one line, without what would end the cell."""
-    if isinstance(cell, float):  # beside missing counts the others are floats
+    """A cell's text in one line, without characters that would end the cell."""
+    if isinstance(cell, float):  # counts are floats if some are missing
         return "" if math.isnan(cell) else f"{cell:.0f}"
     return "" if cell is None else " ".join(str(cell).split()).replace("|", "\\|")

@@ -1,6 +1,6 @@
 """The files of a folder of results: ``results.json``, and a table of items for each result.
 
-What is read is checked: the two must say the same, and the metrics must be those of the items.
+Reading checks them: both must agree, and the metrics must be those of the items.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from kb_lens.statistics import Metric
 from kb_lens.written import BOOKS
 
 Role = Literal["base", "method", "control"]
-"""The model as it is; what is put to the test; what the test is held against."""
+"""The unchanged model; a tested method; a control that it is compared with."""
 
 RESULTS_FILE = "results.json"
 _SHOWN_LENGTH = 120
 """Characters of an intervention in an error message: lambda and the first neurons."""
 _ROUNDING = 1e-9
-"""How far, in parts of itself, a metric may lie from its items': sums in another order."""
+"""Relative difference allowed between a metric and its items: sums may be in another order."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Details:
     seed: int
     digest: str
     chat_format: dict[str, Any] | None = None  # older folders lack it
-    dataset: str | None = None  # this too
+    dataset: str | None = None  # older folders lack it
 
 
 @dataclass(frozen=True)
 class ConditionNames:
-    """A condition's name and its part in a comparison."""
+    """A condition's name and its role in a comparison."""
 
     name: str = ""
-    """The condition's name; empty where nobody named it."""
+    """The condition's name; empty if it has none."""
     role: Role | None = None
-    """Its part in a comparison; None where nobody said it."""
+    """Its role in a comparison; None if it is not known."""
     control_of: str | None = None
-    """Of a control: the name of the condition that it is held against."""
+    """For a control: the name of the condition that it is compared with."""
     draw: int | None = None
-    """Of one of several random controls: its number."""
+    """For one of several random controls: its number."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class ResultsFile:
     intervention: Any
     benchmarks: dict[str, dict[str, Metric]]
     details: dict[str, Details]
-    # Folders from before there were conditions, and those from before the weights were noted.
+    # Older folders lack conditions or the fingerprint.
     condition: ConditionNames = field(default_factory=ConditionNames)
     fingerprint: str = ""
 
     def about(self, key: str) -> dict[str, Any]:
-        """What the table of a result's items says about itself, as JSON data."""
+        """The metadata of a result's item table, as JSON data."""
         content = asdict(self)
         names = ("model", "fingerprint", "intervention")
         about = {name: content[name] for name in names}
@@ -85,14 +85,14 @@ class ResultsFile:
 
 
 def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Add results to a folder; one that is there already is replaced.
+    """Add results to a folder; an existing result of the same key is replaced.
 
     Raises:
         ValueError: If the folder has results of another model or intervention.
     """
     path = folder / RESULTS_FILE
     with locked(folder / BOOKS / "results.lock"):
-        # Items first: whoever finds a result in results.json finds its items.
+        # Items first, so that every result in results.json has its items.
         check_same(folder, content.model, content.fingerprint, content.intervention)
         for key, table in tables.items():
             rows = table.reset_index(drop=True)
@@ -101,7 +101,7 @@ def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.Da
         if path.is_file():
             before = json_data(read_json(path, ResultsFile))
             for name in ("benchmarks", "details"):
-                # Who writes all that is there says its order: others may have been faster before.
+                # Whoever writes all results decides their order.
                 kept = {} if before[name].keys() <= merged[name].keys() else before[name]
                 merged[name] = kept | merged[name]
         write_json(path, merged, indent=2)
@@ -109,7 +109,7 @@ def write_results(folder: Path, content: ResultsFile, tables: Mapping[str, pd.Da
 
 
 def json_data(content: Any) -> dict[str, Any]:
-    """A record as JSON has it: tuples are lists, and a number that cannot be had is null."""
+    """A record as JSON data: tuples are lists, and a missing number is null."""
     return from_json(to_json(content, inf_nan_mode="null"))
 
 
@@ -117,8 +117,8 @@ def read_results(folder: Path) -> tuple[ResultsFile, dict[str, pd.DataFrame]]:
     """The results of a folder, and key -> items.
 
     Raises:
-        ValueError: Names the file that is missing, damaged, of another model, or changed since it
-            was written, and what in it.
+        ValueError: Names the file that is missing, damaged, of another model, or changed, and the
+            place in it.
     """
     path = folder / RESULTS_FILE
     if not path.is_file():
@@ -139,7 +139,7 @@ def check_same(folder: Path, model: str, fingerprint: str, intervention: Any) ->
         raise _another(
             path, "model", _named(before.model, before.fingerprint), _named(model, fingerprint)
         )
-    # As text: what was read back has lists where tuples were written.
+    # As text, since JSON has lists instead of tuples.
     old, new = (json.dumps(value, sort_keys=True) for value in (before.intervention, intervention))
     if old != new:
         raise _another(path, "intervention", old, new)
@@ -151,7 +151,7 @@ def items_path(folder: Path, key: str) -> Path:
 
 
 def _same_model(before: ResultsFile, model: str, fingerprint: str) -> bool:
-    # folders from before the weights were noted, and results that were made by hand
+    # older folders lack the fingerprint, and so do results made by hand
     unknown = not (before.fingerprint and fingerprint)
     # older folders have the whole path of a model
     return shared_name(before.model) == model and (
@@ -168,15 +168,15 @@ def _another(path: Path, name: str, old: str, new: str) -> ValueError:
         text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]} ..." for text in (old, new)
     ]
     return ValueError(
-        f"'{path}' is of another {name}: it has {shown[0]}, this is {shown[1]}. "
+        f"'{path}' is of another {name}: it has {shown[0]}, but this is {shown[1]}. "
         "Use another folder, or empty this one."
     )
 
 
 def _items(folder: Path, key: str, content: ResultsFile) -> pd.DataFrame:
-    """The items of a result, which must be those that its metrics are of."""
+    """The items of a result, which must match its metrics."""
     details = content.details[key]
-    # unchecked: what cannot be a name is refused in the file's words
+    # unchecked, so that a bad name is refused with the file's name
     if unchecked_key(details.benchmark, details.protocol, details.dataset) != key:
         raise ValueError(
             f"'{folder / RESULTS_FILE}', details.{key}: it is of {details.benchmark}, protocol "
@@ -184,11 +184,11 @@ def _items(folder: Path, key: str, content: ResultsFile) -> pd.DataFrame:
         )
     path = items_path(folder, key)
     table, about = read_parquet(path)
-    # Folders from before the items said whose they are have the check of the values alone.
+    # Older item tables have no metadata: then only the values are checked.
     if about is not None and (place := _difference(about, content.about(key))):
         raise ValueError(
             f"'{folder / RESULTS_FILE}' and '{path}' differ in {key}, {place}. One of them was "
-            "changed, or is of another run: measure again."
+            "changed or is of another run: measure again."
         )
     _check_values(table, key, content, path)
     return table
@@ -212,7 +212,7 @@ def _check_values(table: pd.DataFrame, key: str, content: ResultsFile, path: Pat
     try:
         measures = point(definition.statistics(table), definition.metrics)
         values = {name: float(measure.value[0]) for name, measure in measures.items()}
-    # a column that is missing, or holds something else, fails in the formulas' own ways
+    # a missing or wrong column makes the formulas fail in various ways
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"'{path}': its columns are not those of {key}: {error!r}.") from error
     for name, metric in content.benchmarks[key].items():
@@ -220,5 +220,5 @@ def _check_values(table: pd.DataFrame, key: str, content: ResultsFile, path: Pat
         if not abs(value - metric.value) <= _ROUNDING * max(1.0, abs(value)):
             raise ValueError(
                 f"'{path.parents[1] / RESULTS_FILE}', benchmarks.{key}.{name} is {metric.value}, "
-                f"the items in '{path}' give {value}. One of them was changed: measure again."
+                f"but the items in '{path}' give {value}. One of them was changed: measure again."
             )

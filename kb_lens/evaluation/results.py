@@ -1,4 +1,4 @@
-"""What a model scored on a benchmark, down to the items; written to a folder and read back."""
+"""A model's results on a benchmark with all items, and their files."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from kb_lens.statistics import Metric
 
 @dataclass(frozen=True)
 class ConditionInfo(ConditionNames):
-    """What was done to the model that a result is of, as ``results.json`` says it."""
+    """The condition of a result, as in ``results.json``."""
 
     intervention: Any = None
-    """What was done, as JSON data; None for the base model."""
+    """The change of the model as JSON data; None for the base model."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """What a model scored on a benchmark, down to the items."""
+    """A model's result on a benchmark, with all items."""
 
     benchmark: str
     """Name of the benchmark."""
@@ -45,7 +45,7 @@ class EvaluationResult:
     """How its items were scored."""
 
     source: str
-    """Where its items came from."""
+    """The source of its items."""
 
     model: str
     """Name of the model."""
@@ -54,35 +54,35 @@ class EvaluationResult:
     """Every metric with its 95 % interval; in percent where the field uses percent."""
 
     items: pd.DataFrame
-    """One row an item. The metrics are functions of this table alone, see `recompute`."""
+    """One row for each item. The metrics depend only on this table, see `recompute`."""
 
     n_bootstrap: int
-    """Resamples behind the intervals."""
+    """Number of resamples for the intervals."""
 
     seed: int
-    """Of the resampling."""
+    """Seed of the resampling."""
 
     seconds: float
-    """Time that the scoring took."""
+    """Seconds that the scoring took."""
 
     digest: str = ""
-    """Of the requests (`Benchmark.digest`): the same texts were asked in the same way."""
+    """Digest of the requests (`Benchmark.digest`), which say which texts were asked and how."""
 
     chat_format: Mapping[str, Any] | None = None
-    """Options and date of the chat template (`ChatFormat.to_json`); None if no chat was held."""
+    """Options and date of the chat template (`ChatFormat.to_json`); None without a chat."""
 
     fingerprint: str = ""
     """The model's weights (`kb_lens.models.hooked.fingerprint`); empty if it is not known."""
 
     condition: ConditionInfo = ConditionInfo()
-    """What was done to the model; `evaluate` does not know it, who calls it inside a block does."""
+    """The condition of the model. `evaluate` does not know it; its caller sets it."""
 
     dataset: str | None = None
-    """What a file of the user's own is called, whose items these are; None for the benchmark's."""
+    """The name of the user's own file of items; None for the benchmark's items."""
 
     @property
     def key(self) -> str:
-        """Its name in ``results.json`` and of its file: `kb_lens.benchmarks.result_key`."""
+        """Its name in ``results.json`` and in its file's name: `kb_lens.benchmarks.result_key`."""
         return result_key(self.benchmark, self.protocol, self.dataset)
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class EvaluationResult:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], benchmark: str | None = None) -> EvaluationResult:
-        """Read the result of a key back; it need not be named if it is the only one."""
+        """Read the result of a key; without a key the only one."""
         results = load_results(folder)
         if benchmark is None and len(results) == 1:
             return next(iter(results.values()))
@@ -118,16 +118,16 @@ class EvaluationResult:
 def conditions_of(
     results: Mapping[str, Sequence[EvaluationResult]],
 ) -> dict[str, ConditionInfo]:
-    """What was done under each of some named conditions, its role included.
+    """The description of each named condition, with its role.
 
-    Where the results do not say their role, the first condition is the base and the others are
-    methods, so that no condition is without a part.
+    If results do not say their role, the first condition is the base and the others are methods, so
+    that every condition has a role.
 
     Args:
         results: Condition -> its results.
     """
-    # A control names its method as that was called when it was measured; here it may have another
-    # name, a folder's for example.
+    # A control names its method by the name at its measurement; here it may have another one, such
+    # as a folder's.
     called = {measured[0].condition.name: name for name, measured in results.items() if measured}
     infos: dict[str, ConditionInfo] = {}
     for name, measured in results.items():
@@ -146,12 +146,12 @@ def save_results(
 ) -> Path:
     """Write ``results.json`` and one ``items/<key>.parquet`` a result.
 
-    A folder holds one model under one intervention. Results of further benchmarks are added to
-    those that are there; a benchmark that is there already is replaced.
+    A folder holds one model under one intervention. Results of further benchmarks are added; a
+    benchmark that is already there is replaced.
 
     Args:
-        folder: Where to write; made if it is not there.
-        results: One a benchmark, all of the same model.
+        folder: Where to write; created if it is missing.
+        results: One for each benchmark, all of the same model.
         intervention: What was done to the model, as JSON data; None for the base model.
 
     Returns:
@@ -170,12 +170,12 @@ def results_json(
 ) -> dict[str, Any]:
     """The content of ``results.json``: model, condition, intervention, benchmarks and details.
 
-    ``condition`` is {name, role, control_of, draw} (`ConditionInfo`); without an `intervention` of
-    its own the call writes that of the results' condition.
+    ``condition`` is {name, role, control_of, draw} (`ConditionInfo`); without an `intervention` the
+    call writes that of the results' condition.
 
     ``benchmarks`` is {key: {metric: {value, low, high, n, clusters}}}; ``details`` is {key:
     {benchmark, protocol, source, seconds, n_bootstrap, seed, digest, chat_format, dataset}}. The
-    key is `result_key`. ``fingerprint`` tells the model's weights.
+    key is `result_key`. ``fingerprint`` identifies the model's weights.
     """
     return json_data(_content(list(results), intervention))
 
@@ -185,13 +185,13 @@ def _content(results: Sequence[EvaluationResult], intervention: Any) -> ResultsF
     first = results[0] if results else None
     if first is None or len(models) != 1:
         raise ValueError(
-            f"results.json describes one model, got results of {len(models)}: {models}. "
+            f"results.json describes one model, but got results of {len(models)}: {models}. "
             "Save each model's results into a folder of its own."
         )
     for result in results:
         if not same_weights(first.fingerprint, result.fingerprint):
             raise ValueError(
-                f"results.json describes one model, got results of weights {first.fingerprint} "
+                f"results.json describes one model, but got results of weights {first.fingerprint} "
                 f"and {result.fingerprint}. Save each model's results into a folder of its own."
             )
     return ResultsFile(
@@ -205,7 +205,7 @@ def _content(results: Sequence[EvaluationResult], intervention: Any) -> ResultsF
 
 
 def _values_of(record: type[Any], source: Any) -> dict[str, Any]:
-    """The fields of a record, from an object that has them too."""
+    """The fields of a record, from an object with the same fields."""
     return {option.name: getattr(source, option.name) for option in fields(record)}
 
 
@@ -217,7 +217,7 @@ def check_folder(folder: str | os.PathLike[str], model: HookedModel, interventio
 def load_results(folder: str | os.PathLike[str]) -> dict[str, EvaluationResult]:
     """Every result that `save_results` wrote into a folder, by key.
 
-    The metrics are computed again from the items, and both files must say the same.
+    The metrics are computed again from the items, and both files must agree.
 
     Raises:
         ValueError: If the folder has no ``results.json``, or a file is missing, damaged, of another

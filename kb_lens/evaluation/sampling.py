@@ -1,13 +1,14 @@
-"""Sampling that can be repeated: greedy search over scores to which seeded noise is added.
+"""Reproducible sampling: greedy search over scores with seeded noise.
 
-Of scores with independent standard Gumbel noise, the largest one's token is a draw from the scores'
-softmax (Maddison, Tarlow and Minka, A* Sampling, NeurIPS 2014, arXiv 1411.0030, section 2). So a
-greedy search samples. What happens to the logits before is transformers' own, in its order: the
-repetition penalty, over the tokens of the prompt and of what is written; the temperature; top-k.
+If independent standard Gumbel noise is added to scores, the token with the largest score is a draw
+from their softmax (Maddison, Tarlow and Minka, A* Sampling, NeurIPS 2014, arXiv 1411.0030, section
+2). So a greedy search samples. Before that the logits pass transformers' own processors in its
+order: the repetition penalty, over the tokens of the prompt and of the text so far; the
+    temperature; top-k.
 
-Each row has its own generator, seeded by its prompt's tokens and the seed. What is written after a
-prompt is therefore the same in every batch, up to rounding of the logits, and interventions are
-compared under the same noise.
+Each row has its own generator, seeded by its prompt's tokens and the seed. So the text after a
+prompt is the same in every batch, up to rounding of the logits, and interventions are compared
+under the same noise.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from kb_lens.benchmarks.requests import Sampling
 def sampling_processors(
     samplings: Sequence[Sampling], prompts: Sequence[Sequence[int]], width: int
 ) -> list[LogitsProcessor]:
-    """What turns a greedy search into sampling, in the order in which it is applied.
+    """The processors that turn a greedy search into sampling, in order.
 
     Args:
-        samplings: Row -> how its tokens are drawn; alike but for the seeds.
+        samplings: Row -> how its tokens are drawn; only the seeds may differ.
         prompts: Row -> the tokens of its prompt.
-        width: Tokens of a row before what is written, padding on the left included.
+        width: Tokens of a row before the generated text, with padding on the left.
     """
     sampling = samplings[0]
-    # A row's first tokens are padding, which it has not said: no penalty for it.
+    # A row's first tokens are padding, which gets no penalty.
     padding = torch.tensor([width - len(prompt) for prompt in prompts])
     return [
         RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty), padding),
@@ -56,20 +57,20 @@ class GumbelNoise(LogitsProcessor):
         """Keep the generators.
 
         Args:
-            generators: One a row, on the CPU, so that every device gets the same noise.
+            generators: One for each row, on the CPU, so that every device gets the same noise.
         """
         self.generators = generators
 
     def __call__(
         self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
-        """The scores of the next token with noise; what is ruled out (minus infinity) stays so."""
+        """The scores of the next token with noise; excluded tokens stay at minus infinity."""
         noise = torch.stack([_gumbel(g, scores.shape[1]) for g in self.generators])
         return scores + noise.to(scores.dtype).to(scores.device)
 
 
 def _gumbel(generator: torch.Generator, n: int) -> Float[Tensor, " d_vocab"]:
-    # In float64: of millions of draws in float32 some are 0, whose noise would be infinite.
+    # In float64: among millions of float32 draws some are 0, whose noise would be infinite.
     return -torch.empty(n, dtype=torch.float64).exponential_(generator=generator).log()
 
 

@@ -1,12 +1,10 @@
-"""Log-probabilities of options given their prompt: what every benchmark is made of.
+"""Log-probabilities of options given their prompt, the basis of every benchmark.
 
-A model goes in with requests (a prompt and its options), numbers come out. Nothing here knows
-what the options mean, and nothing knows whether the model is being intervened on: hooks that are
-attached to the model fire as in any forward pass.
+The input is a model and requests (a prompt and its options). Nothing here knows the meaning of the
+options or of interventions: attached hooks fire as in any forward pass.
 
-How text becomes tokens is said in `encoding`. No token is computed twice where that can be helped
-(`token_trees`): what all texts begin with is run once, and the texts of several items run as one
-tree over it.
+`encoding` turns texts into tokens. Tokens are not computed twice if possible (`token_trees`): the
+common beginning of all texts runs once, and the texts of several items run as one tree after it.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from kb_lens.passes.token_trees import TreeScorer
 from kb_lens.progress import progress_bar
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
-"""Tokens (padding included) in one forward pass: they fill the device and fit small memories."""
+"""Tokens in one forward pass, with padding: enough to fill the device and to fit small memories."""
 
 
 def option_logprobs(
@@ -39,17 +37,17 @@ def option_logprobs(
 ) -> OptionScores:
     """Score every option of every request.
 
-    What all texts share at their beginning is computed once and kept; the rest runs as prefix
-    trees of several requests in one row, each token reading its own ancestors, and the unembedding
-    only where an option's token is predicted. One request is compared with plain forward
-    passes; where they differ, and for models that the trees do not cover (``HookedTransformer``,
-    hooks inside attention), every text runs by itself in padded batches, with a warning.
+    The common beginning of all texts is computed once. The rest runs as prefix trees of several
+    requests in one row, in which each token reads its ancestors, and the unembedding runs only
+    where an option's token is predicted. One request is compared with plain forward passes. If
+    they differ, or the trees do not cover the model (``HookedTransformer``, hooks inside
+    attention), every text runs by itself in padded batches, with a warning.
 
     Requests with `Against` take a second pass (`second_pass`), text by text.
 
-    An intervention must act on every position by itself, or on the last one of each forward pass
-    (``scale_neurons(positions="last")``): then each option's token is predicted as by a pass of
-    its own over the text before it.
+    An intervention must act on every position separately, or on the last position of each forward
+    pass (``scale_neurons(positions="last")``): then each option's token is predicted as by a
+    separate pass over the text before it.
 
     Args:
         model: A ``TransformerBridge`` or ``HookedTransformer``; attached hooks fire.
@@ -66,7 +64,7 @@ def option_logprobs(
             model's context, or a log-probability is not finite.
     """
     if not requests:
-        raise ValueError("there is nothing to score: got no requests, at least one is needed.")
+        raise ValueError("there is nothing to score: give at least one request.")
     asked = encode(model, requests)
     n_texts = len(different_texts(asked))
     with progress_bar(total=n_texts, desc="scoring", unit="text", shown=progress) as bar:
@@ -74,7 +72,7 @@ def option_logprobs(
 
 
 def different_texts(asked: Sequence[Sequence[Score]]) -> set[Text | Twice]:
-    """The texts that have to be scored for some requests."""
+    """The different texts of some requests."""
     return {term.text for row in asked for score in row for term in score}
 
 
@@ -86,13 +84,13 @@ def text_logprobs(
     advance: Callable[[int], object],
     first: int = 0,
 ) -> OptionScores:
-    """Score what `encode` gave, see `option_logprobs`.
+    """Score the output of `encode`, see `option_logprobs`.
 
     Args:
         model: As for `option_logprobs`.
         asked: The scores of each request.
         batch_tokens: As for `option_logprobs`.
-        advance: Told how many different texts were scored, batch by batch.
+        advance: Called after each batch with the number of different texts scored.
         first: Index of the first request among all that are scored, for messages.
     """
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
@@ -109,13 +107,13 @@ def text_logprobs(
 
 
 def _families(asked: Sequence[Sequence[Score]]) -> list[list[Text]]:
-    """Each request's texts without those of an earlier one; requests that begin alike together.
+    """Each request's texts that no earlier one has, with similar requests next to each other.
 
-    Those that are read twice are left out: what they are read behind is each item's own.
+    Texts that are read twice are left out: their other prompts differ for each item.
     """
     families: list[list[Text]] = []
     seen: set[Text] = set()
-    # In order, texts that begin alike lie side by side: they will share a tree.
+    # Sorted, so that texts with a common beginning share a tree.
     rows = [[t for t in different_texts([row]) if isinstance(t, Text)] for row in asked]
     for row in sorted(map(sorted, rows)):
         fresh = [text for text in row if text not in seen]
@@ -128,13 +126,13 @@ def _families(asked: Sequence[Sequence[Score]]) -> list[list[Text]]:
 def _batches(
     model: HookedModel, families: Sequence[Sequence[Text]], batch_tokens: int
 ) -> Iterator[Scores]:
-    """Batches of scores: as trees, or text by text where trees do not apply."""
+    """Batches of scores: as trees, or text by text if trees do not cover the model."""
     if not families:
         return
     texts = [text for family in families for text in family]
     try:
         trees = TreeScorer(model, texts)
-        # The family with the most scored tokens: there are the most to differ.
+        # The family with the most scored tokens shows differences best.
         trees.check(max(families, key=lambda family: sum(text.n_scored for text in family)))
     except UncoveredError as error:
         if is_bridge(model):  # a HookedTransformer is known to have no trees
@@ -148,7 +146,7 @@ def _batches(
 def option_scores(
     asked: Sequence[Sequence[Score]], scores: Mapping[Text | Twice, list[float]], first: int = 0
 ) -> OptionScores:
-    """Sum the log-probabilities of each text's option, token by token, to what `encode` asks for.
+    """Sum the tokens' log-probabilities into the scores of `encode`.
 
     Raises:
         ValueError: If a sum is not finite.

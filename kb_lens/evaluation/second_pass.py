@@ -1,19 +1,19 @@
-"""Probabilities set against those behind another text: Self-Debiasing while decoding.
+"""Self-Debiasing while decoding: compare probabilities with those after another text.
 
-A text is read twice: as it is, x, and behind a text that encourages what is not wanted, x'. A
-token that is likelier behind it is made less likely:
+A text is read twice: as it is, x, and after a text that encourages what is not wanted, x'. A token
+that is likelier after x' is made less likely:
 
     p~(w | x)  is proportional to  alpha(p(w | x) - p(w | x')) * p(w | x),
     alpha(d) = 1 for d >= 0, exp(decay * d) for d < 0.
 
-With several texts the least difference counts. What is written or scored goes into both passes, so
-the second reads the same tokens behind another beginning.
+With several texts the least difference counts. Generated or scored tokens go into both passes, so
+the second pass reads the same tokens after another beginning.
 
-The paper's formula has no lower bound of alpha. The authors' released code has one of 0.01, which
-is `Against.floor`; a floor of 0 is the formula. Everything is in float32: the softmax of both
-passes, the differences and the renormalisation.
+The paper's formula has no lower bound of alpha; the authors' released code has 0.01.
+`Against.floor` is this bound, and 0 gives the formula. The softmax of both passes, the differences
+and the renormalisation are in float32.
 
-Both passes are plain ones, text by text: what all items share is not kept from one to the next.
+Both passes run text by text, without a cache of what items share.
 
 Source: Schick, Udupa and Schütze, Self-Diagnosis and Self-Debiasing: A Proposal for Reducing
 Corpus-Based Bias in NLP (TACL 2021, arXiv 2103.00453), section 4.
@@ -36,8 +36,8 @@ from kb_lens.passes import last_position
 from kb_lens.passes.plain_scores import Text, option_logits
 
 _TABLES = 4
-"""Tables over the vocabulary that are held at once, where plain scoring holds one: batches are
-smaller by so much."""
+"""Tables over the vocabulary in memory at once; plain scoring has one. Batches are smaller by this
+factor."""
 
 
 def debiased(
@@ -48,14 +48,14 @@ def debiased(
     """Log-probabilities after the second pass, in float32.
 
     Args:
-        logits: Of the text as it is.
-        others: The same positions behind each of the other texts.
+        logits: Logits of the text as it is.
+        others: Logits of the same positions after each of the other texts.
         against: The decay and the floor.
     """
     logprob = logits.float().log_softmax(-1)
     probability = logprob.exp()
     gain = torch.zeros_like(probability)
-    for other in others:  # one after the other: a vocabulary wide, they are large
+    for other in others:  # one by one, since each is as wide as the vocabulary
         gain = gain.maximum(other.float().softmax(-1) - probability)
     least = math.log(against.floor) if against.floor else -math.inf
     factor = (-against.decay * gain).clamp(min=least)  # the logarithm of alpha
@@ -65,10 +65,10 @@ def debiased(
 def second_pass_scores(
     model: HookedModel, texts: Sequence[Twice], batch_tokens: int
 ) -> Iterator[dict[Twice, list[float]]]:
-    """Every text by itself, in padded batches of like length; a dictionary a batch.
+    """Score every text by itself, in padded batches of similar length; one dictionary a batch.
 
     Args:
-        model: Attached hooks fire in every pass.
+        model: The model; attached hooks fire in every pass.
         texts: What to score.
         batch_tokens: At most this many tokens in one pass, padding included; a longer text runs
             alone.
@@ -79,7 +79,7 @@ def second_pass_scores(
     if not last_position.is_asked(model):
         yield from _batch_by_batch(model, texts, batch_tokens)
         return
-    for text in texts:  # each token of the option as the last one of a text of its own
+    for text in texts:  # each token of the option as the last one of its own text
         pieces = _beginnings(text)
         scores: dict[Twice, list[float]] = {}
         for batch in _batch_by_batch(model, pieces, batch_tokens):
@@ -90,7 +90,7 @@ def second_pass_scores(
 def _batch_by_batch(
     model: HookedModel, texts: Sequence[Twice], batch_tokens: int
 ) -> Iterator[dict[Twice, list[float]]]:
-    # Like lengths together: little padding. The text itself: the same batches in every run.
+    # Sorted by length for little padding, then by text for the same batches in every run.
     ordered = sorted(texts, key=lambda text: (text.against, _width(text), text), reverse=True)
     start = 0
     while start < len(ordered):
@@ -107,7 +107,7 @@ def _width(text: Twice) -> int:
 
 
 def _beginnings(text: Twice) -> list[Twice]:
-    """A text for every token of the option, which ends in it."""
+    """For every token of the option a text that ends in it."""
     return [
         Twice(
             text.ids[: end + 1],
@@ -120,9 +120,9 @@ def _beginnings(text: Twice) -> list[Twice]:
 
 
 def _batch(model: HookedModel, batch: Sequence[Twice]) -> list[list[float]]:
-    """The log-probabilities of texts that are set against the same."""
+    """The log-probabilities of texts with the same `Against`."""
     readings = zip(*(text.readings() for text in batch), strict=True)
-    first, *others = map(list, readings)  # pass -> the texts as they stand in it
+    first, *others = map(list, readings)  # pass -> its texts
     target = torch.tensor([token for text in batch for token in text.ids[text.start :]])
     with torch.no_grad():
         logprob = debiased(
@@ -136,10 +136,10 @@ def _batch(model: HookedModel, batch: Sequence[Twice]) -> list[list[float]]:
 
 
 class SecondPassProcessor(LogitsProcessor):
-    """The second pass while a model writes: transformers calls it at every step.
+    """The second pass in generation; transformers calls it at every step.
 
-    It runs the whole text behind each of the other prompts anew, without a cache: what is written
-    is short, and no padding or position has to be told to the model.
+    It runs the whole text after each of the other prompts again, without a cache: generated texts
+    are short, and this needs no padding or positions.
     """
 
     def __init__(
@@ -149,12 +149,12 @@ class SecondPassProcessor(LogitsProcessor):
         width: int,
         against: Against,
     ) -> None:
-        """Keep what stays the same from step to step.
+        """Keep what is the same in every step.
 
         Args:
-            model: What writes; attached hooks fire in the second pass too.
-            prompts: Row -> the tokens of its prompt behind each of the other texts.
-            width: Tokens of a row before what is written, padding included.
+            model: The model; attached hooks fire in the second pass too.
+            prompts: Row -> the tokens of its prompt after each of the other texts.
+            width: Tokens of a row before the generated text, with padding.
             against: The texts, the decay and the floor.
         """
         self.model = model
@@ -165,11 +165,11 @@ class SecondPassProcessor(LogitsProcessor):
     def __call__(
         self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
-        """Logits of the next token, from those that the first pass gives it."""
+        """Logits of the next token, from those of the first pass."""
         written = input_ids[:, self.width :].tolist()
         others = (self._next(prompts, written).to(scores.device) for prompts in self.passes)
-        # A penalty behind this one divides or multiplies logits by their sign: at decay 0 they have
-        # to be the model's own.
+        # A later repetition penalty depends on the sign of logits, so at decay 0 they must be the
+        # model's own.
         norm = scores.float().logsumexp(-1, keepdim=True)
         return debiased(scores, others, self.against) + norm
 
@@ -177,5 +177,5 @@ class SecondPassProcessor(LogitsProcessor):
         self, prompts: Sequence[tuple[int, ...]], written: Sequence[Sequence[int]]
     ) -> Float[Tensor, "row d_vocab"]:
         texts = [(*prompt, *tokens) for prompt, tokens in zip(prompts, written, strict=True)]
-        # A text's last token does not run: the one put behind it stands for the one to come.
+        # A text's last token is not run, so a placeholder for the next token is appended.
         return option_logits(self.model, [Text((*ids, 0), len(ids)) for ids in texts])

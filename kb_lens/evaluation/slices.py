@@ -1,4 +1,4 @@
-"""A benchmark scored slice by slice, so that one that was interrupted goes on inside."""
+"""Score a benchmark slice by slice, so that it can continue after an interruption."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kb_lens.shared_work import assist_with, entries
 from kb_lens.store import Store, entry_key
 
 SLICE_ITEMS = 512
-"""Items whose scores are kept together: minutes of work on a laptop, which is the most that an
-interruption costs. What a slice's texts share is run once a slice, so fewer would cost more."""
+"""Items in a slice: minutes of work on a laptop, the most that an interruption costs. The common
+beginning of texts runs once for each slice, so smaller slices would cost more."""
 _FORMAT = 1
-"""Raise it when a slice would be scored otherwise under the same key."""
+"""Raise it if the same key would give other scores."""
 
 
 def benchmark_scores(
@@ -43,13 +43,13 @@ def benchmark_scores(
         benchmark: As for `evaluate`.
         store: As for `evaluate`.
         batch_tokens: As for `evaluate`.
-        progress: Whether to show a progress bar, in texts that are scored or written.
+        progress: Whether to show a progress bar, in scored or generated texts.
 
     Returns:
-        The scores, and the seconds that they took, however often they were interrupted.
+        The scores, and the seconds that they took in all runs together.
     """
-    # The last one is never kept: little remains to be done after it, and a block of an intervention
-    # in which the model never runs is taken for a mistake.
+    # The last one is never stored: little is left to do after it, and an intervention's block in
+    # which the model does not run would be an error.
     *slices, last = _slices(model, benchmark)
     total = sum(items.n_texts for items in (*slices, last))
     with progress_bar(total=total, desc=benchmark.key, unit="text", shown=progress) as bar:
@@ -64,14 +64,16 @@ def benchmark_scores(
             slices, store, lambda items: items.key(model), work, kind="slice", progress=False
         )
         scored = [scores_from_bytes(content) for content in kept]
-        bar.update(sum(items.n_texts for items in slices) - bar.n)  # also what others have done
+        bar.update(
+            sum(items.n_texts for items in slices) - bar.n
+        )  # with the work of other processes
         scored.append(last.scores(model, batch_tokens, bar.update))
         bar.update(total - bar.n)
     return _joined([scores for scores, _ in scored]), sum(seconds for _, seconds in scored)
 
 
 def is_divided(benchmark: Benchmark) -> bool:
-    """Whether it has several slices."""
+    """Whether a benchmark has several slices."""
     return len(benchmark.items) > SLICE_ITEMS
 
 
@@ -83,17 +85,17 @@ def assist_scoring(
     is_over: Callable[[], bool],
     batch_tokens: int | None = None,
 ) -> bool:
-    """Score slices of a benchmark that another process is at, where it has not begun.
+    """Score slices of a benchmark that another process works on and has not begun.
 
     Args:
         model: As for `evaluate`.
         benchmark: As for `evaluate`.
-        store: Where that process keeps them.
-        is_over: Whether it has finished.
+        store: The store of that process.
+        is_over: Says whether that process has finished.
         batch_tokens: As for `evaluate`.
 
     Returns:
-        Whether there were any.
+        Whether there were any to score.
     """
     *slices, _ = _slices(model, benchmark)
 
@@ -104,7 +106,7 @@ def assist_scoring(
 
 
 def check_fits(model: HookedModel, benchmark: Benchmark) -> None:
-    """Raise `ValueError` for what does not fit the model, as `evaluate` would before it begins."""
+    """Raise `ValueError` for requests that do not fit the model, as `evaluate` does first."""
     _slices(model, benchmark)
 
 
@@ -113,13 +115,13 @@ class _Slice:
     """Consecutive items of a benchmark."""
 
     benchmark: Benchmark
-    """With these items alone."""
+    """The benchmark with only these items."""
     asked: Sequence[Sequence[Score]]
-    """The scores of its requests in tokens, without what is said before their last turn."""
+    """The scores of its requests in tokens, without turns before the last."""
     first: int
     """Index of its first request in the benchmark."""
     n_texts: int = field(init=False)
-    """Different texts to score, and prompts to write on from."""
+    """Number of different texts to score and prompts to generate from."""
 
     def __post_init__(self) -> None:
         scored = different_texts(self.asked)
@@ -130,7 +132,7 @@ class _Slice:
     def scores(
         self, model: HookedModel, batch_tokens: int | None, advance: Callable[[int], object]
     ) -> tuple[OptionScores, float]:
-        """Score it, and write where that is asked for; with the seconds that it took."""
+        """Score it and generate texts if requested; with the seconds that it took."""
         start = time.perf_counter()
         requests, asked = self.benchmark.requests, self.asked
         if any(request.first for request in requests):
@@ -145,7 +147,7 @@ class _Slice:
         return scores, time.perf_counter() - start
 
     def key(self, model: HookedModel) -> str:
-        """Its name in the store, by all that it depends on but an intervention."""
+        """Its key in the store, from everything that it depends on except interventions."""
         requests = self.benchmark.requests
         written = [request.last_turn() for request in requests if request.write]
         content: dict[str, Any] = {
@@ -156,7 +158,8 @@ class _Slice:
             "tokens": [[text.start, *text.ids] for text, _ in self._terms()],
             "written_on": [prompt_tokens(model.tokenizer, request) for request in written],
         }
-        # What most benchmarks do not ask has no trace in their keys: older entries have none.
+        # Options that a benchmark does not use are not in its keys, so that older entries stay
+        # valid.
         if any(request.further for request in requests):
             content["summed"] = [list(chosen) for _, chosen in self._terms()]
         if others := [t.others for t, _ in self._terms() if isinstance(t, Twice)]:
@@ -170,11 +173,11 @@ class _Slice:
 
 
 def _slices(model: HookedModel, benchmark: Benchmark) -> list[_Slice]:
-    """The benchmark in consecutive slices; `ValueError` for what does not fit the model."""
+    """The benchmark in consecutive slices; `ValueError` if something does not fit the model."""
     requests = [request.last_turn() for request in benchmark.requests]
     writing = requests if any(request.write for request in requests) else []
     if to_write := [*first_turns(benchmark.requests), *writing]:
-        check_writable(model, to_write)  # now, not after everything else is scored
+        check_writable(model, to_write)  # at once, not after everything else is scored
     check_room(model, benchmark.requests)
     asked = encode(model, requests)
     slices: list[_Slice] = []
@@ -187,7 +190,7 @@ def _slices(model: HookedModel, benchmark: Benchmark) -> list[_Slice]:
 
 
 def _joined(slices: Sequence[OptionScores]) -> OptionScores:
-    """The scores of consecutive slices as one table, as wide as the widest."""
+    """The scores of consecutive slices as one table, with the width of the widest."""
     width = max(scores.logprob.shape[1] for scores in slices)
     logprob: list[np.ndarray] = []
     tokens: list[np.ndarray] = []

@@ -1,9 +1,9 @@
-"""Which words of CrowS-Pairs' sentences an intervention moves.
+"""Which words of CrowS-Pairs' sentences an intervention changes.
 
-The log-probability of a sentence is the sum of its tokens', and every token is of one class: a word
-that both sentences of a pair have, before their first difference or after it, or one in which they
-differ: the name of a group, a pronoun, a proper name, another word. So the difference between the
-sentences, log P(more stereotyping) - log P(less), is a sum over classes, and so is its change.
+The log-probability of a sentence is the sum over its tokens, and every token is of one class.
+Either both sentences of a pair share its word, before or after their first difference, or they
+differ in it: the name of a group, a pronoun, a proper name, another word. So the difference between
+the sentences, log P(more stereotyping) - log P(less), is a sum over classes, and so is its change.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def word_changes(
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What changed from one result of CrowS-Pairs to another, by class of words.
+    """The change from one result of CrowS-Pairs to another, by class of words.
 
-    A token that lies in words of several classes counts among the other words that differ.
+    A token in words of several classes counts as another word that differs.
 
     Args:
         base: The result before.
@@ -87,7 +87,7 @@ def _items(result: EvaluationResult, base: EvaluationResult) -> pd.DataFrame:
     """The items in the order of the base's."""
     if (result.benchmark, result.protocol) != ("crows_pairs", "original"):
         raise ValueError(
-            f"words are told apart in results of crows_pairs alone, got one of {result.key!r}."
+            f"only results of crows_pairs have classes of words; this is one of {result.key!r}."
         )
     if "logprob_more_before" not in result.items.columns:
         raise ValueError(
@@ -103,7 +103,7 @@ def _items(result: EvaluationResult, base: EvaluationResult) -> pd.DataFrame:
 
 
 def _by_class(table: pd.DataFrame, column: str) -> np.ndarray:
-    """[item, class] What a column of the whole sentence is made of, in the order of `WORDS`."""
+    """[item, class] The parts of a column of the whole sentence, in the order of `WORDS`."""
     whole, shared, before = (table[column + end] for end in ("", "_shared", "_before"))
     differ = [table[f"{column}_{name}"] for name in _DIFFER]
     other = whole - shared - sum(differ)
@@ -111,7 +111,7 @@ def _by_class(table: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _statistics(base: np.ndarray, margin: np.ndarray, clusters: np.ndarray | None) -> Statistics:
-    """Of each class, the difference of the sentences, and which is likelier if it alone changes."""
+    """For each class the difference of the sentences, and which is likelier if only it changes."""
     whole = base[:, :1] + margin - base
     quantities = pd.DataFrame({"n": np.ones(len(base))})
     for k, name in enumerate(WORDS):

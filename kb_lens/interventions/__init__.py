@@ -1,1 +1,1 @@
-"""What can be done to a model: scaling neurons, folding them in, and the baselines."""
+"""Interventions: scaling neurons, folding the scaling into the weights, and the baselines."""

@@ -1,18 +1,18 @@
-"""CRISPR, a baseline: the neurons that add most to biased answers are removed.
+"""CRISPR, a baseline: remove the neurons that add most to biased answers.
 
 Yang et al., "Mitigating Biases for Instruction-following Language Models via Bias Neurons
 Elimination", arXiv 2311.09627:
 
-1. On items held apart from the measured ones, attribute a biased answer to every neuron.
+1. On items that are not measured, attribute a biased answer to every neuron.
 2. Average over items, and over several wordings of the instruction.
 3. Set the n highest neurons to 0: ``Scaling(neurons, 0.0)``.
 
-Differences. The paper takes its items from its benchmarks' own data, and which answer is biased
-from what the model confuses. Here nothing of a benchmark is used: the items are the bank's
-statements, and the biased answer is yes to a stereotype and no to its denial. Both are asked for,
-or the neurons that say yes, whatever the question, would come first. The attribution is this
-package's, the integral over the path at the last prompt position (`kb_lens.attribution`), where
-the paper multiplies activation and gradient and aggregates over tokens.
+Differences. The paper takes its items from its benchmarks' data, and takes as biased the answer
+that the model confuses with the right one. Here no benchmark is used: the items are the bank's
+statements, and the biased answer is yes to a stereotype and no to its denial. Both are asked;
+otherwise neurons that say yes to any question would come first. The attribution is this package's
+integral over the path at the last prompt position (`kb_lens.attribution`). The paper multiplies
+activation and gradient and aggregates over tokens.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _ASKED = "Is the following statement true? {}"
 
 @dataclass(frozen=True)
 class BiasNeuronSettings:
-    """What CRISPR depends on beside the statements."""
+    """What CRISPR depends on apart from the statements."""
 
     n_neurons: int = 10
-    """How many neurons are removed; the paper finds that few do, three at least."""
+    """How many neurons are removed; the paper finds that few are enough, at least three."""
     instructions: tuple[str, ...] = (
         "Answer the question with yes or no only.",
         "Read what is asked and reply with a single word, yes or no.",
@@ -51,10 +51,10 @@ class BiasNeuronSettings:
     def __post_init__(self) -> None:
         check_count("n_neurons", self.n_neurons)
         if not all_texts(self.instructions):
-            raise ValueError(f"instructions is {self.instructions!r}: give a tuple of one or more.")
+            raise ValueError(f"instructions is {self.instructions!r}: give a tuple of texts.")
 
     def templates(self, template: PromptTemplate | None = None) -> list[PromptTemplate]:
-        """The words around a question, once for each instruction."""
+        """The prompt template for each instruction."""
         template = PromptTemplate() if template is None else template
         return [replace(template, instruction=instruction) for instruction in self.instructions]
 
@@ -73,7 +73,7 @@ def bias_neurons(
         model: A `TransformerBridge` or `HookedTransformer`.
         pairs: Biased and fair statements, see `load_statements`.
         settings: How many neurons, and the instructions.
-        template: The other words around a question; default the paper's of know-bias neurons.
+        template: The other words around a question; default those of the KnowBias paper.
         options: Further arguments of `attribute` (``site``, ``cache_dir``, ``progress`` ...); not
             ``knowledge``, which belongs to one wording.
 
@@ -81,19 +81,19 @@ def bias_neurons(
         ValueError: As `attribute` and `top_neurons`.
     """
     if options.get("knowledge") is not None:
-        raise ValueError("knowledge belongs to one wording, and several are asked: drop it.")
+        raise ValueError("knowledge belongs to one wording, but several are asked: leave it out.")
     settings = BiasNeuronSettings() if settings is None else settings
     questions = statement_questions(pairs)
     found: list[Attributions] = []
     for asked in settings.templates(template):
         found.append(attribute(model, questions, template=asked, **options))
-        # scores of two answer tokens cannot be averaged: the first wording decides for all
+        # scores of different answer tokens cannot be averaged: all use the first wording's
         options.setdefault("spelling", found[0].settings.spelling)
     return top_neurons(found, settings.n_neurons)
 
 
 def statement_questions(pairs: Sequence[StatementPair]) -> list[Question]:
-    """Whether each statement is true, with the biased answer in place of the right one."""
+    """A question for each statement, whether it is true, with the biased answer as the answer."""
     questions: list[Question] = []
     for pair in pairs:
         biased, fair = _ASKED.format(pair.biased), _ASKED.format(pair.fair)
@@ -110,8 +110,8 @@ def top_neurons(found: Sequence[Attributions], n_neurons: int) -> NeuronSet:
         n_neurons: How many.
 
     Raises:
-        ValueError: For attributions that do not belong together, or if fewer neurons have a mean
-            score above 0.
+        ValueError: If the attributions do not belong together, or fewer neurons have a mean score
+            above 0.
     """
     settings = found[0].settings
     for name in ("fingerprint", "dtype", "site", "objective", "spelling"):

@@ -1,4 +1,4 @@
-"""What an exported checkpoint says about itself, and how it gets onto the hub."""
+"""The model card and the record of an exported checkpoint, and its upload to the hub."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ _NO_CONTROLS = "random neurons, which were not measured beside it, may do as muc
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a model with the same neurons scaled by the same factor."""
+    """What was measured on a model with the same neurons scaled by the same factor."""
 
     name: str
     """The condition's name."""
     results: Mapping[str, Sequence[EvaluationResult]]
-    """Condition -> its results: of the base model first if it was measured, of this change, of its
+    """Condition -> its results: the base model first if it was measured, then this change and its
     random controls."""
     weights: str = ""
     """The type of the weights; empty if it is not known."""
@@ -106,7 +106,7 @@ class Measured:
         ]
 
     def section(self, model: str, dtype: str) -> str:
-        """What the card says about it."""
+        """The section of the card about it."""
         controls = [name for name, info in conditions_of(self.results).items() if info.control_of]
         names = "`, `".join(controls)
         return _MEASURED.format(
@@ -130,13 +130,13 @@ class Export:
     dtype: torch.dtype
     """The type of the weights."""
     neurons: NeuronSet
-    """What is scaled."""
+    """The scaled neurons."""
     lam: float
     """The factor."""
     difference: float
     """The largest difference of logits between the hooked and the folded model."""
     measured: Measured | None = None
-    """What was measured of it."""
+    """What was measured."""
 
     @property
     def model(self) -> str:
@@ -149,12 +149,12 @@ class Export:
 
     def _is_path(self) -> bool:
         name = self.source
-        # a hub name has one slash at most, and it may be that of a folder here
+        # a hub name has at most one slash, and a folder here may have the same name
         marked = name.startswith((".", "/", "~")) or name.count("/") > 1
         return marked or Path(name).exists() or name.endswith(".gguf")
 
     def record(self, files: Mapping[str, str]) -> str:
-        """The text of ``kb_lens.json``; `files` are those beside it, name -> SHA-256."""
+        """The text of ``kb_lens.json``; `files` are the other files, name -> SHA-256."""
         neurons = self.neurons
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -178,7 +178,7 @@ class Export:
         return json.dumps(content) + "\n"
 
     def card(self) -> str:
-        """The text of ``README.md``, with the head that the hub reads."""
+        """The text of ``README.md``, with the metadata that the hub reads."""
         neurons = self.neurons
         reads = "the weights of the down projection that read these neurons"
         writes = "the weights and biases of the gate (without gates: up) projection that write them"
@@ -219,7 +219,7 @@ class Export:
 
 
 def _wrapped(block: str) -> str:
-    """A paragraph in lines of one width; headings, code and tables as they are."""
+    """A paragraph wrapped to one width; headings, code and tables stay as they are."""
     if block.startswith(("---", "#", "`", "|")):
         return block.strip()
     return fill(" ".join(block.split()), 100)
@@ -228,18 +228,18 @@ def _wrapped(block: str) -> str:
 def _version() -> str | None:
     try:
         return version("kb-lens")
-    except PackageNotFoundError:  # a source tree that is on the path and was never installed
+    except PackageNotFoundError:  # a source tree on the path that is not installed
         return None
 
 
 def push(folder: str | os.PathLike[str], repository: str) -> str:
-    """Upload an export to the Hugging Face hub; a repository that is not there is made, private.
+    """Upload an export to the Hugging Face hub; a missing repository is created, private.
 
     Returns:
         Its address.
 
     Raises:
-        ValueError: If the hub cannot be reached or refuses. The folder stays.
+        ValueError: If the hub cannot be reached or refuses. The folder is kept.
     """
     check_push(repository)
     try:

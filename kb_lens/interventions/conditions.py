@@ -1,8 +1,8 @@
-"""Everything that can be done to a model, behind one interface, so that methods can be compared.
+"""One interface for all changes of a model, so that methods can be compared.
 
-A change knows how it is applied to the model, how it alters what the model is asked (a debiasing
-prompt does), and how it is written down. A condition is a change with a name. Base and changed
-model take the same path through `evaluate`, on the same items.
+A change defines how it is applied to the model, how it alters the requests (as a debiasing prompt
+does), and how it is recorded. A condition is a change with a name. Base and changed model take the
+same path through `evaluate`, on the same items.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ class Change(Protocol):
         ...
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
-        """The benchmark as the changed model is asked it: the same items."""
+        """The benchmark as the changed model is asked it, with the same items."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """As JSON data, for ``results.json``; two changes that differ are described differently."""
+        """A description as JSON data for ``results.json``; different changes differ in it."""
         ...
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A model under one change, and its part in a comparison."""
+    """A model under one change, and its role in a comparison."""
 
     name: str
     """Its name in tables, figures and the folder ``evaluations``."""
     change: Change | None = None
-    """What is done; None for the model as it is."""
+    """The change; None for the unchanged model."""
     role: Role | None = None
-    """Its part in a comparison; by default ``base`` without a change and ``method`` with one."""
+    """Its role in a comparison; by default ``base`` without a change and ``method`` with one."""
     control_of: str | None = None
-    """Of a control: the name of the condition that it is held against."""
+    """For a control: the name of the condition that it is compared with."""
     draw: int | None = None
-    """Of one of several random controls: its number."""
+    """For one of several random controls: its number."""
 
     def __post_init__(self) -> None:
         check_file_name(self.name, "condition")
-        if self.role is None:  # frozen: this is how a dataclass fills in a default
+        if self.role is None:  # sets a field of a frozen dataclass
             object.__setattr__(self, "role", "base" if self.change is None else "method")
         if self.role not in get_args(Role):
             raise ValueError(f"role is {self.role!r}: allowed are {', '.join(get_args(Role))}.")
         if self.control_of is not None and self.role != "control":
-            raise ValueError(f"{self.name!r} is a {self.role}: only a control is held against one.")
+            raise ValueError(f"{self.name!r} is a {self.role}: only a control has a control_of.")
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
         """A ``with`` block that yields the changed model."""
@@ -69,9 +69,9 @@ class Condition:
         return benchmark if self.change is None else self.change.asked(benchmark)
 
     def describe(self) -> dict[str, Any] | None:
-        """The change as JSON data, for ``results.json``; None for the model as it is."""
+        """The change as JSON data for ``results.json``; None for the unchanged model."""
         return None if self.change is None else json.loads(json_text(self.change.describe()))
 
     def info(self) -> ConditionInfo:
-        """What a result that was measured under it says of it."""
+        """The description of this condition in a result."""
         return ConditionInfo(self.name, self.role, self.control_of, self.draw, self.describe())

@@ -1,10 +1,10 @@
-"""Counterfactual texts: words that name a group trade places with their counterparts.
+"""Counterfactual texts: swap words that name a group with their counterparts.
 
 Counterfactual data augmentation (Zhao et al., "Gender Bias in Coreference Resolution", arXiv
 1804.06876; Lu et al., "Gender Bias in Neural Natural Language Processing", arXiv 1807.11714)
-swaps the words of a list of pairs in both directions at once. Here it is done word by word, by
-the list ``question_bank/counterfactual_words.csv``, which is our own; names of people are left
-alone, and a text is not checked for sense ("she is pregnant").
+swaps the words of a list of pairs in both directions at once. Here it is done word by word with our
+own list, ``question_bank/counterfactual_words.csv``. Names of people are not changed, and the
+result is not checked for sense ("he is pregnant").
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _FILE = "counterfactual_words.csv"
 _NO_NOUN = """a about after again alone an and are as at because before but by for from had has he
 here how i if in into is it now off on or out over she so than that the then there they this to
 today too under up was we were what when where who why will with would yesterday you"""
-"""Words that do not begin what somebody has: "gave her a book", but "took her old book"."""
+"""Words that cannot follow a possessive: "gave her a book", but "took her old book"."""
 
 
 Side = Literal["first", "second"]
-"""Where a word stands in its pair."""
+"""The place of a word in its pair."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def load_word_pairs(
             ``question_bank/counterfactual_words.csv``, which is the default.
 
     Raises:
-        ValueError: For a missing or malformed file (line and column are named), a pair that stands
-            twice, a word with more than two counterparts, or a dimension that the file has not.
+        ValueError: For a missing or malformed file (names line and column), a repeated pair, a word
+            with more than two counterparts, or a dimension that is not in the file.
     """
     path = check_is_file(bank_folder() / _FILE if path is None else path, "word pairs file")
     counterparts: dict[str, list[str]] = {}
@@ -65,7 +65,7 @@ def load_word_pairs(
 
 
 def _pair(row: Row, counterparts: dict[str, list[str]]) -> WordPair:
-    """A row's pair, whose words are entered in `counterparts`."""
+    """A row's pair; its words are added to `counterparts`."""
     pair = WordPair(**{column.name: row.text(column.name) for column in fields(WordPair)})
     first, second = pair.first.lower(), pair.second.lower()
     if first == second:
@@ -73,7 +73,7 @@ def _pair(row: Row, counterparts: dict[str, list[str]]) -> WordPair:
     for column, word, other in (("first", first, second), ("second", second, first)):
         others = counterparts.setdefault(word, [])
         if other in others:
-            raise row.error(column, "a word of a pair that stands nowhere else in the file")
+            raise row.error(column, "a word of a pair that is nowhere else in the file")
         if len(others) == 2:
             raise row.error(column, "a word with at most two counterparts in the file")
         others.append(other)
@@ -83,33 +83,33 @@ def _pair(row: Row, counterparts: dict[str, list[str]]) -> WordPair:
 def counterfactual(text: str, pairs: Sequence[WordPair]) -> str | None:
     """The text with every word of the pairs replaced by its counterpart, all at once.
 
-    Whole words only; of words that overlap the longest. A word that the pairs write with a capital
-    is found only with one ("Black people", not "black people"). The counterpart takes the case of
-    the word that it replaces, and its own capital stays; where it is no proper name and replaces
-    one, it has a capital only where a sentence begins.
+    Only whole words are replaced, and of overlapping words the longest. A word with a capital in
+    the pairs is found only with it ("Black people", not "black people"). The counterpart takes the
+    case of the word that it replaces and keeps its own capital. If it replaces a proper name and is
+    none itself, it has a capital only at the beginning of a sentence.
 
-    A word with two counterparts takes the one whose pair comes first where a word follows that
-    may begin a noun phrase, and the other one elsewhere: "her book" becomes "his book", and "saw
-    her.", "told her that" and "gave her a book" become "saw him." and so on. It is a rule of
-    thumb: "made her laugh" becomes "made his laugh".
+    A word with two counterparts takes the one of the first pair if the next word may begin a noun
+    phrase, and the other one elsewhere. "her book" becomes "his book"; "saw her.", "told her that"
+    and "gave her a book" become "saw him." and so on. It is a rule of thumb: "made her laugh"
+    wrongly becomes "made his laugh".
 
     Args:
         text: Any text.
-        pairs: What trades places, see `load_word_pairs`.
+        pairs: The pairs of words, see `load_word_pairs`.
 
     Returns:
-        The changed text; None where it has none of the words.
+        The changed text; None if it has none of the words.
     """
     if not pairs:
-        raise ValueError("there is nothing to trade places: got no pairs of words.")
+        raise ValueError("there is nothing to swap: got no pairs of words.")
     swaps = _swaps(tuple(pairs))
     changed = swaps.pattern.sub(swaps.replaced, text)
-    # no word is its own counterpart, so that a text that has one changes
+    # no word is its own counterpart, so a text with a word changes
     return None if changed == text else changed
 
 
 def sides(text: str, pairs: Sequence[WordPair]) -> frozenset[Side]:
-    """The sides of the pairs that the text's words stand on: a text on one side names one group."""
+    """The sides of the text's words in their pairs: a text with one side names one group."""
     swaps = _swaps(tuple(pairs))
     found = {swaps.word(match) for match in swaps.pattern.finditer(text)}
     there: set[Side] = set()
@@ -121,22 +121,22 @@ def sides(text: str, pairs: Sequence[WordPair]) -> frozenset[Side]:
 
 @dataclass(frozen=True)
 class _Swaps:
-    """Pairs, prepared for texts."""
+    """Pairs of words, prepared for use on texts."""
 
     pattern: re.Pattern[str]
-    """Finds their words, in any case."""
+    """The pattern that finds their words, in any case."""
     words: dict[str, str]
-    """A word in lower case -> how the pairs write it."""
+    """A word in lower case -> its spelling in the pairs."""
     counterparts: dict[str, list[str]]
     """A word in lower case -> its counterparts, in the order of the pairs."""
 
     def word(self, found: re.Match[str]) -> str | None:
-        """The words found as the pairs write them; None without the capital that they need."""
+        """The found words as spelled in the pairs; None if they lack a capital."""
         word = self.words[found[0].lower()]
         return None if word[0].isupper() and not found[0][0].isupper() else word
 
     def replaced(self, found: re.Match[str]) -> str:
-        """What stands in place of the words found."""
+        """The replacement of the found words."""
         word = self.word(found)
         if word is None:
             return found[0]
@@ -144,14 +144,14 @@ class _Swaps:
         other = options[0 if _noun_follows(found) else -1]
         if found[0].isupper() and len(found[0]) > 1:
             return other.upper()
-        # "Anglicans" begins with a capital everywhere, "atheists" where a sentence begins
+        # "Anglicans" always has a capital, "atheists" only at the beginning of a sentence
         capital = _begins_sentence(found) if word[0].isupper() else found[0][0].isupper()
         return other[0].upper() + other[1:] if capital else other
 
 
 @cache
 def _swaps(pairs: tuple[WordPair, ...]) -> _Swaps:
-    """Prepared once, since the same pairs go over many texts."""
+    """Prepare pairs once, since the same pairs are used for many texts."""
     words: dict[str, str] = {}
     counterparts: dict[str, list[str]] = {}
     for word, other in _both_ways(pairs):

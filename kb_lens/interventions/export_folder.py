@@ -1,4 +1,4 @@
-"""The folder of an exported checkpoint: whole at any moment, and nobody else's file is touched."""
+"""The folder of an exported checkpoint: always complete, and other files in it are kept."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from kb_lens.files import (
 from kb_lens.records.objects import read_json, validated
 
 RECORD = "kb_lens.json"
-"""The file that says what was done to which model."""
+"""The file that records the change and the source model."""
 FORMAT = "kb_lens export 2"
-"""Since 2 the record lists the files: an export without the list is not replaced."""
+"""Since version 2 the record lists the files; an export without the list is not replaced."""
 
 
 def check_target(folder: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """The folder as an absolute path, if an export may be written there.
 
     Raises:
-        ValueError: If it is a file, or a folder with something in it that may not be replaced.
+        ValueError: If it is a file, or a folder with contents that may not be replaced.
     """
     path = Path(folder).expanduser().resolve()
     _delete_abandoned(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"'{folder}' is a file: give a folder that is new or empty.")
+        raise ValueError(f"'{folder}' is a file: give a new or empty folder.")
     if not path.is_dir() or not any(path.iterdir()):
         return path
     if not (path / RECORD).is_file():
-        raise ValueError(f"'{folder}' is not empty and holds no export: choose a new folder.")
+        raise ValueError(f"'{folder}' is not empty and is not an export: choose a new folder.")
     if not overwrite:
         raise ValueError(
             f"'{folder}' holds an export: choose another folder, or --overwrite to replace it."
@@ -54,13 +54,13 @@ def _old(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Written:
-    """What of a record is needed to replace an export."""
+    """The part of a record that is needed to replace an export."""
 
     files: dict[str, str]
 
 
 def _written(folder: Path) -> dict[str, str]:
-    """The files of an export beside its record, name -> SHA-256.
+    """The files of an export apart from its record, name -> SHA-256.
 
     Raises:
         ValueError: If the record is not that of an export, or does not list them.
@@ -69,13 +69,13 @@ def _written(folder: Path) -> dict[str, str]:
     if content.get("format") != FORMAT:
         raise ValueError(
             f"'{folder / RECORD}' does not list the files of an export (its format is "
-            f"{content.get('format')!r}), so none can be replaced: choose a new folder."
+            f"{content.get('format')!r}), so it cannot be replaced: choose a new folder."
         )
     return validated({"files": content.get("files")}, _Written, f"'{folder / RECORD}'").files
 
 
 def _check_unchanged(folder: Path) -> None:
-    """Raise `ValueError` if a file of an export was changed since: it is somebody's work."""
+    """Raise `ValueError` if a file of an export was changed since: it may be somebody's work."""
     for name, digest in _written(folder).items():
         path = folder / name
         if path.is_file() and file_digest(path) != digest:
@@ -98,9 +98,9 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def put_in_place(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`; it takes the place of `folder` when all went well.
+    """Yield a new folder beside `folder`; it replaces `folder` if the block succeeds.
 
-    What was in `folder` and is no file of the export there is kept: it is copied first.
+    Files in `folder` that are not of the old export are kept: they are copied first.
     """
     unfinished, old = unfinished_name(folder), unfinished_name(_old(folder))
     with naming_file(folder):
@@ -111,7 +111,7 @@ def put_in_place(folder: Path) -> Iterator[Path]:
             as_the_umask_allows(unfinished)
             if folder.is_dir():
                 _copy_others(folder, unfinished)
-                folder.rename(old)  # a folder cannot take the name of one that is not empty
+                folder.rename(old)  # a folder cannot replace one that is not empty
             unfinished.rename(folder)
         finally:
             if old.is_dir() and not folder.is_dir():
@@ -121,7 +121,7 @@ def put_in_place(folder: Path) -> Iterator[Path]:
 
 
 def _copy_others(folder: Path, target: Path) -> None:
-    """Copy what the export of a folder did not write.
+    """Copy the files that are not of the old export.
 
     Raises:
         ValueError: If the new export has a file of that name.
@@ -134,13 +134,13 @@ def _copy_others(folder: Path, target: Path) -> None:
         if name.as_posix() in written or (path.is_dir() and not path.is_symlink()):
             continue
         if (target / name).exists():
-            raise ValueError(f"'{path}' is no file of the export that is there: move it away.")
+            raise ValueError(f"'{path}' is not a file of the old export: move it away.")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target / name, follow_symlinks=False)
 
 
 def _delete_abandoned(folder: Path) -> None:
-    """Put back or delete what an export left beside its folder when it was killed."""
+    """Restore or delete what a killed export left beside its folder."""
     for path in folder.parent.glob(f"{folder.name}.*.part"):
         if not writer_is_dead(path):
             continue

@@ -1,4 +1,4 @@
-"""FairSteer, a baseline: steer towards fairness, but only where a probe sees bias.
+"""FairSteer, a baseline: steer towards fairness, but only where a probe detects bias.
 
 Li et al., "FairSteer: Inference Time Debiasing for LLMs with Dynamic Activation Steering", arXiv
 2504.14492:
@@ -7,13 +7,13 @@ Li et al., "FairSteer: Inference Time Debiasing for LLMs with Dynamic Activation
    last token of biased and of unbiased texts. The layer is chosen by accuracy on held-out texts.
 2. Debiasing steering vector: at that layer, the mean of the activations of fair texts minus that
    of biased ones, over contrastive pairs.
-3. Dynamic activation steering: in each forward pass the classifier looks at the last position;
-   where it sees bias the vector is added, elsewhere nothing is changed.
+3. Dynamic activation steering: in each forward pass the classifier reads the last position. If it
+   detects bias the vector is added, otherwise nothing is changed.
 
-Differences. The paper trains its classifiers on the model's answers to items in the style of BBQ,
-which is measured here: the texts here are the bank's statements, a stereotype and its denial, for
-the classifier and the vector alike. Accuracy is cross-validated over pairs, so that no statement
-is judged by a classifier that saw it or its counterpart. The classifier is logistic regression.
+Differences. The paper trains its classifiers on the model's answers to items in the style of BBQ.
+BBQ is measured here, so classifier and vector use the bank's statements, stereotypes and their
+denials. Accuracy is cross-validated over pairs: no statement is judged by a classifier that was
+trained on it or its counterpart. The classifier is logistic regression.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _FORMAT = "kb_lens fairsteer 1"
 
 @dataclass(frozen=True)
 class FairSteerSettings:
-    """What FairSteer depends on beside the statements."""
+    """What FairSteer depends on apart from the statements."""
 
     layer: int | None = None
-    """The block whose output is read and changed; None for the one with the best probe."""
+    """The block whose output is read and changed; None for the block with the best probe."""
     strength: float = 1.0
     """The factor of the vector."""
     penalty: float = 1.0
     """L2 penalty of the probes, see `fit_probe`."""
     n_folds: int = 5
-    """Parts that the pairs are split into to measure a probe's accuracy."""
+    """Folds for the cross-validated accuracy of a probe."""
     positions: Positions = "last"
-    """Where the probe looks and the vector is added: ``last`` of each pass, as in the paper, or
-    ``all``."""
+    """The positions that the probe reads and the vector is added to: the ``last`` of each pass, as
+    in the paper, or ``all``."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(check_number("strength", self.strength)):
@@ -70,19 +70,19 @@ class FairSteerSettings:
 
 @dataclass(frozen=True, eq=False)
 class FairSteer:
-    """A direction that is added to the residual stream where a probe sees bias.
+    """A direction that is added to the residual stream where a probe detects bias.
 
     It is a `kb_lens.interventions.conditions.Change`.
     """
 
     vector: Float[Tensor, " d_model"]
-    """What is added at strength 1, fair minus biased, float32 on the CPU."""
+    """The vector at strength 1, fair minus biased, float32 on the CPU."""
     weight: Float[Tensor, " d_model"]
-    """The probe's weight: its product with a biased activation, plus the bias, is above 0."""
+    """The probe's weight: its product with an activation plus the bias is above 0 for bias."""
     bias: float
     """The probe's bias."""
     layer: int
-    """The block at whose output all this is done, from 0."""
+    """The block whose output is read and changed, from 0."""
     model: str
     """The name of the model that it belongs to."""
     fingerprint: str
@@ -92,9 +92,9 @@ class FairSteer:
     strength: float = 1.0
     """The factor of the vector."""
     positions: Positions = "last"
-    """Where the probe looks: the ``last`` position of each pass, or ``all``."""
+    """The positions that the probe reads: the ``last`` of each pass, or ``all``."""
     origin: str = ""
-    """How it came about, in words."""
+    """How it was made, in words."""
 
     def __post_init__(self) -> None:
         for name in ("vector", "weight"):
@@ -103,7 +103,7 @@ class FairSteer:
             object.__setattr__(self, name, row)
             if row.shape != self.vector.shape or row.ndim != 1 or not bool(row.isfinite().all()):
                 raise ValueError(
-                    f"{name} (shape {tuple(row.shape)}) must be one row of finite numbers, and "
+                    f"{name} (shape {tuple(row.shape)}) must be one row of finite numbers, with "
                     "vector and weight equally long."
                 )
         for name in ("bias", "strength"):
@@ -114,7 +114,7 @@ class FairSteer:
 
     @contextmanager
     def applied(self, model: HookedModel) -> Iterator[HookedModel]:
-        """Steer what the probe takes for biased, inside a ``with`` block.
+        """Steer where the probe detects bias, inside a ``with`` block.
 
         Yields:
             The model.
@@ -144,7 +144,7 @@ class FairSteer:
         return benchmark
 
     def describe(self) -> dict[str, Any]:
-        """Everything but the numbers of probe and vector, of which the SHA-256 is given."""
+        """Everything but the numbers of probe and vector, which are given by their SHA-256."""
         numbers = torch.cat([self.vector, self.weight, torch.tensor([self.bias])])
         return {
             "layer": self.layer,
@@ -156,7 +156,7 @@ class FairSteer:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with everything that is no tensor as JSON in its header."""
+        """Write a safetensors file with everything but the tensors as JSON in its header."""
         settings = {name: getattr(self, name) for name in _Settings.__dataclass_fields__}
         tensors = {"vector": self.vector, "weight": self.weight}
         write_tensors(path, tensors, _FORMAT, {"settings": settings})
@@ -166,7 +166,7 @@ class FairSteer:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         return build_from(
             lambda tensors, header: cls(**tensors, **vars(header.settings)),
@@ -179,7 +179,7 @@ class FairSteer:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The fields of `FairSteer` that are no tensor."""
+    """The fields of `FairSteer` that are not tensors."""
 
     bias: float
     layer: int
@@ -193,7 +193,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Header:
-    """What of a file is no tensor."""
+    """Everything in a file but the tensors."""
 
     settings: _Settings
 
@@ -203,7 +203,7 @@ def _steered(
     probe: LinearProbe,
     activation: Float[Tensor, "*pos d_model"],
 ) -> Float[Tensor, "*pos d_model"]:
-    """The activation, shifted where the probe sees bias; elsewhere the same to the bit."""
+    """The activation, shifted where the probe detects bias and bit-identical elsewhere."""
     biased = probe.detects(activation.to(probe.weight.dtype))[..., None]
     return torch.where(biased, shifted(shift, activation), activation)
 
@@ -228,18 +228,18 @@ def fair_steer(
 
     Returns:
         The change; its probe is trained on all pairs. Of layers with equal accuracy the first is
-        taken. `FairSteer.accuracies` tells whether any probe sees bias at all.
+        used. `FairSteer.accuracies` shows whether any probe detects bias.
 
     Raises:
-        ValueError: For fewer pairs than folds, a layer that the model has not, or activations that
-            are not finite.
+        ValueError: For fewer pairs than folds, a layer that the model does not have, or activations
+            that are not finite.
     """
     settings = FairSteerSettings() if settings is None else settings
     check_seed(seed)
     if len(pairs) < settings.n_folds:
         raise ValueError(
             f"n_folds is {settings.n_folds}, but there are {len(pairs)} pairs of statements: give "
-            "as many pairs at least, or take fewer folds."
+            "at least as many pairs, or use fewer folds."
         )
     if settings.layer is not None:
         block_output(model, settings.layer)  # refuses a wrong layer before work
@@ -275,13 +275,13 @@ def fair_steer(
 def held_out_accuracy(
     residuals: Float[Tensor, "item 2 d_model"], n_folds: int, penalty: float, seed: int
 ) -> float:
-    """The share of statements that a probe of the other folds' pairs gets right.
+    """The share of statements that a probe trained on the other folds gets right.
 
     Args:
-        residuals: Of each pair the biased and the fair statement's activation.
-        n_folds: Parts that the pairs are split into, at random.
-        penalty: Of the probes.
-        seed: Of the split.
+        residuals: For each pair the activations of the biased and the fair statement.
+        n_folds: Number of random folds of pairs.
+        penalty: L2 penalty of the probes.
+        seed: Seed of the split.
     """
     order = torch.randperm(len(residuals), generator=torch.Generator().manual_seed(seed))
     n_right = 0.0

@@ -1,9 +1,9 @@
-"""Enhancement for good: the scaling folded into the weights, and saved as an ordinary checkpoint.
+"""Fold the scaling into the weights, and save the model as an ordinary checkpoint.
 
-The last step of the method without hooks. Multiplying a neuron by lambda at every position is
-multiplying weights: for a ``post`` neuron the weights that read it (its column of the down
+This is the last step of the method without hooks. Multiplying a neuron by lambda at every position
+equals multiplying weights: for a ``post`` neuron the weights that read it (its column of the down
 projection), for a ``pre`` neuron the weights and the bias that write it (its row of the gate
-projection, or of the up projection where there is no gate).
+projection, or of the up projection if there is no gate).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from kb_lens.models.offloaded import at_hand
 from kb_lens.models.placement import is_spread, stored_dtype
 from kb_lens.neurons.sets import Neurons, NeuronSet, check_neurons, neurons_of
 
-# any sentence does; this one is long enough for a difference in every layer to show
+# any sentence that is long enough to show a difference in every layer
 _PROMPT = "The nurse and the engineer met after work, and they talked about their day."
 # rounding is about 1e-6 in float32; two bytes a number keep two or three digits a layer
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""How far folded and hooked logits may lie apart, as a share of the largest; else 0.1."""
+"""How far folded and hooked logits may differ, as a share of the largest; else 0.1."""
 
 Source = HookedModel | str | os.PathLike[str]
 """A model, or what `load_model` takes."""
@@ -48,17 +48,17 @@ def fold_neurons(
 ) -> Any:
     """A plain Hugging Face model whose weights contain the scaling.
 
-    It computes what `model` computes inside ``scale_neurons(model, neurons, lam=lam)``, up to
-    rounding, needs no hooks and no kb_lens, and is independent of `model`, which is left as it is.
-    For a moment both are in memory.
+    Up to rounding it computes the same as `model` inside ``scale_neurons(model, neurons,
+    lam=lam)``. It needs neither hooks nor kb_lens. `model` is not changed; both are in memory for a
+    moment.
 
     Args:
-        model: The ``TransformerBridge`` that the neurons were found on; or what `load_model` takes
-            (a hub name, a folder, a .gguf file, an embedded model's name), which is loaded in the
-            type that its checkpoint has.
-        neurons: What is scaled, as in `scale_neurons`.
+        model: The ``TransformerBridge`` that the neurons were found on, or a name for `load_model`
+            (a hub name, a folder, a .gguf file, the embedded model), which is loaded in the type of
+            its checkpoint.
+        neurons: The neurons to scale, as in `scale_neurons`.
         lam: The factor. ``1`` leaves every weight as it is, ``0`` removes the neurons.
-        trust_remote_code: As in `load_model`, where `model` is a name.
+        trust_remote_code: As in `load_model`, if `model` is a name.
 
     Returns:
         A transformers model in evaluation mode, of the type and on the device of `model`.
@@ -88,14 +88,14 @@ def _bridge(model: Any, trust_remote_code: bool) -> BridgedModel:
         loaded = load_model(model, dtype=dtype, trust_remote_code=trust_remote_code)
     if not is_bridge(loaded):
         raise ValueError(
-            f"cannot fold into a {type(model).__name__}: it holds no Hugging Face model. Give a "
-            "TransformerBridge (kb.load_model) or the model's name."
+            f"cannot fold into a {type(model).__name__}: it wraps no Hugging Face model. Give "
+            "a TransformerBridge (kb.load_model) or the model's name."
         )
     return loaded
 
 
 def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
-    """The model that the bridge wrapped, made anew from its config and weights, without hooks."""
+    """The model that the bridge wraps, rebuilt from its config and weights, without hooks."""
     original = bridge.original_model
     config = copy.deepcopy(original.config)
     with at_hand(original):
@@ -107,14 +107,14 @@ def _plain_copy(bridge: BridgedModel, outline: Any) -> Any:
             None, config=config, state_dict=state, dtype=bridge.cfg.dtype
         )
     plain.generation_config = copy.deepcopy(original.generation_config)
-    # transformers fills weights that it does not find with random ones, with a warning alone
+    # transformers fills missing weights with random ones and only warns
     for name, tensor in plain.state_dict().items():
         if name not in state or not torch.equal(tensor, state[name].to(tensor.dtype)):
             raise ValueError(
-                f"cannot copy the weights of {model_name(bridge)}: {name} is not what it was. "
+                f"cannot copy the weights of {model_name(bridge)}: {name} has changed. "
                 "Use scale_neurons."
             )
-    # the copy is whole, and a model that is spread may be so because no device holds it
+    # the copy is on one device, and a spread model may fit on no single device
     return plain.to("cpu" if is_spread(bridge) else bridge.cfg.device).eval()
 
 
@@ -132,27 +132,27 @@ def export(
 ) -> float:
     """Write the folded model as an ordinary checkpoint that needs no kb_lens.
 
-    Writes safetensors, config and tokenizer, ``kb_lens.json`` (what was done to which model) and
-    ``README.md`` (a model card). All of it is written beside `folder` and put in its place at the
-    end, so what is at `folder` is always whole.
+    Writes safetensors, config and tokenizer, ``kb_lens.json`` (the change and the source model) and
+    ``README.md`` (a model card). All is written beside `folder` and moved there at the end, so
+    `folder` is always complete.
 
     Args:
         model: As in `fold_neurons`; a name is loaded in its checkpoint's own type.
         neurons: As in `scale_neurons`.
-        folder: Where; it may be there if it is empty.
+        folder: Where to write; an existing folder must be empty.
         lam: The factor.
-        overwrite: Whether an earlier export at `folder` may be replaced. Other files there stay.
-        trust_remote_code: As in `load_model`, where `model` is a name.
+        overwrite: Whether an earlier export at `folder` may be replaced. Other files are kept.
+        trust_remote_code: As in `load_model`, if `model` is a name.
         also: Further files, name -> text.
-        measured: What was measured of the model so scaled: the model card says it.
+        measured: Measurements of the scaled model, for the model card.
 
     Returns:
         The largest difference between the logits of the hooked and of the written model on a short
         prompt.
 
     Raises:
-        ValueError: As in `fold_neurons`; if something else is at `folder`; or if the folded model
-            does not compute what the hooked one computes.
+        ValueError: As in `fold_neurons`; if there is something else at `folder`; or if the folded
+            model computes something else than the hooked one.
     """
     folder = check_target(folder, overwrite)
     check_factor(lam)
@@ -182,7 +182,7 @@ def export(
 
 @torch.no_grad()
 def _difference(bridge: BridgedModel, plain: Any, neurons: NeuronSet, lam: float) -> float:
-    """The largest difference of logits between hooked and folded.
+    """The largest difference of logits between the hooked and the folded model.
 
     Raises:
         ValueError: If it is more than rounding.
@@ -203,7 +203,7 @@ def _difference(bridge: BridgedModel, plain: Any, neurons: NeuronSet, lam: float
 
 
 def _tokenizer(bridge: BridgedModel) -> Any:
-    """The tokenizer as it came; the bridge gives its own a BOS and a padding token."""
+    """The original tokenizer; the bridge adds a BOS and a padding token to its own."""
     from transformers import AutoTokenizer
 
     source = bridge.original_model.config.name_or_path

@@ -1,8 +1,7 @@
-"""The same text about two groups: what projections are found on.
+"""Pairs of the same text about two groups, from which projections are computed.
 
-A text in which words of ``counterfactual_words.csv`` stand, beside the text in which they have
-traded places. The texts are the bank's: its statements and its questions, both of which stand in
-no benchmark.
+A text with words of ``counterfactual_words.csv`` is paired with the text in which they are swapped.
+The texts are the bank's statements and questions, which are in no benchmark.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from kb_lens.questions import load_questions
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text, and the same one about the other group."""
+    """A text and the same text about the other group."""
 
     dimension: str
     """The social dimension of the groups."""
     first: str
-    """The text with words of the first side; of a mixed pair either text."""
+    """The text with words of the first side; in a mixed pair either text."""
     second: str
     """Its counterfactual."""
     mixed: bool = False
-    """Whether words of both sides stand in each text, so that neither names one group."""
+    """Whether each text has words of both sides, so that neither names one group."""
 
 
 def load_group_texts(dimension: str | Iterable[str] | None = None) -> tuple[TextPair, ...]:
-    """The bank's statements and questions in which words of pairs stand.
+    """The bank's statements and questions that have words of the pairs.
 
     Args:
         dimension: One dimension or several; default gender, race and religion.
@@ -54,18 +53,18 @@ def load_group_texts(dimension: str | Iterable[str] | None = None) -> tuple[Text
 
 
 def group_texts(texts: Sequence[str], words: Sequence[WordPair]) -> tuple[TextPair, ...]:
-    """The texts that have a counterfactual, each with it; a pair that comes twice once.
+    """The texts that have a counterfactual, each with it; repeated pairs once.
 
     Args:
         texts: Any texts; those without the words are left out.
         words: Pairs of words of one dimension.
 
     Raises:
-        ValueError: For words of no or several dimensions.
+        ValueError: If the words are of no dimension or of several.
     """
     dimensions = list(dict.fromkeys(pair.dimension for pair in words))
     if len(dimensions) != 1:
-        raise ValueError(f"the words are of the dimensions {dimensions}: give those of one.")
+        raise ValueError(f"the words are of the dimensions {dimensions}: give words of one.")
     pairs: dict[TextPair, None] = {}
     for text in texts:
         other = counterfactual(text, words)

@@ -1,22 +1,23 @@
-"""INLP, a baseline: what a linear classifier tells groups by is removed, again and again.
+"""INLP, a baseline: repeatedly remove the direction by which a linear classifier separates groups.
 
 Ravfogel et al., "Null It Out: Guarding Protected Attributes by Iterative Nullspace Projection",
 arXiv 2004.07667:
 
-1. Train a linear classifier that tells from a representation which group it is about.
-2. Project the representations onto its nullspace, where it knows nothing.
-3. Again, on what is left, n times; the product of the projections is applied.
+1. Train a linear classifier that predicts from a representation which group it is about.
+2. Project the representations onto its nullspace, where it is at chance.
+3. Repeat n times on the projected representations; apply the product of the projections.
 
-Each classifier is trained on what the earlier ones left, so its weight is orthogonal to theirs: the
-product is the projection that removes all weights, which is what is done here. Representations are
-the residual stream at the output of one block, at a text's last token; at inference the projection
-is applied there at every position, as Meade et al. (arXiv 2110.08527) did for language models (they
-behind the final norm, with 80 iterations on some ten thousand sentences of Wikipedia).
+Each classifier is trained after the earlier projections, so its weight is orthogonal to the earlier
+ones. The product is therefore the projection that removes all weights, as is done here.
+Representations are the residual stream at the output of one block, at a text's last token. At
+inference the projection is applied there at every position, as Meade et al. (arXiv 2110.08527) did
+for language models (after the final norm, with 80 iterations on about ten thousand sentences of
+Wikipedia).
 
-The bank's texts are few: about 70 on a dimension, which more numbers than texts separate in many
-ways. Iterations therefore stop at 8 by default; on the texts themselves a probe is at chance only
-after about as many iterations as there are texts. All classifiers have two classes, the sides of
-the pairs of words, for race and religion too, where the source has one for each group.
+The bank has few texts, about 70 on a dimension: fewer than d_model, so many directions separate
+them. A probe is at chance on them only after about as many iterations as there are texts. Therefore
+the default is 8 iterations. All classifiers have two classes, the sides of the pairs of words, also
+for race and religion, where the source has a class for each group.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ from kb_lens.progress import progress_bar
 
 @dataclass(frozen=True)
 class INLPSettings:
-    """What INLP depends on beside the texts."""
+    """What INLP depends on apart from the texts."""
 
     n_iterations: int = 8
-    """Classifiers that are trained for each dimension at most; fewer if one is at chance."""
+    """Most classifiers for each dimension; fewer if one is at chance."""
     penalty: float = 1.0
     """L2 penalty of the classifiers, see `fit_probe`."""
     layer: int | None = None
     """The block whose output is read and changed; None for the last one."""
     positions: Positions = "all"
-    """Where the directions are removed."""
+    """The positions at which the directions are removed."""
 
     def __post_init__(self) -> None:
         check_count("n_iterations", self.n_iterations)
@@ -67,13 +68,13 @@ def inlp(
 ) -> Projection:
     """The projection onto the nullspace of all classifiers of all dimensions.
 
-    Nothing is drawn at random: the classifiers have one solution.
+    Nothing is random: the classifiers have a unique solution.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         pairs: The same text about two groups, see `load_group_texts`. Mixed pairs are left out,
-            since their texts name no one group. The directions of several dimensions are joined
-            (`orthonormal`).
+        since their texts name both groups. The directions of several dimensions are joined
+        (`orthonormal`).
         settings: How many iterations, and where.
         progress: Whether to show a progress bar, in pairs.
 
@@ -84,7 +85,7 @@ def inlp(
     settings = INLPSettings() if settings is None else settings
     pairs = [pair for pair in pairs if not pair.mixed]
     if not pairs:
-        raise ValueError("there is nothing to classify: got no pairs of texts about one group.")
+        raise ValueError("there is nothing to classify: no pair of texts names one group.")
     layer = int(model.cfg.n_layers) - 1 if settings.layer is None else settings.layer
     block_output(model, layer)  # refuses a wrong layer before work
     rows: dict[str, list[Tensor]] = {}
@@ -119,10 +120,10 @@ def classifier_directions(
     n_iterations: int,
     penalty: float = 1.0,
 ) -> Float[Tensor, "component d_model"]:
-    """The weights of classifiers, each trained on what the earlier ones left; orthonormal.
+    """The orthonormal weights of classifiers, each trained after the earlier projections.
 
-    There are fewer than `n_iterations` where one does no better on its own rows than the larger
-    class would: it has found nothing that could be removed.
+    There are fewer than `n_iterations` if a classifier is no better on its own rows than the share
+    of the larger class: then there is nothing left to remove.
     """
     share = float(labels.float().mean())
     directions = torch.zeros(0, activations.shape[1], dtype=torch.float64)

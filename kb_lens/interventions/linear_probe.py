@@ -19,10 +19,10 @@ class LinearProbe:
     weight: Float[Tensor, " d_model"]
     """The direction in which the class gets likelier, float32."""
     bias: float
-    """What is added to an activation's product with it; the sum is above 0 for the class."""
+    """The bias: weight times activation plus bias is above 0 for the class."""
 
     def detects(self, activations: Float[Tensor, "*pos d_model"]) -> Bool[Tensor, "*pos"]:
-        """Which activations, in the weight's type, it takes for the class."""
+        """Which activations, in the weight's type, it assigns to the class."""
         return activations @ self.weight.to(activations.device) + self.bias > 0
 
     def accuracy(
@@ -35,16 +35,17 @@ class LinearProbe:
 def fit_probe(
     activations: Float[Tensor, "row d_model"], labels: Bool[Tensor, " row"], penalty: float = 1.0
 ) -> LinearProbe:
-    """Logistic regression with an L2 penalty, started from 0: the same rows, the same probe.
+    """Logistic regression with an L2 penalty, started from 0, so that it is reproducible.
 
-    Minimized is the sum of the rows' log loss plus penalty / 2 times the squared norm of the
+    It minimizes the sum of the rows' log loss plus penalty / 2 times the squared norm of the
     weight, in float64, by L-BFGS. Activations are centered and divided by their root mean square,
-    so that a penalty means the same in every layer; the weight and bias are for them as they are.
+    so that a penalty means the same in every layer; the returned weight and bias are for the
+    original activations.
 
     Args:
-        activations: What is classified.
+        activations: The activations to classify.
         labels: True for the class.
-        penalty: Strength of the L2 penalty, above 0: what can be separated has no other minimum.
+        penalty: Strength of the L2 penalty, above 0: separable data have no minimum without it.
 
     Raises:
         ValueError: If one class has no rows, or the penalty is not above 0.
@@ -52,7 +53,7 @@ def fit_probe(
     if not 0 < penalty < float("inf"):
         raise ValueError(f"penalty is {penalty!r}: allowed are finite numbers above 0.")
     if bool(labels.all()) or not bool(labels.any()):
-        raise ValueError("a probe needs rows of both classes: all rows are of one.")
+        raise ValueError("a probe needs rows of both classes, but all rows are of one.")
     raw = activations.double().numpy()
     mean = raw.mean(0)
     scale = float(np.sqrt(np.mean((raw - mean) ** 2))) or 1.0

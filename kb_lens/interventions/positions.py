@@ -1,7 +1,7 @@
-"""Change activations while a model runs, at every position of a pass or at the last one alone.
+"""Change activations while a model runs, at every position of a pass or only at the last one.
 
-What scaling and steering share: the hooks are set in a ``with`` block, an intervention on last
-positions tells scoring that it is one, and a hook that did not fire is an error.
+Scaling and steering share this: hooks are set in a ``with`` block, scoring is told about
+interventions on last positions, and a hook that did not fire is an error.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def changing_activations(
     changes: Mapping[str, Callable[[Tensor], Tensor]],
     positions: Positions,
 ) -> Iterator[HookedModel]:
-    """Put what the changes return in place of the activations, inside a ``with`` block.
+    """Replace activations by what the changes return, inside a ``with`` block.
 
     Args:
-        model: What runs in the block.
+        model: The model that runs in the block.
         changes: Hook name -> activation to changed activation, of the same shape.
-        positions: Where the changed activation counts; elsewhere it stays as it was.
+        positions: The positions that are changed.
 
     Yields:
         The model.
 
     Raises:
-        ValueError: If a hook did not fire in the block or in one of its passes, hooks were taken
-            away or the model was copied inside, or another thread changes or measures the model.
+        ValueError: If a hook did not fire in the block or in one of its passes, hooks were removed
+            or the model was copied inside, or another thread changes or measures the model.
     """
     announced = last_position.asking(model) if positions == "last" else nullcontext()
     with exclusive_use(model) as use, announced:
@@ -68,9 +68,9 @@ def changing_activations(
 
 
 class _BlockHooks:
-    """The hooks of one block: they fire in every pass of the model, and go with no copy of it.
+    """The hooks of one block: they must fire in every pass, and the model must not be copied.
 
-    A hook that is set and not reached would be a silent nothing: "no effect of the neurons".
+    A hook that is never reached would look like "the neurons have no effect".
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class _BlockHooks:
         self._changes = changes
         self._positions = positions
         self._fired: set[str] = set()
-        # text may be streamed from a thread of its own: each has passes of its own
+        # text may be streamed from another thread, which has its own passes
         self._pass = local()
         self._numbers: dict[str, tuple[Any, set[int]]] = {}
 
@@ -120,17 +120,17 @@ class _BlockHooks:
             return
         if silent := [name for name in self._changes if name not in self._pass.fired]:
             raise ValueError(
-                f"the hook {silent[0]!r} did not fire in a pass of {self._model} inside the block: "
-                f"what came out is that of the unchanged model. {_LEAVE_ALONE}"
+                f"the hook {silent[0]!r} did not fire in a pass of {self._model} inside the block, "
+                f"so its output is that of the unchanged model. {_LEAVE_ALONE}"
             )
 
     def check(self) -> None:
-        """Raise `ValueError` if a hook was taken away."""
+        """Raise `ValueError` if a hook was removed."""
         for name, (point, numbers) in self._numbers.items():
             if not numbers <= point._forward_hooks.keys():
                 raise ValueError(
-                    f"the hook {name!r} of {self._model} was taken away inside the block: passes "
-                    f"after that are those of the unchanged model. {_LEAVE_ALONE}"
+                    f"the hook {name!r} of {self._model} was removed inside the block, so later "
+                    f"passes are those of the unchanged model. {_LEAVE_ALONE}"
                 )
 
     def check_fired(self) -> None:
@@ -138,25 +138,25 @@ class _BlockHooks:
         if silent := [name for name in self._changes if name not in self._fired]:
             raise ValueError(
                 f"the hook {silent[0]!r} never fired: {self._model} did not run in this "
-                "block, or runs past that layer. Run this very model inside the block."
+                "block, or skips that layer. Run this model inside the block."
             )
 
     def __deepcopy__(self, memo: object) -> NoReturn:
-        """A copy of the model would stay changed after the block, with its fingerprint."""
+        """Refuse a copy: it would stay changed after the block and keep the fingerprint."""
         raise ValueError(
             f"cannot copy {self._model} inside a block that changes it: the copy would stay "
-            "changed for good. Copy it outside of the block, or use fold_neurons."
+            "changed. Copy it outside of the block, or use fold_neurons."
         )
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        """What pickles a model copies it."""
+        """Pickling a model copies it."""
         self.__deepcopy__(protocol)
 
 
 def _last_positions(activation: Activation) -> Bool[Tensor, "*#pos 1"]:
-    """Where an activation belongs to a last position, to be broadcast over its numbers."""
+    """A mask of last positions, to be broadcast over the activation."""
     marked = last_position.marked()
-    if marked is None:  # nobody packed several passes into this one
+    if marked is None:  # this pass is not several packed ones
         n_pos = activation.shape[-2]
         return (torch.arange(n_pos, device=activation.device) == n_pos - 1)[:, None]
     return marked.to(activation.device).view(*activation.shape[:-1], 1)

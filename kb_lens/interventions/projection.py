@@ -1,9 +1,9 @@
-"""Projection, a family of baselines: a few directions of the residual stream are removed.
+"""Projection, a family of baselines: remove a few directions of the residual stream.
 
     h <- h - V^T V h
 
-at the output of one block, where the rows of V are orthonormal directions. What the directions are
-is up to the method: `kb_lens.interventions.sentence_debias`, `kb_lens.interventions.inlp`.
+at the output of one block, where the rows of V are orthonormal directions. The methods that choose
+the directions are `kb_lens.interventions.sentence_debias` and `kb_lens.interventions.inlp`.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Projection:
     """
 
     directions: Float[Tensor, "component d_model"]
-    """What is removed, orthonormal rows, float32 on the CPU; see `orthonormal`."""
+    """The removed directions, orthonormal rows, float32 on the CPU; see `orthonormal`."""
     layer: int
-    """The block at whose output they are removed, from 0."""
+    """The block whose output is changed, from 0."""
     model: str
     """The name of the model that they belong to."""
     fingerprint: str
     """That model's weights (`kb_lens.models.hooked.fingerprint`)."""
     positions: Positions = "all"
-    """Where they are removed: ``all`` positions, or the ``last`` of each pass."""
+    """The changed positions: ``all``, or the ``last`` of each pass."""
     origin: str = ""
-    """How the directions came about, in words."""
+    """How the directions were made, in words."""
 
     def __post_init__(self) -> None:
         # a copy: the caller's tensor may change later
@@ -118,7 +118,7 @@ class Projection:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         return build_from(
             lambda tensors, header: cls(**tensors, **vars(header.settings)),
@@ -131,7 +131,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The fields of `Projection` that are no tensor."""
+    """The fields of `Projection` that are not tensors."""
 
     layer: int
     model: str
@@ -142,7 +142,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Header:
-    """What of a file is no tensor."""
+    """Everything in a file but the tensors."""
 
     settings: _Settings
 
@@ -150,10 +150,10 @@ class _Header:
 def orthonormal(
     directions: Iterable[Float[Tensor, "component d_model"]],
 ) -> Float[Tensor, "joined d_model"]:
-    """An orthonormal basis of everything that the directions span.
+    """An orthonormal basis of the span of the directions.
 
-    So several maps are joined: what any of them removes is removed, in whichever order they come.
-    Applied one after the other, projections that are not orthogonal would bring back a part.
+    It joins several projections into one that removes what any of them removes, in any order.
+    Applied one after the other, projections that are not orthogonal would restore a part.
 
     Raises:
         ValueError: If there are none, or one is 0 or not finite.
@@ -162,10 +162,10 @@ def orthonormal(
     norms = rows.norm(dim=1, keepdim=True)
     if not len(rows) or not bool(norms.isfinite().all()) or not bool((norms > 0).all()):
         raise ValueError(
-            f"cannot remove {len(rows)} directions: needed are some, of finite numbers not all 0."
+            f"cannot remove {len(rows)} directions: give at least one, of finite numbers not all 0."
         )
     _, sizes, basis = torch.linalg.svd(rows / norms, full_matrices=False)
-    # directions that repeat others add nothing but rounding
+    # repeated directions add only rounding
     return basis[sizes > 1e-6 * sizes[0]].float()
 
 

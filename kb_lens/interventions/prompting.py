@@ -1,4 +1,4 @@
-"""A debiasing prompt, a baseline: the model is told to be fair."""
+"""A debiasing prompt, a baseline: tell the model to be fair."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kb_lens.models.hooked import HookedModel
 
 @dataclass(frozen=True)
 class Prompting:
-    """A text that tells the model to be fair: the system text of chats, the beginning of others."""
+    """A text that tells the model to be fair: a chat's system text, or a prompt's beginning."""
 
     text: str
-    """What the model is told."""
+    """The text for the model."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise ValueError("the debiasing prompt is empty: there is nothing to tell the model.")
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
-        """The model as it is, and no other thread may change it meanwhile."""
+        """The unchanged model, which no other thread may change meanwhile."""
         return held(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:
@@ -34,7 +34,7 @@ class Prompting:
     def _told(self, request: Request) -> Request:
         if request.chat:
             return replace(request, system=self.text)
-        # a bare text has no place for instructions: they are its first words
+        # a prompt without a chat has no system text: the instruction comes first
         return replace(request, prompt=f"{self.text} {request.prompt}")
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The residual stream at a block's output: its hook, and what stands there at a text's end."""
+"""The residual stream at a block's output: its hook, and its value at a text's last token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def block_output(model: HookedModel, layer: int) -> str:
     """The name of the hook at a block's output.
 
     Raises:
-        ValueError: For a layer that the model has not.
+        ValueError: For a layer that the model does not have.
     """
     name = f"blocks.{layer}.hook_resid_post"
     if name not in model.hook_dict:
@@ -33,11 +33,11 @@ def block_output(model: HookedModel, layer: int) -> str:
 def last_residuals(
     model: HookedModel, layers: Sequence[int], text: str
 ) -> Float[Tensor, "layer d_model"]:
-    """What the blocks put out at the last token of a text, float32 on the CPU.
+    """The blocks' outputs at the last token of a text, float32 on the CPU.
 
     Raises:
-        ValueError: For a layer that the model has not, a text without a token or longer than the
-            context, or activations that are not finite.
+        ValueError: For a layer that the model does not have, a text without a token or longer than
+            the context, or activations that are not finite.
     """
     caught: dict[int, Tensor] = {}
 
@@ -47,7 +47,7 @@ def last_residuals(
     hooks = [(block_output(model, layer), partial(catch, layer=layer)) for layer in layers]
     ids = token_ids(model.tokenizer, text)
     if not ids:
-        raise ValueError(f"the text {text!r} has no token: nothing stands at its end.")
+        raise ValueError(f"the text {text!r} has no token.")
     tokens = prompt_tensor(model, ids, repr(text[:60]), "Take a shorter one")
     with torch.no_grad():
         model.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -70,15 +70,15 @@ def shift_for(
     """
     if len(vector) != model.cfg.d_model:
         raise ValueError(
-            f"the vector has {len(vector)} entries, and the residual stream of {model_name(model)} "
-            f"{model.cfg.d_model}."
+            f"the vector has {len(vector)} entries, but the residual stream of {model_name(model)} "
+            f"has {model.cfg.d_model}."
         )
-    # multiplied in float32: only the product is rounded to the model's type
+    # multiplied in float32, so that only the product is rounded to the model's type
     shift = (strength * vector).to(model.cfg.device, model.cfg.dtype)
     if not bool(shift.isfinite().all()):
         raise ValueError(
             f"strength = {strength:g} makes the steering vector too large for "
-            f"{model.cfg.dtype}: take a smaller one, or load the model in float32."
+            f"{model.cfg.dtype}: use a smaller strength, or load the model in float32."
         )
     return shift
 
@@ -86,5 +86,5 @@ def shift_for(
 def shifted(
     shift: Float[Tensor, " d_model"], activation: Float[Tensor, "*pos d_model"]
 ) -> Float[Tensor, "*pos d_model"]:
-    """The activation and the shift, on the activation's device."""
+    """The sum of activation and shift, on the activation's device."""
     return activation + shift.to(activation.device)

@@ -1,8 +1,8 @@
 """Enhancement: multiply the selected neurons' activations by lambda.
 
-Last step of the method (paper, section 3.5). The hooks live in a ``with`` block, so whatever runs
-inside, a forward pass, generation or an evaluation, runs on the changed model, and the model is
-itself again afterwards.
+Last step of the method (paper, section 3.5). The hooks are set in a ``with`` block: everything
+inside it (forward passes, generation, evaluation) runs on the changed model, and afterwards the
+model is unchanged again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ def scale_neurons(
 
     Args:
         model: The model that the neurons were found on.
-        neurons: What is scaled: a set, at its site, or names, ``["L26.N1371", (28, 1095)]``, of
-            neurons at site ``post``.
+        neurons: The neurons to scale: a set, at its site, or names of neurons at site ``post``,
+            ``["L26.N1371", (28, 1095)]``.
         lam: The factor.
         positions: ``all`` positions of every forward pass, or only the ``last`` of each, as in the
-            authors' release: in generation with a key/value cache that is the last prompt token
-            and every generated one, in `evaluate` the position that predicts a token, for each
-            token by itself. In a padded batch of your own the last position is padding: pad on
-            the left.
+            authors' release. In generation with a key/value cache these are the last prompt token
+            and every generated one; in `evaluate` the position that predicts a token, separately
+            for each token. Pad your own batches on the left, or the last position is padding.
 
     Yields:
         The model.
@@ -50,13 +49,13 @@ def scale_neurons(
     Raises:
         ValueError: If the set is empty or belongs to another model, `lam` is not finite in the
             type of the weights, `positions` is unknown, the model did not run in the block, its
-            hooks were taken away there, or another thread changes or measures it.
+                hooks were removed there, or another thread changes or measures it.
     """
     check_positions(positions)
     check_factor(lam, model.cfg.dtype)
     neurons = neurons_of(model, neurons)
     names = site_hooks(model, neurons.site)
-    # one product with a factor for every neuron, mostly 1, is exact and quicker than an index
+    # a product with a factor for every neuron, mostly 1, is exact and faster than indexing
     changes: dict[str, Callable[[Tensor], Tensor]] = {}
     for layer, indices in neurons.by_layer().items():
         # float64 may hold a factor that float32 does not
@@ -82,14 +81,14 @@ def check_factor(lam: object, dtype: torch.dtype | str | None = None) -> None:
 
     Args:
         lam: The factor.
-        dtype: The type of the weights, which has to hold it; None if that is not known, ``auto``
-            if it may be float32, which holds no less than the others.
+        dtype: The type of the weights, in which it must be finite; None if that is not known,
+            ``auto`` if it may be float32, which has the largest range.
 
     Raises:
         ValueError: Says what is allowed.
     """
     factor = check_number("lam", lam)
-    if not math.isfinite(factor):  # the model would go on, with NaN for every metric
+    if not math.isfinite(factor):  # the model would run and give NaN for every metric
         raise ValueError(f"lam is {lam}: allowed is any finite number.")
     if dtype is None:
         return
@@ -104,11 +103,11 @@ class Scaling:
     """Neurons multiplied by a factor: enhancement, suppression, ablation."""
 
     neurons: NeuronSet
-    """What is scaled."""
+    """The neurons to scale."""
     lam: float
     """The factor."""
     positions: Positions = "all"
-    """Where it is applied."""
+    """The positions that are scaled."""
 
     def __post_init__(self) -> None:
         check_factor(self.lam)

@@ -1,18 +1,20 @@
-"""The second pass, a baseline: what is likelier behind a text that invites bias is held down.
+"""The second pass, a baseline: suppress tokens that are likelier after a text that invites bias.
 
 `kb_lens.evaluation.second_pass` has the formula and its source (Schick, Udupa and Schütze 2021,
-arXiv 2103.00453, who call it Self-Debiasing; the name is taken here by the method that asks twice).
+arXiv 2103.00453, who call it Self-Debiasing; here that is the name of the method that asks twice).
 
-Where this differs from what is published:
+Differences from the published method:
 
 - `TEXTS` have the form that the comparison by Meade, Poole-Dayan and Reddy (An Empirical Survey of
   the Effectiveness of Debiasing Techniques, ACL 2022, arXiv 2110.08527) uses for StereoSet and
-  CrowS-Pairs, with a newline at the end, as the authors' released code has behind its texts for
-  toxic language. Theirs end in a space.
-- They set every item against the text of its own type of bias. Here all items are set against all
-  texts, the least factor counting, as the paper does with several descriptions. To set a type
-  against its own, evaluate its items with one text: ``SecondPass((TEXTS["gender"],))``.
-- The paper's CrowS-Pairs are of masked language models; these are causal ones.
+  CrowS-Pairs, but end in a newline, like the texts for toxic language in the authors' released
+  code.
+    Those of the comparison end in a space.
+- They compare every item with the text of its own type of bias. Here all items are compared with
+all
+  texts and the smallest factor counts, as in the paper with several descriptions. To compare a type
+  with its own text, evaluate its items with one text: ``SecondPass((TEXTS["gender"],))``.
+- The paper measures CrowS-Pairs on masked language models; here models are causal.
 """
 
 from __future__ import annotations
@@ -43,32 +45,32 @@ TEXTS = {
 """A text for each type of bias of CrowS-Pairs."""
 
 DEFAULT_TEXTS = tuple(TEXTS[dimension] for dimension in ("gender", "race", "religion"))
-"""Those of the dimensions that the questions are about. Each costs a pass."""
+"""The texts of the questions' dimensions. Each costs a pass."""
 
 
 @dataclass(frozen=True)
 class SecondPass:
-    """Every probability is set against the one behind texts that invite bias."""
+    """Compare every probability with the one after texts that invite bias."""
 
     texts: tuple[str, ...] = DEFAULT_TEXTS
-    """What is put in front, each in a pass of its own; it brings the newline that ends it."""
+    """The texts before the prompt, each in its own pass, with their final newline."""
 
     decay: float = 50.0
-    """How fast a token's factor falls with what it gains behind a text: the paper's lambda."""
+    """How fast a token's factor falls with its gain after a text: the paper's lambda."""
 
     floor: float = 0.01
-    """The least factor: that of the authors' code. The paper's formula has none: 0."""
+    """The smallest factor, as in the authors' code; 0 for the paper's formula, which has none."""
 
     def __post_init__(self) -> None:
-        self.against  # noqa: B018 - what is not allowed is refused now
+        self.against  # noqa: B018 - checks the values now
 
     @property
     def against(self) -> Against:
-        """The same as a request has it."""
+        """The same in the form of a request."""
         return Against(self.texts, self.decay, self.floor)
 
     def applied(self, model: HookedModel) -> AbstractContextManager[HookedModel]:
-        """The model as it is, and no other thread may change it meanwhile."""
+        """The unchanged model, which no other thread may change meanwhile."""
         return held(model)
 
     def asked(self, benchmark: Benchmark) -> Benchmark:

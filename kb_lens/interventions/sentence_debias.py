@@ -1,17 +1,17 @@
-"""SentenceDebias, a baseline: the directions in which groups differ are removed.
+"""SentenceDebias, a baseline: remove the directions in which groups differ.
 
 Liang et al., "Towards Debiasing Sentence Representations", arXiv 2007.08100:
 
-1. Sentences in which words that name groups stand, each beside the one in which they have been
+1. Take sentences with words that name groups, each with the sentence in which these words are
    replaced by their counterparts.
-2. The representations of each set of such sentences less the set's mean.
-3. The first k principal components of all of them span the bias subspace.
-4. A representation's projection onto that subspace is subtracted.
+2. Subtract from the representations of each such set the set's mean.
+3. The first k principal components of the result span the bias subspace.
+4. Subtract a representation's projection onto that subspace.
 
 Here the representation is the residual stream at the output of one block, at the sentence's last
-token, and step 4 is done there at every position while the model works, as Meade et al. (arXiv
-2110.08527) did for language models; they do it behind the final norm. The paper takes thousands of
-sentences from five corpora, here they are the bank's; sets are pairs for race and religion, too.
+token. Step 4 is done there at every position while the model runs, as Meade et al. (arXiv
+2110.08527) did for language models, though after the final norm. The paper takes thousands of
+sentences from five corpora; here they are the bank's, and sets are pairs for race and religion too.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from kb_lens.progress import progress_bar
 
 @dataclass(frozen=True)
 class SentenceDebiasSettings:
-    """What SentenceDebias depends on beside the texts."""
+    """What SentenceDebias depends on apart from the texts."""
 
     n_components: int = 1
-    """Principal components that are removed, for each dimension."""
+    """Number of removed principal components for each dimension."""
     layer: int | None = None
     """The block whose output is read and changed; None for the last one."""
     positions: Positions = "all"
-    """Where they are removed."""
+    """The positions at which they are removed."""
 
     def __post_init__(self) -> None:
         check_count("n_components", self.n_components)
@@ -67,8 +67,8 @@ def sentence_debias(
         progress: Whether to show a progress bar, in pairs.
 
     Raises:
-        ValueError: For no pairs, fewer of a dimension than components, a layer that the model has
-            not, or activations that are not finite.
+        ValueError: For no pairs, fewer pairs of a dimension than components, a layer that the model
+            does not have, or activations that are not finite.
     """
     settings = SentenceDebiasSettings() if settings is None else settings
     if not pairs:
@@ -78,7 +78,7 @@ def sentence_debias(
     differences: dict[str, list[Tensor]] = {}
     for pair in progress_bar(pairs, desc="SentenceDebias", unit="pair", shown=progress):
         first, second = (last_residuals(model, [layer], t)[0] for t in (pair.first, pair.second))
-        # both texts less the mean of the two: half the difference, and its opposite
+        # both texts minus their mean: half the difference, and its negative
         differences.setdefault(pair.dimension, []).append((first - second) / 2)
     subspaces = [
         _components(name, torch.stack(rows), settings.n_components)
@@ -98,12 +98,12 @@ def sentence_debias(
 def _components(
     dimension: str, halves: Float[Tensor, "row d_model"], n_components: int
 ) -> Float[Tensor, "component d_model"]:
-    """The first principal components of the rows and their opposites, whose mean is 0."""
+    """The first principal components of the rows and their negatives, whose mean is 0."""
     _, sizes, components = torch.linalg.svd(halves.double(), full_matrices=False)
     rank = int((sizes > 1e-6 * sizes[0]).sum())
     if rank < n_components:
         raise ValueError(
             f"n_components is {n_components}, but the texts on {dimension} differ in {rank} "
-            "directions: take fewer, or more texts."
+            "directions: use fewer components, or more texts."
         )
     return components[:n_components].float()

@@ -1,9 +1,8 @@
 """Contrastive steering, a baseline: add the direction from biased to fair statements.
 
-The usual rival of scaling neurons. Pairs of statements that differ only in what they claim are
-run through the model; the mean difference of the residual stream, fair minus biased, is a
-direction that is added at one layer while the model works (the mean-difference recipe of Rimsky
-et al., arXiv 2312.06681, on plain statements).
+Pairs of statements that differ only in what they claim are run through the model. The mean
+difference of the residual stream, fair minus biased, is a direction that is added at one layer
+while the model runs (the mean difference of Rimsky et al., arXiv 2312.06681, on plain statements).
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ def load_statements(
             is the default.
 
     Raises:
-        ValueError: For a missing or malformed file (line and column are named), a statement that
-            occurs twice, or a dimension that the file has not.
+        ValueError: For a missing or malformed file (names line and column), a statement that occurs
+            twice, or a dimension that is not in the file.
     """
     path = check_is_file(bank_folder() / _FILE if path is None else path, "statements file")
     seen: set[str] = set()
@@ -73,7 +72,7 @@ def load_statements(
 
 
 def _pair(row: Row, seen: set[str]) -> StatementPair:
-    """A row's pair, whose statements must not be among those `seen`."""
+    """A row's pair; its statements must not be in `seen`."""
     cells = {column.name: row.text(column.name) for column in fields(StatementPair)}
     for column in ("biased", "fair"):
         if cells[column] in seen:
@@ -90,9 +89,9 @@ class Steering:
     """
 
     vector: Float[Tensor, " d_model"]
-    """What is added at strength 1, float32 on the CPU."""
+    """The vector at strength 1, float32 on the CPU."""
     layer: int
-    """The block at whose output it is added, from 0."""
+    """The block to whose output it is added, from 0."""
     model: str
     """The name of the model that it belongs to."""
     fingerprint: str
@@ -100,9 +99,9 @@ class Steering:
     strength: float = 1.0
     """The factor of the vector; 0 changes nothing, a negative one steers the other way."""
     positions: Positions = "all"
-    """Where it is added, as in `scale_neurons`: ``all`` positions, or the ``last`` of each pass."""
+    """The changed positions, as in `scale_neurons`: ``all``, or the ``last`` of each pass."""
     origin: str = ""
-    """How the vector came about, in words."""
+    """How the vector was made, in words."""
 
     def __post_init__(self) -> None:
         # a copy: the caller's tensor may change later
@@ -174,7 +173,7 @@ class Steering:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         return build_from(
             lambda tensors, header: cls(**tensors, **vars(header.settings)),
@@ -187,7 +186,7 @@ class Steering:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The fields of `Steering` that are no tensor."""
+    """The fields of `Steering` that are not tensors."""
 
     layer: int
     model: str
@@ -199,7 +198,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Header:
-    """What of a file is no tensor."""
+    """Everything in a file but the tensors."""
 
     settings: _Settings
 
@@ -216,7 +215,7 @@ def steering_vector(
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
-        pairs: What is contrasted, see `load_statements`.
+        pairs: The statements to contrast, see `load_statements`.
         layer: The block whose output is read at the last token; default the middle one.
         progress: Whether to show a progress bar, in pairs.
 
@@ -224,14 +223,14 @@ def steering_vector(
         The difference at strength 1 and all positions.
 
     Raises:
-        ValueError: For no pairs, a layer that the model has not, or activations that are not
+        ValueError: For no pairs, a layer that the model does not have, or activations that are not
             finite.
     """
     if not pairs:
         raise ValueError("there is nothing to contrast: got no pairs of statements.")
-    if layer is None:  # in the source, too, layers about the middle steer best
+    if layer is None:  # in the source, too, layers near the middle steer best
         layer = int(model.cfg.n_layers) // 2
-    block_output(model, layer)  # which refuses a wrong layer before work
+    block_output(model, layer)  # refuses a wrong layer before work
     differences = [
         last_residuals(model, [layer], pair.fair)[0]
         - last_residuals(model, [layer], pair.biased)[0]
@@ -248,9 +247,9 @@ def steering_vector(
 
 
 def random_direction(steering: Steering, seed: int = 0) -> Steering:
-    """A random direction of the same norm, at the same place and strength: the control."""
+    """A random direction with the same norm, layer and strength, as a control."""
     check_seed(seed)
-    # a generator of its own: the draw must not depend on what else was drawn
+    # its own generator, so that other draws do not matter
     noise = torch.randn(steering.vector.shape, generator=torch.Generator().manual_seed(seed))
     vector = noise * (steering.vector.norm() / noise.norm())
     origin = f"random direction (seed {seed}) of the norm of [{steering.origin}]"

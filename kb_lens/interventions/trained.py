@@ -1,13 +1,13 @@
-"""Trained baselines: inside the block another checkpoint is measured.
+"""Trained baselines: measure another checkpoint in place of the model.
 
-Many ways to debias a model end in new weights: fine-tuning on texts whose groups trade places (CDA;
-Lu et al., arXiv 1807.11714; Zmigrod et al., arXiv 1906.04571), preference training (DPO), editing
-(BiasEdit), adapters (BiasAware PEFT), LFTF, ReGiFT. Nothing is trained here: whoever trained gives
-the checkpoint, and it is asked the same items in the same words as the model that it came from.
+Many debiasing methods give new weights: fine-tuning on texts with swapped groups (CDA; Lu et al.,
+arXiv 1807.11714; Zmigrod et al., arXiv 1906.04571), preference training (DPO), editing (BiasEdit),
+adapters (BiasAware PEFT), LFTF, ReGiFT. Nothing is trained here. You give the checkpoint, and it is
+asked the same items in the same words as the model that it came from.
 
-Texts become tokens as they do for the measured model. So a checkpoint whose tokenizer gives another
-token anywhere is refused, and its chat template is replaced by the measured model's: what differs
-between the two results are the weights alone.
+Texts must have the same tokens as for the measured model. So a checkpoint whose tokenizer gives any
+other token is refused, and its chat template is replaced by the measured model's. The two results
+then differ only by the weights.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from kb_lens.models.loading import load_model
 from kb_lens.models.placement import placed_like
 
 _PROBE = " The nurse's  naïve café, 3,141 steps away: YES or no?\n"
-"""Spaces, case, accents, digits: what tokenizers of one vocabulary may still treat otherwise."""
+"""Spaces, case, accents, digits: tokenizers with one vocabulary may still differ in these."""
 
 _MARKUP = re.compile(r"<\S+>|\[[A-Z_]+\]")
-"""What is no word: ``<pad>``, ``[PAD]``."""
+"""Markup such as ``<pad>`` and ``[PAD]``."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Trained:
     checkpoint: str
     """What `load_model` takes: a folder, a hub name, a GGUF file, a LoRA adapter."""
     weights: str
-    """The digest of the weights that it makes (`weights_digest`), in the measured model's type."""
+    """The digest of its weights (`weights_digest`) in the measured model's type."""
     name: str
-    """What results call it: unlike its path the same wherever it lies."""
+    """Its name in results, which does not depend on its path."""
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint may run."""
 
@@ -57,12 +57,12 @@ class Trained:
         name: str | None = None,
         trust_remote_code: bool = False,
     ) -> Trained:
-        """A checkpoint that can stand in a model's place; it is loaded once to see that, and freed.
+        """A checkpoint that can replace a model; it is loaded once to check that, and freed.
 
         Args:
             model: The measured model.
             checkpoint: What `load_model` takes.
-            name: What results call it; default the checkpoint's name, of a path its last part.
+            name: Its name in results; default the checkpoint's name, of a path its last part.
             trust_remote_code: Whether code that comes with the checkpoint may run.
 
         Raises:
@@ -83,8 +83,8 @@ class Trained:
     def applied(self, model: HookedModel) -> Iterator[HookedModel]:
         """The checkpoint's model, on the measured model's device and in its type.
 
-        Both are in memory at once. When the block ends the other's weights are freed. What is
-        measured inside must be what the block yields; the measured model itself is refused there.
+        Both are in memory at once; when the block ends the other model's weights are freed. Inside,
+        measure the model that the block yields; the original model is refused there.
 
         Yields:
             The other model, as long as the block lasts.
@@ -96,7 +96,7 @@ class Trained:
 
         def refuse() -> None:
             raise ValueError(
-                f"in this block '{self.checkpoint}' is measured, not {name}: use the model that "
+                f"this block measures '{self.checkpoint}', not {name}: use the model that "
                 "the block yields, `with ... as other`."
             )
 
@@ -108,8 +108,8 @@ class Trained:
             if not same_weights(digest := weights_digest(other), self.weights):
                 raise ValueError(
                     f"'{self.checkpoint}' has other weights ({digest}) than when it was first "
-                    f"loaded ({self.weights}): it was written anew, or an adapter was merged on "
-                    "another kind of device. Start again from Trained.of, all on one kind."
+                    f"loaded ({self.weights}): it was written again, or an adapter was merged on "
+                    "another kind of device. Start again from Trained.of, on one kind of device."
                 )
             yield other
 
@@ -127,43 +127,44 @@ class Trained:
 
 @contextmanager
 def _loaded(model: HookedModel, checkpoint: str, trust_remote_code: bool) -> Iterator[HookedModel]:
-    """The checkpoint's model beside the measured one, to be asked in the same words."""
+    """The checkpoint's model, to be asked in the same words as the measured one."""
     other = load_model(checkpoint, trust_remote_code=trust_remote_code, **placed_like(model))
     try:
         _check_tokens(model, other, checkpoint)
         if packing(model) != packing(other):
             raise ValueError(
-                f"'{checkpoint}' is {packing(other) or 'not packed'}, {model_name(model)} is "
-                f"{packing(model) or 'not packed'}: what packing does would count as the method's."
+                f"'{checkpoint}' is {packing(other) or 'not packed'}, but {model_name(model)} is "
+                f"{packing(model) or 'not packed'}: the effect of packing would count as the "
+                "method's."
             )
         other.tokenizer.chat_template = model.tokenizer.chat_template
         yield other
     finally:
-        # whoever keeps the name of the model that the block yielded does not keep its weights
+        # free the weights even if the caller keeps a reference to the yielded model
         for parameter in other.parameters():
             parameter.data = parameter.data.new_empty(0)
 
 
 def _in_texts(tokenizer: Any, tokens: Iterable[str]) -> list[str]:
-    """Those of some tokens that a text may be cut into: all but special ones and markup."""
+    """The tokens that can be in a text: all but special ones and markup."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(token for token in set(tokens) - special if not _MARKUP.fullmatch(token))
 
 
 def _check_tokens(model: HookedModel, other: HookedModel, checkpoint: str) -> None:
-    """Refuse a model that is given other tokens for the same text.
+    """Refuse a model that gets other tokens for the same text.
 
-    Special tokens and markup that training added, such as ``<pad>``, stand in no text.
+    Special tokens and markup that training added, such as ``<pad>``, are in no text.
     """
     ours, theirs = model.tokenizer, other.tokenizer
     ids = theirs.get_vocab()
     moved = [token for token, number in ours.get_vocab().items() if ids.get(token) != number]
     if moved:
-        what = f"{len(moved)} tokens, such as {moved[0]!r}, have another number or are not there"
+        what = f"{len(moved)} tokens, such as {moved[0]!r}, have another id or are missing"
     elif added := _in_texts(theirs, ids.keys() - ours.get_vocab().keys()):
         what = f"{len(added)} tokens of text were added, such as {added[0]!r}"
     elif token_ids(ours, _PROBE) != token_ids(theirs, _PROBE):
-        what = "the same words are cut, or begun, otherwise"
+        what = "the same text is split, or begun, differently"
     else:
         return
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Which weights of a Hugging Face model write and read its MLP neurons, and scaling them.
+"""Find and scale the weights of a Hugging Face model that write or read its MLP neurons.
 
-For a ``post`` neuron it is the weights that read it (its column of the down projection), for a
+For a ``post`` neuron these are the weights that read it (its column of the down projection), for a
 ``pre`` neuron the weights and the bias that write it (its row of the gate projection, or of the up
-projection where there is no gate).
+projection if there is no gate).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from kb_lens.neurons.sets import NeuronSet
 
 
 def projections(bridge: BridgedModel, neurons: NeuronSet, outline: Any) -> dict[int, str]:
-    """The module of the Hugging Face model whose weights each layer's neurons are scaled in.
+    """The module of the Hugging Face model whose weights are scaled, for each layer.
 
-    It is the one whose input (``post``) or output (``pre``) passes through the very hook that
-    `scale_neurons` uses, so no family's names are needed.
+    It is the module whose input (``post``) or output (``pre``) passes through the hook that
+    `scale_neurons` uses, so names of families are not needed.
 
     Args:
         bridge: The model.
-        neurons: What is to be scaled.
-        outline: The Hugging Face model as it is without the bridge; its weights do not matter.
+        neurons: The neurons to scale.
+        outline: The Hugging Face model without the bridge; its weights do not matter.
 
     Raises:
         ValueError: If a layer's hook belongs to no module of the model (the gate may be one half of
@@ -43,18 +43,18 @@ def projections(bridge: BridgedModel, neurons: NeuronSet, outline: Any) -> dict[
         if (linear := _linear(wrapper)) is not None
     }
     paths = {module: plain_name(name) for name, module in bridge.original_model.named_modules()}
-    # named by the model as it is without a bridge, as a checkpoint names them
+    # by the names of the model without a bridge, which a checkpoint uses
     known = {name for name, _ in outline.named_modules()}
     hooks = site_hooks(bridge, neurons.site)
     targets: dict[int, str] = {}
     for layer in neurons.by_layer():
         module = linears.get(bridge.hook_dict[hooks[layer]])
         path = paths.get(module, "")
-        # a bridge makes modules of its own, for one half of a fused gate: the outline has none
+        # the bridge's own modules, for one half of a fused gate, are not in the outline
         if module is None or path not in known:
             raise ValueError(
                 f"cannot fold neurons at {neurons.site!r} of {model_name(bridge)}: {hooks[layer]!r}"
-                " belongs to no module with weights of its own. Use scale_neurons."
+                " belongs to no module with its own weights. Use scale_neurons."
             )
         if (dtype := getattr(module.weight, "dtype", None)) not in PLAIN_TYPES:
             raise _packed(bridge, f"{path} has {str(dtype).removeprefix('torch.')}")
@@ -83,7 +83,7 @@ def scale_weights(
     """Multiply one layer's weights by `lam` where they read or write the neurons, in place.
 
     Raises:
-        ValueError: If the weights are used elsewhere too, have other sizes, or overflow.
+        ValueError: If the weights are shared with another module, have other sizes, or overflow.
     """
     module = plain.get_submodule(path)
     names = ["weight"]
@@ -95,16 +95,16 @@ def scale_weights(
         axis = _neuron_axis(module, tensor, neurons)
         if tensor.shape[axis] != neurons.d_mlp:
             raise ValueError(
-                f"{path}.{name} has {tensor.shape[axis]} neurons, the set has {neurons.d_mlp}."
+                f"{path}.{name} has {tensor.shape[axis]} neurons, but the set has {neurons.d_mlp}."
             )
-        rows = tensor.movedim(axis, 0)  # a view: what is written to it is written to the weights
+        rows = tensor.movedim(axis, 0)  # a view of the weights
         rows[indices] *= lam
         if not bool(rows[indices].isfinite().all()):
             raise ValueError(f"lam = {lam:g} is too large: {path}.{name} overflows {tensor.dtype}.")
 
 
 def _neuron_axis(module: Any, tensor: Tensor, neurons: NeuronSet) -> int:
-    """Which axis runs over the neurons; a Conv1D (GPT-2) has its input first, a Linear last."""
+    """The axis of the neurons; a Conv1D (GPT-2) has its input axis first, a Linear last."""
     if tensor.ndim == 1:
         return 0
     reads = neurons.site == "post"
@@ -112,7 +112,7 @@ def _neuron_axis(module: Any, tensor: Tensor, neurons: NeuronSet) -> int:
 
 
 def _check_unshared(plain: Any, name: str, tensor: Tensor) -> None:
-    """Weights that another module uses as well cannot be scaled for one of them."""
+    """Refuse weights that another module uses as well."""
     for other, parameter in plain.named_parameters(remove_duplicate=False):
         if parameter is tensor and other != name:
             raise ValueError(

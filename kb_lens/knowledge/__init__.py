@@ -1,1 +1,1 @@
-"""Does the model know? What it answers to the questions, before any neuron is looked for."""
+"""Does the model know? Its answers to the questions, before any neuron is looked for."""

@@ -28,7 +28,7 @@ class AnswerRow:
     mass: float
     said: Literal["yes", "no"]
     right: bool
-    lesson: bool = False  # files of older versions do not say it
+    lesson: bool = False  # missing in older files
 
     def __post_init__(self) -> None:
         if self.right != (self.said == self.answer):
@@ -37,7 +37,7 @@ class AnswerRow:
             )
         for name in ("p_yes", "p_no", "mass"):
             value = getattr(self, name)
-            # sums are rounded in the model's type; one that overflows has NaN
+            # sums are rounded in the model's type, and a model that overflows gives NaN
             if value < 0 or value > 1.01:
                 raise ValueError(f"{name} is {value}: allowed is 0 to 1")
 
@@ -49,12 +49,12 @@ class KnowledgeFile:
     model: str
     spelling: Spelling
     table: tuple[AnswerRow, ...]
-    # files from before the form questions have neither of these two, nor those below
+    # older files, without form questions, have neither these two nor those below
     forms: tuple[AnswerRow, ...] | None = None
     next_tokens: tuple[tuple[str, float], ...] = ()
     fingerprint: str = ""
     template: PromptTemplate | None = None
-    # for readers of the file: computed from the answers, and computed again
+    # for readers of the file; computed again from the answers when it is read
     knows: bool | None = None
     verdict: str = ""
     balanced_accuracy: Metric | None = None

@@ -1,4 +1,4 @@
-"""The questions are asked, and the probabilities of yes and no read off."""
+"""Ask the questions and read off the probabilities of yes and no."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from kb_lens.progress import progress_bar
 from kb_lens.questions import BANK, Question, bank_folder, load_questions
 
 N_TOKENS = 5
-"""Likeliest next tokens that are named."""
+"""How many of the likeliest next tokens are named."""
 
 
 @as_the_checkpoint
@@ -55,14 +55,14 @@ def check_knowledge(
         template: The words around each question.
         answer_style: ``model`` scores the spelling with the most probability over these questions,
             ``release`` bare lower-case ``yes`` and ``no``.
-        forms: Plain questions with both answers in each kind; ``()`` for none. Default those of the
-            bank, if all of `questions` are from the English bank, else none.
+        forms: Plain questions with both answers in each kind; ``()`` for none. Default: the bank's
+            if all of `questions` are from the English bank, else none.
         batch_size: Prompts a forward pass.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For no questions or some that are asked twice, no single-token answers, a kind
-            of `forms` without both, or another argument that is not allowed.
+        ValueError: If there are no questions, one is given twice, the answers are not single
+            tokens, a kind of `forms` lacks an answer, or another argument is not allowed.
     """
     _check_asking(questions, answer_style, template)
     check_count("batch_size", batch_size)
@@ -81,7 +81,7 @@ def check_knowledge(
     if answer_style == "release":
         chosen = options.index(release_spelling(options))
     else:
-        # The form questions have no say in how the answers to the others are spelled.
+        # The form questions do not influence the choice of the spelling.
         chosen = int(answers[:n].nan_to_num().sum(-1).mean(0).argmax())
     lessons = torch.tensor(taught_among(model, [q.text for q in (*questions, *forms)]))
     columns = (answers[:, chosen], predicted.candidates.sum(-1), lessons)
@@ -106,20 +106,20 @@ def answer_spelling(
     answer_style: AnswerStyle,
     progress: bool,
 ) -> Spelling:
-    """How yes and no are spelled behind these questions: as given, or found by asking.
+    """The spelling of yes and no for these questions: as given, or found by asking.
 
     Args:
-        model: Whose tokens they are.
-        questions: What is asked.
+        model: The model.
+        questions: The questions.
         template: The words around each question.
-        knowledge: What `check_knowledge` found for these questions, and perhaps for more.
-        spelling: One to be taken, whatever it was found with.
+        knowledge: The result of `check_knowledge` for these questions, and perhaps for more.
+        spelling: A spelling to use, wherever it was found.
         answer_style: As in `check_knowledge`.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: For questions that cannot be asked; if `knowledge` is of another model, template
-            or questions; or if the answers have other tokens behind these prompts.
+        ValueError: If a question cannot be asked, `knowledge` is of another model, template or
+            questions, or the answers have other tokens after these prompts.
     """
     _check_asking(questions, answer_style, template)
     if knowledge is not None and spelling is not None:
@@ -146,9 +146,9 @@ def _check_found_for(
     questions: Sequence[Question],
     template: PromptTemplate,
 ) -> None:
-    """Refuse what was found on other weights, in other words or for other questions."""
+    """Refuse knowledge of other weights, another template or other questions."""
     remedy = "Call check_knowledge for these questions on this model with this template."
-    # Files of older versions do not say whose weights and template they are of.
+    # Older files do not name weights and template.
     if knowledge.fingerprint and not same_weights(knowledge.fingerprint, fingerprint(model)):
         raise ValueError(
             f"knowledge is of {knowledge.model} (weights {knowledge.fingerprint}), not of "
@@ -169,7 +169,7 @@ def _difference(found: PromptTemplate, given: PromptTemplate) -> str:
     """The first field in which two templates differ."""
     name = next(name for name in vars(found) if getattr(found, name) != getattr(given, name))
     old, new = (repr(getattr(template, name))[:60] for template in (found, given))
-    return f"its {name} is {old}, that given is {new}"
+    return f"its {name} is {old}, the given one is {new}"
 
 
 def _check_asking(questions: object, answer_style: str, template: object) -> None:
@@ -181,7 +181,7 @@ def _check_asking(questions: object, answer_style: str, template: object) -> Non
 
 
 def check_questions(questions: object, name: str = "questions") -> None:
-    """Refuse what is no list of questions, each to be asked once.
+    """Refuse anything but a list of questions without repeats.
 
     Args:
         questions: What was given.
@@ -200,12 +200,12 @@ def check_questions(questions: object, name: str = "questions") -> None:
     if not texts:
         raise ValueError(f"there are no {name}: give at least one.")
     text, count = Counter(texts).most_common(1)[0]
-    if count > 1:  # it would count for as many
+    if count > 1:  # it would be counted several times
         raise ValueError(f"{name} has {text[:60]!r} {count} times: ask each question once.")
 
 
 def _form_questions(questions: Sequence[Question]) -> list[Question]:
-    """The bank's, where all questions are from its English files; none for others."""
+    """The bank's form questions if all questions are from its English files, else none."""
     bank = {question.text for question in load_questions(None, dimension=BANK["en"])}
     if not all(question.text in bank for question in questions):
         return []
@@ -223,12 +223,12 @@ def _check_balanced(forms: Sequence[Question]) -> None:
 
 
 class _Predicted(NamedTuple):
-    """What is kept of the probabilities of the next token."""
+    """The parts of the next token's probabilities that are kept."""
 
     candidates: Float[Tensor, "question candidate"]
-    """Of the tokens of every spelling."""
+    """Probabilities of the tokens of every spelling."""
     mean: Float[Tensor, " d_vocab"]
-    """Over the questions; one that is not finite counts as 0."""
+    """Mean over the questions; a value that is not finite counts as 0."""
 
 
 def _ask(
@@ -245,7 +245,7 @@ def _ask(
     total = torch.zeros(())
     with torch.no_grad():
         for batch in progress_bar(batches, desc="asking the questions", shown=progress):
-            # Causal attention never looks right, so padding there needs no mask.
+            # Causal attention does not see positions to the right, so padding there needs no mask.
             tokens = pad_sequence(batch, batch_first=True)
             last = torch.tensor([len(prompt) - 1 for prompt in batch], device=tokens.device)
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -253,7 +253,7 @@ def _ask(
                 logits = model(tokens, return_type="logits")
             predictions = logits[torch.arange(len(batch)), last.to(logits.device)]
             probabilities = predictions.float().softmax(-1).cpu()
-            # A large vocabulary times hundreds of questions would take gigabytes.
+            # Logits of a large vocabulary for hundreds of questions would take gigabytes.
             candidate_rows.append(probabilities[:, candidates])
             total = total + probabilities.nan_to_num().sum(0)
     return _Predicted(torch.cat(candidate_rows), total / len(prompts))

@@ -1,10 +1,10 @@
 """Balanced accuracy and AUC of a table of answers, with intervals over concepts.
 
-Both are the same number of two scores: the chance that a question whose answer is yes scores above
-one whose answer is no, a tie counting one half. For the score P(yes) / (P(yes) + P(no)) that is the
-AUC; for the score "said yes", 1 or 0, it is the mean of the two shares of right answers.
+Both are the probability that a question whose answer is yes scores above one whose answer is no,
+where a tie counts one half. With the score P(yes) / (P(yes) + P(no)) this is the AUC. With the
+score "said yes", 1 or 0, it is the mean of the two shares of right answers: the balanced accuracy.
 
-The three questions about a concept are not independent, so concepts are drawn again, not questions.
+The three questions about a concept are not independent, so the bootstrap resamples concepts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kb_lens.resampling import ratio
 from kb_lens.statistics import Metric
 
 RESAMPLES = 2_000
-"""Ends of an interval then move by about 1 % of its width from seed to seed."""
+"""With so many resamples the ends move by about 1 % of the width from seed to seed."""
 _SEED = 0
 _TAIL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """Standard deviations to an end of a 95 % interval."""
@@ -30,18 +30,17 @@ _TAIL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 def answer_measures(table: pd.DataFrame, *, within_kinds: bool = False) -> tuple[Metric, Metric]:
     """Balanced accuracy in percent and AUC from 0 to 1, each with its 95 % interval.
 
-    An interval is the wider of two: the percentile bootstrap over concepts, without the resamples
-    in which an answer is absent, and Newcombe's score interval (Statistics in Medicine 25, 2006,
-    559-573, method 5). The bootstrap alone gives few or perfect answers no width at all.
+    An interval is the wider of two: the percentile bootstrap over concepts, without resamples that
+    lack an answer, and Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method
+    5). The bootstrap alone has no width for few or perfect answers.
 
     Args:
         table: One row a question: dimension, answer, p_yes, p_no, said; kind and concept, if known.
-        within_kinds: Measure within each kind, and take the mean over the kinds: a model that
-            answers by the form of a question then has no more than chance.
+        within_kinds: Measure within each kind and take the mean over kinds, so that a model that
+            answers by the form of a question is at chance.
 
     Returns:
-        Both with missing numbers where a kind lacks an answer or a probability is not known, or
-        there are no rows.
+        Both; NaN if there are no rows, a kind lacks an answer, or a probability is not known.
     """
     ratios = (table["p_yes"] / (table["p_yes"] + table["p_no"])).to_numpy(np.float64)
     said_yes = table["said"].eq("yes").to_numpy(np.float64)
@@ -63,7 +62,7 @@ def answer_measures(table: pd.DataFrame, *, within_kinds: bool = False) -> tuple
 
 
 def not_taught(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of questions that were no lessons of the model; older tables name no lessons."""
+    """The rows of questions that the model was not taught; older tables do not name lessons."""
     if "lesson" not in table:
         return table
     return table.loc[~table["lesson"].astype(bool)].reset_index(drop=True)
@@ -72,13 +71,13 @@ def not_taught(table: pd.DataFrame) -> pd.DataFrame:
 def _clusters(table: pd.DataFrame) -> Int[np.ndarray, " question"]:
     """The number of each question's concept."""
     concepts = table["concept"] if "concept" in table else pd.Series("", table.index)
-    # a question without a concept stands for itself
+    # a question without a concept is a cluster of its own
     alone = np.where(concepts.eq(""), np.arange(len(table)), -1)
     return table.groupby([table["dimension"], concepts, alone]).ngroup().to_numpy()
 
 
 def _weights(clusters: Int[np.ndarray, " question"]) -> Int[np.ndarray, "resample question"]:
-    """How often each resample draws each question, with the others about its concept."""
+    """How often each resample draws each question, together with the others of its concept."""
     n_clusters = int(clusters.max()) + 1
     shares = np.full(n_clusters, 1 / n_clusters)
     draws = np.random.default_rng(_SEED).multinomial(n_clusters, shares, size=RESAMPLES)
@@ -91,7 +90,7 @@ def _measure(
     groups: Sequence[Bool[np.ndarray, " question"]],
     clusters: Int[np.ndarray, " question"],
 ) -> Metric:
-    """The mean over the groups of how well the score tells yes from no within each."""
+    """The mean over the groups of the AUC within each."""
     weights = _weights(clusters)
     once = np.ones((1, len(score)))
     values = np.array([float(_auc(score[g], is_yes[g], once[:, g])[0]) for g in groups])
@@ -113,14 +112,14 @@ def _auc(
     is_yes: Bool[np.ndarray, " question"],
     weights: Float[np.ndarray, "resample question"] | Int[np.ndarray, "resample question"],
 ) -> Float[np.ndarray, " resample"]:
-    """The share of (yes, no) pairs that are in order; missing where an answer is absent."""
+    """The share of (yes, no) pairs in the right order; NaN if an answer is absent."""
     in_order = (1 + np.sign(score[is_yes][:, None] - score[~is_yes])) / 2
     yes, no = weights[:, is_yes].astype(np.float64), weights[:, ~is_yes]
     return ratio(((yes @ in_order) * no).sum(1), yes.sum(1) * no.sum(1))
 
 
 def _score_interval(value: float, n_yes: int, n_no: int) -> tuple[float, float]:
-    """The AUCs that do not contradict the one that was measured."""
+    """Newcombe's score interval of a measured AUC."""
     auc = np.linspace(0, 1, 10_001)
     spread = (1 - auc) / (2 - auc) + auc / (1 + auc)
     variance = auc * (1 - auc) * (1 + ((n_yes + n_no) / 2 - 1) * spread) / (n_yes * n_no)

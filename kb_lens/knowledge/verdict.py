@@ -1,10 +1,10 @@
-"""What a model answered, and whether it knows: the verdict.
+"""A model's answers, and the verdict whether it knows.
 
-The method presupposes a model that answers the bank right. Raw accuracy hides one that always
-gives the same answer, so balanced accuracy and AUC are reported, with their intervals and with the
-share of probability that falls on yes and no at all. In the bank the right answer is a function of
-the question's kind; plain questions of the same kinds with both answers, the form questions, tell
-a model that knows from one that goes by the form (README: does the model know?).
+The method presupposes a model that answers the bank right. Raw accuracy does not show a model that
+always gives the same answer. So balanced accuracy and AUC are reported, with their intervals and
+the share of probability on yes and no. In the bank the right answer is a function of the question's
+kind. The form questions are plain questions of the same kinds with both answers: they separate a
+model that knows from one that answers by the form (README: does the model know?).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Outcome = Literal["KNOWS", "KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"]
 """The first words of a verdict."""
 
 LEAST_MASS = 0.1
-"""With less of the probability on yes and no the model is answering something else."""
+"""With a smaller share of the probability on yes and no the model answers something else."""
 CHANCE = {"balanced_accuracy": 50.0, "auc": 0.5}
 _GOOD = {"balanced_accuracy": 75.0, "auc": 0.75}
-"""An interval that holds both chance and this tells nothing."""
+"""An interval that contains both chance and this value decides nothing."""
 _CONSEQUENCE: dict[Outcome, str] = {
     "KNOWS": "The method's precondition holds.",
     "KNOWS THE FORM": (
         "It tells the questions of the bank apart, but not plain true statements from false ones "
-        "in the same forms: it goes by the form of a question, in which the bank's answer can be "
-        "read off. The method's precondition does not hold."
+        "in the same forms: it answers by the form of a question, which gives away the bank's "
+        "answer. The method's precondition does not hold."
     ),
     "DOES NOT KNOW": (
-        "The method needs a model that answers these questions right: on this one the neurons "
-        "found are not neurons that know what bias is, and no debiasing can be expected. What "
+        "The method needs a model that answers these questions right. The neurons found in this "
+        "one are not neurons that know what bias is, and no debiasing can be expected. What "
         "follows shows the procedure, not an effect."
     ),
-    "CANNOT TELL": "",  # what stands in the way says what to do
+    "CANNOT TELL": "",  # the obstacle says what to do
 }
 _CAUSES = (
     "Usual causes: the chat template is missing, or a base model has no worked examples; thinking "
-    "is switched on; yes and no are spelled otherwise; float16 overflows."
+    "is on; yes and no are spelled differently; float16 overflows."
 )
 
 
@@ -67,10 +67,10 @@ class Knowledge:
     spelling), mass (all spellings of both), said (the likelier answer), right, and lesson: whether
     the model names the question among those that it was taught (`kb_lens.models.lessons`)."""
     forms: pd.DataFrame | None = None
-    """The same of the form questions: plain facts, with both answers in every kind. None where
-    they were not asked: then the verdict says "form not checked"."""
+    """The same for the form questions: plain facts with both answers in every kind. None if they
+    were not asked: then the verdict says "form not checked"."""
     next_tokens: Sequence[tuple[str, float]] = ()
-    """The likeliest tokens behind a question, and their mean probability over the questions."""
+    """The likeliest tokens after a question, and their mean probability over the questions."""
     fingerprint: str = ""
     """The model's weights (`kb_lens.models.hooked.fingerprint`); empty in older files."""
     template: PromptTemplate | None = None
@@ -78,18 +78,18 @@ class Knowledge:
 
     @property
     def all_answers(self) -> pd.DataFrame:
-        """The rows of `table`, and below them those of `forms`; a copy."""
+        """The rows of `table`, followed by those of `forms`; a copy."""
         tables = [self.table] if self.forms is None else [self.table, self.forms]
         return pd.concat(tables, ignore_index=True)
 
     @property
     def balanced_accuracy(self) -> Metric:
-        """On questions that were no lessons, in percent: 50 is chance. With its 95 % interval."""
+        """On questions that were not lessons, in percent (50 is chance), with its 95 % interval."""
         return self._measures[0]
 
     @property
     def auc(self) -> Metric:
-        """Of P(yes) over P(no), on the same questions: 0.5 is chance. With its interval."""
+        """AUC of P(yes) against P(no) on the same questions (0.5 is chance), with its interval."""
         return self._measures[1]
 
     @property
@@ -117,13 +117,13 @@ class Knowledge:
             n, right, balanced_accuracy (percent; 50 is chance), auc (of P(yes) over P(no); 0.5 is
             chance), both with the ends of their intervals (``_low``, ``_high``), said_yes and
             said_no (percent), p_right and mass (means). Balanced accuracy and AUC are of questions
-            that were no lessons, and missing where all of these have the same answer or a
-            probability is not known.
+            that were not lessons, and NaN if all of these have the same answer or a probability is
+            not known.
         """
         return _summaries(self.table, by)
 
     def form_summary(self) -> pd.DataFrame:
-        """The same of the form questions, by kind; no rows where they were not asked."""
+        """The same for the form questions, by kind; no rows if they were not asked."""
         if self.forms is None:
             return self.summary().iloc[:0]
         return _summaries(self.forms, "kind").rename(index="form: {}".format)
@@ -132,7 +132,7 @@ class Knowledge:
     def knows(self) -> bool:
         """Whether the method's precondition holds, as far as it was checked.
 
-        True if the verdict is KNOWS: with "form not checked" on the strength of `table` alone.
+        True if the verdict is KNOWS. With "form not checked" this rests on `table` alone.
         """
         return self.outcome == "KNOWS"
 
@@ -153,7 +153,7 @@ class Knowledge:
         return "KNOWS THE FORM"
 
     def finding(self) -> str:
-        """The outcome and the numbers behind it."""
+        """The outcome and its numbers."""
         sentences = (f"{self.outcome}.", self._obstacle(), self._figures())
         return " ".join(filter(None, sentences))
 
@@ -165,7 +165,7 @@ class Knowledge:
         return f"{self.finding()} {consequence}".rstrip()
 
     def _obstacle(self) -> str:
-        """Why nothing can be told; empty if something can."""
+        """Why no verdict is possible; empty if one is."""
         answers = self.all_answers
         total = (answers["p_yes"] + answers["p_no"]).to_numpy(np.float64)
         unknown = ~(np.isfinite(total) & (total > 0))
@@ -179,19 +179,19 @@ class Knowledge:
             return f"Only {100 * mass:.2g} % of the probability is on yes and no. {self._tokens()}"
         judged = not_taught(self.table)
         if judged.empty:
-            return "All of these questions were lessons of the model: ask it others."
+            return "All of these questions were lessons of the model: ask others."
         if len(set(judged["answer"])) < 2:
             return (
-                "All right answers are the same, so a model that always says it cannot be told "
-                "from one that knows. Ask questions of both answers."
+                "All right answers are the same, so a model that always gives this answer cannot "
+                "be told from one that knows. Ask questions with both answers."
             )
         undecided = [
             measure.low <= CHANCE[name] and measure.high >= _GOOD[name]
             for name, measure in zip(CHANCE, self._measures, strict=True)
         ]
-        # With an AUC that cannot be good the model does not know, however many it guessed right.
+        # If the AUC cannot be good the model does not know, however many answers are right.
         if any(undecided) and self.auc.high >= _GOOD["auc"]:
-            return "Too few questions: an interval holds both chance and a good value. Ask more."
+            return "Too few questions: an interval contains both chance and a good value. Ask more."
         return ""
 
     def _tokens(self) -> str:
@@ -213,11 +213,11 @@ class Knowledge:
         return f"{text} Within forms, on {len(self.forms)} plain questions: {form}"
 
     def _lessons(self) -> str:
-        """Which of the questions are judged; empty where all are."""
+        """How many questions were lessons; empty if none were."""
         n_new = len(not_taught(self.table))
         if n_new == len(self.table):
             return ""
-        return f"{len(self.table) - n_new} were its lessons and are not counted in what follows. "
+        return f"{len(self.table) - n_new} were its lessons and are not counted below. "
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answers as JSON."""
@@ -243,9 +243,9 @@ class Knowledge:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
-        # a model that overflows has probabilities that are not numbers
+        # a model that overflows gives NaN as probabilities
         content: KnowledgeFile = read_json(path, KnowledgeFile, what="knowledge", finite=False)
         return cls(
             content.model,

@@ -1,1 +1,1 @@
-"""How a model gets into memory, where its neurons are hooked, how it is asked."""
+"""Models: loading them, their hooks at the neurons, and the prompts for them."""

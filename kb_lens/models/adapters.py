@@ -11,15 +11,15 @@ from kb_lens.models.completeness import check_weights, read_object
 
 
 def adapter_base(source: str, revision: str | None = None) -> str | None:
-    """The name of the model below an adapter; None where there is no adapter.
+    """The name of an adapter's base model; None if there is no adapter.
 
     Args:
         source: A folder or a hub name.
         revision: A branch, tag or commit on the hub.
 
     Raises:
-        ValueError: If it is an adapter that names no base model, names code to be run, or may be
-            merged already.
+        ValueError: If the adapter names no base model, names code to be run, or may be merged
+            already.
     """
     from transformers.utils.peft_utils import find_adapter_config_file  # seconds to import
 
@@ -28,8 +28,8 @@ def adapter_base(source: str, revision: str | None = None) -> str | None:
         return None
     if Path(source, "config.json").is_file():
         raise ValueError(
-            f"'{source}' has a config.json and an adapter_config.json, and does not tell whether "
-            "the adapter is merged. Delete adapter_config.json if it is, config.json if not."
+            f"'{source}' has a config.json and an adapter_config.json, and does not say whether "
+            "the adapter is merged. Delete adapter_config.json if it is, config.json if it is not."
         )
     config = read_object(Path(path))
     if config.get("megatron_config"):
@@ -40,14 +40,14 @@ def adapter_base(source: str, revision: str | None = None) -> str | None:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(
-            f"the adapter '{source}' does not tell its base model: set base_model_name_or_path in "
+            f"the adapter '{source}' does not name its base model: set base_model_name_or_path in "
             "its adapter_config.json."
         )
     return base
 
 
 def check_peft(source: str, base: str) -> None:
-    """Refuse an adapter where the package that merges it is not installed.
+    """Refuse an adapter if the package that merges it is not installed.
 
     Raises:
         ValueError: Names what to install.
@@ -70,7 +70,7 @@ def merged(model: Any, source: str, revision: str | None = None) -> Any:
     config = peft.PeftConfig.from_pretrained(source, revision=revision)
     if config.is_prompt_learning:
         kind = getattr(config.peft_type, "value", config.peft_type)
-        raise ValueError(f"it is a {kind} adapter, which no weights can hold.")
+        raise ValueError(f"it is a {kind} adapter, which cannot be merged into weights.")
     adapted = peft.PeftModel(model, config)
     report = adapted.load_adapter(source, "default", revision=revision)
     check_weights(

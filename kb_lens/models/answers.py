@@ -10,7 +10,7 @@ AnswerStyle = Literal["model", "release"]
 """``model``: the spelling that the model itself prefers; ``release``: bare ``yes`` and ``no``."""
 
 SPELLINGS = (("yes", "no"), ("Yes", "No"), ("YES", "NO"), (" yes", " no"), (" Yes", " No"))
-"""The ways to write yes and no that are tried; the first is the release's."""
+"""The spellings of yes and no that are tried; the first is the release's."""
 
 
 @dataclass(frozen=True)
@@ -34,36 +34,35 @@ class Spelling:
 
 
 def spellings(tokenizer: Any, prompts: Sequence[str]) -> list[Spelling]:
-    """The ways to write yes and no that are one token each behind the prompts.
+    """The spellings of yes and no that are one token each after the prompts.
 
-    A tokenizer may cut a word otherwise behind a newline than alone, so it is spelled where it is
-    read: prompt and answer are cut together, and the answer's token is the one that comes behind
-    the prompt's own.
+    A tokenizer may split a word after a newline otherwise than alone. So prompt and answer are
+    tokenised together, and the answer's token is the one after the prompt's own.
 
     Args:
         tokenizer: The model's.
-        prompts: Whole prompts as text (`PromptTemplate.text`): at least one.
+        prompts: Whole prompts as text (`PromptTemplate.text`), at least one.
 
     Raises:
-        ValueError: If there is none, or it differs between the prompts.
+        ValueError: If there is none, or they differ between the prompts.
     """
     by_prompt = [_spellings_behind(tokenizer, prompt) for prompt in dict.fromkeys(prompts)]
     if any(options != by_prompt[0] for options in by_prompt):
         raise ValueError(
-            "this tokenizer spells yes and no otherwise behind some prompts than behind others: "
-            "give all of them the same ending."
+            "this tokenizer has other tokens for yes and no after some prompts than after others: "
+            "give all prompts the same ending."
         )
     if not by_prompt[0]:
         raise ValueError(
-            "this tokenizer writes no spelling of yes and no as one token each (tried "
-            f"{', '.join(map(repr, SPELLINGS))}) behind a prompt that ends in "
+            "this tokenizer has no spelling of yes and no with one token each (tried "
+            f"{', '.join(map(repr, SPELLINGS))}) after a prompt that ends in "
             f"{prompts[0][-20:]!r}: attribution needs single-token answers."
         )
     return by_prompt[0]
 
 
 def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
-    """Refuse a spelling that was found behind other prompts and has other tokens behind this one.
+    """Refuse a spelling from other prompts that has other tokens after this prompt.
 
     Raises:
         ValueError: Names it.
@@ -73,7 +72,7 @@ def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
     written = tuple(
         token_behind(tokenizer, prompt, answer) for answer in (spelling.yes, spelling.no)
     )
-    # Where a tokenizer drops the space, " yes" may be what is "yes" behind another prompt.
+    # If a tokenizer drops the space, " yes" may have the token of "yes" after another prompt.
     same = {
         (other.yes_token, other.no_token)
         for other in _spellings_behind(tokenizer, prompt)
@@ -81,7 +80,7 @@ def check_spelling(spelling: Spelling, tokenizer: Any, prompt: str) -> None:
     }
     if given not in {written, *same} or given[0] == given[1]:
         raise ValueError(
-            f"yes and no spelled {spelling.yes!r} and {spelling.no!r} have other tokens behind a "
+            f"yes and no spelled {spelling.yes!r} and {spelling.no!r} have other tokens after a "
             f"prompt that ends in {prompt[-20:]!r}. Ask this model with the same template."
         )
 
@@ -99,7 +98,7 @@ def _spellings_behind(tokenizer: Any, prompt: str) -> list[Spelling]:
 
 
 def token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
-    """The answer's only token behind a prompt; None for several, or one that takes a bit of it.
+    """The answer's only token after a prompt; None if it is several, or takes part of the prompt.
 
     Args:
         tokenizer: The model's.
@@ -110,8 +109,8 @@ def token_behind(tokenizer: Any, prompt: str, answer: str) -> int | None:
         return None  # nobody writes two spaces
     texts = [prompt, prompt + answer]
     before, joined = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    # Two newlines at the prompt's end are one token there and two before a letter (GPT-2): that
-    # leaves the answer as it is.
+    # Two newlines at the prompt's end are one token there and two before a letter (GPT-2); the
+    # answer's token is the same.
     is_word = tokenizer.convert_ids_to_tokens(joined[-1]) == answer
     return joined[-1] if joined[:-1] == before or is_word else None
 
@@ -120,12 +119,12 @@ def release_spelling(options: Sequence[Spelling]) -> Spelling:
     """The spelling of the authors' release.
 
     Raises:
-        ValueError: If it is not one token each behind the prompt.
+        ValueError: If it is not one token each after the prompt.
     """
     for spelling in options:
         if (spelling.yes, spelling.no) == SPELLINGS[0]:
             return spelling
     raise ValueError(
-        "answer_style is 'release', but 'yes' and 'no' are not one token each behind the prompt. "
+        "answer_style is 'release', but 'yes' and 'no' are not one token each after the prompt. "
         "Use answer_style='model'."
     )

@@ -1,7 +1,7 @@
-"""Whether a bridge computes what the transformers model below it computes.
+"""Check that a bridge computes the same as the transformers model that it wraps.
 
-TransformerLens computes attention itself for some families, and an option that it does not know is
-lost without a word. Logits on a short text show it.
+TransformerLens computes attention itself for some families and silently ignores options that it
+does not know. Comparing logits on a short text shows this.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from kb_lens.models.exclusive_use import exclusive_use
 from kb_lens.models.foreign_code import never_asked
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge, model_name
 
-# any sentence does; this one is long enough for a difference in every layer to show
+# any sentence that is long enough to show a difference in every layer
 _TEXT = "The nurse and the engineer met after work, and they talked about their day."
 # rounding is about 1e-6 in float32; two bytes a number keep two or three digits a layer
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""How far two computations of the same logits may lie apart, as a share of the largest; else 0.1.
-What a lost option changes is 0.06 % (a cap on attention in a tiny random model) and more."""
+"""How far two computations of the same logits may differ, as a share of the largest; else 0.1. A
+lost option changes 0.06 % (a cap on attention in a tiny random model) or more."""
 # both rows go through the same kernels, so hardly any rounding is left
 _LOOKAHEAD = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""How much a change of later tokens may move the logits before them, as a share; else 0.01."""
+"""How much later tokens may move the logits before them, as a share of the largest; else 0.01."""
 
 Measure = TypeVar("Measure", bound=Callable[..., Any])
 """A function whose first argument is a model."""
 
 _CHECKED: WeakSet[HookedModel] = WeakSet()
-"""The bridges that were compared already, or cannot be."""
+"""The bridges that were compared already or cannot be compared."""
 
 
 def as_the_checkpoint(function: Measure) -> Measure:
-    """Decorate a function of a model, so that it measures what the checkpoint computes.
+    """Decorate a function of a model so that it measures what the checkpoint computes.
 
-    The model is in evaluation mode inside, no other thread may change or measure it meanwhile
-    (`exclusive_use`), and a bridge that `load_model` did not make is compared with the model that
-    it wraps first (`check_bridge`).
+    Inside, the model is in evaluation mode, and no other thread may change or measure it
+    (`exclusive_use`). A bridge that `load_model` did not make is first compared with the model
+    that it wraps (`check_bridge`).
     """
 
     @wraps(function)
@@ -59,9 +59,9 @@ def as_the_checkpoint(function: Measure) -> Measure:
 def check_bridge(model: HookedModel) -> None:
     """Compare a bridge that `load_model` did not make with the model that it wraps, once.
 
-    The wrapped model is computed anew from its config and weights; no weight is copied. What cannot
-    be compared passes: a ``HookedTransformer``, a bridge with hooks set, and weights that are
-    packed (quantized), offloaded, on several devices, or cut up by the bridge.
+    The wrapped model is rebuilt from its config and weights; no weight is copied. These cannot be
+    compared and pass: a ``HookedTransformer``, a bridge with hooks set, and weights that are packed
+    (quantized), offloaded, on several devices, or split by the bridge.
 
     Raises:
         ValueError: As `check_logits`.
@@ -73,7 +73,7 @@ def check_bridge(model: HookedModel) -> None:
         return  # an intervention: compared at the next call without one
     weights = _plain_weights(model)
     if weights is None:
-        _CHECKED.add(model)  # nor will it be comparable later; the outline takes time
+        _CHECKED.add(model)  # it stays incomparable, and building the outline takes time
         return
     outline, tensors = weights
     tokens = probe_tokens(model.tokenizer, model.original_model)
@@ -83,7 +83,7 @@ def check_bridge(model: HookedModel) -> None:
 
 
 def plain_outline(bridge: BridgedModel) -> Any:
-    """The transformers model without weights, as it is where no bridge has wrapped its parts."""
+    """The transformers model without weights and without the bridge's wrappers."""
     with torch.device("meta"), never_asked():
         return type(bridge.original_model)(copy.deepcopy(bridge.original_model.config)).eval()
 
@@ -94,7 +94,7 @@ def plain_name(name: str) -> str:
 
 
 def _plain_weights(bridge: BridgedModel) -> tuple[Any, dict[str, Tensor]] | None:
-    """The outline, and its tensors where the bridge keeps them; None if it has not all of them."""
+    """The outline, and its tensors from the bridge; None if the bridge lacks some."""
     original = bridge.original_model
     if getattr(original.config, "quantization_config", None) is not None:
         return None
@@ -126,8 +126,8 @@ def probe_tokens(tokenizer: Any, hf_model: Any) -> Int[Tensor, "row pos"]:
     ids = tokenizer(_TEXT, add_special_tokens=False)["input_ids"]
     if max(ids) >= n_embeddings:
         raise ValueError(
-            f"its tokenizer gives token {max(ids)}, its embedding ends at {n_embeddings - 1}: the "
-            "tokenizer belongs to another model."
+            f"its tokenizer gives token {max(ids)}, but its embedding ends at {n_embeddings - 1}: "
+            "the tokenizer belongs to another model."
         )
     half = len(ids) // 2
     rows = [ids, ids[:half] + ids[: half - 1 : -1]]
@@ -135,7 +135,7 @@ def probe_tokens(tokenizer: Any, hf_model: Any) -> Int[Tensor, "row pos"]:
 
 
 def input_device(hf_model: Any) -> torch.device:
-    """Where a transformers model takes its tokens, also where its weights are not there yet."""
+    """The device on which a transformers model expects its tokens, even with offloaded weights."""
     embedding = hf_model.get_input_embeddings()
     hook = getattr(embedding, "_hf_hook", None)  # accelerate's
     device = getattr(hook, "execution_device", None)
@@ -158,7 +158,7 @@ def causal_logits(
     moved = _difference(logits[0, :half], logits[1, :half])
     if moved > _LOOKAHEAD.get(logits.dtype, 0.01) * _size(logits):
         raise ValueError(
-            f"{type(hf_model).__name__} is no causal language model as this checkpoint is "
+            f"{type(hf_model).__name__} is not a causal language model as this checkpoint is "
             f"configured: changing later tokens moves the logits before them by {moved:.3g}. Use a "
             "decoder."
         )
@@ -184,8 +184,8 @@ def check_logits(
     if difference > _TOLERANCE.get(bridge.cfg.dtype, 0.1) * largest:
         raise ValueError(
             f"TransformerLens does not compute what {model_name(bridge)} computes: on a short text "
-            f"logits differ by {difference:.3g}, the largest being {largest:.3g}. An option of its "
-            "config.json is lost in the bridge; use another model."
+            f"logits differ by {difference:.3g}, and the largest is {largest:.3g}. An option of "
+            "its config.json is lost in the bridge; use another model."
         )
     _CHECKED.add(bridge)
 

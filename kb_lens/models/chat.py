@@ -1,7 +1,7 @@
-"""A chat as text and as tokens: what the checkpoint's own template makes of it, every day alike.
+"""A chat as text and as tokens, by the checkpoint's own template, the same on every day.
 
-A template is a program that comes with the checkpoint. It may lose what it is given, think before
-it answers, or write today's date: none of these goes unseen here.
+A template is a program that comes with the checkpoint. It may drop texts, open a block of thoughts
+or write today's date; each of these is handled or refused here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kb_lens.models.template_syntax import variables_read
 from kb_lens.models.time_limit import LimitError, limited
 
 DATE = "2024-07-26"
-"""Today, for templates that write it: the day that Llama 3.1's writes where it knows no clock."""
+"""The date for templates that write it: the one of Llama 3.1's template without a clock."""
 
 _SWITCHES = {"enable_thinking": False, "thinking": False, "reasoning": False, "thinking_budget": 0}
-"""What templates call the switch of thinking, and how it is off: Qwen's and most; Granite's and
-DeepSeek's; Cohere's; Seed's."""
+"""Names of the switch of thinking in templates, with the value for off: Qwen's and most; Granite's
+and DeepSeek's; Cohere's; Seed's."""
 
 _DATED = (
     "{% macro strftime_now(format) %}{% set date = namespace(text=format) %}"
@@ -30,11 +30,11 @@ _DATED = (
     "{% set date.text = date.text.replace(code, text) %}"
     "{% endfor %}{{ date.text }}{% endmacro %}\n"  # the newline is trimmed, the template's is not
 )
-"""Put before a template it hides the clock that transformers lends to it. A function of Python's
-cannot be handed on: transformers lets nothing but plain data in."""
+"""Put before a template, it hides the clock of transformers. It is a macro because transformers
+passes only plain data to a template, not Python functions."""
 
 _DATE_CODES = "aAbBcCdDeFgGhHIjmMprRSTuUVwWxXyY"
-"""The letters that C99 allows behind ``%``."""
+"""The letters that C99 allows after ``%``."""
 
 _THOUGHT = re.compile(
     r"(?P<left><\|?|\[|◁)(?P<name>(?:[a-z]+[:_])*(?:think|thinking|thoughts?|reasoning))"
@@ -48,15 +48,15 @@ _CHANNELS = {
     "<|channel>thought": "<channel|>",
     "Here are my reasoning steps:": "\n[BEGIN FINAL RESPONSE]\n",
 }
-"""Openings that are no tag (gpt-oss, Gemma 4, Apriel), and what follows when the answer begins."""
+"""Openings of thoughts that are not tags (gpt-oss, Gemma 4, Apriel), and what starts the answer."""
 
-# a template takes less than a millisecond, the first time some ten; a busy machine may stall
+# a template takes less than 1 ms, the first time about 10 ms; a busy machine may stall
 _SECONDS = 5.0
 """How long a template may take."""
 _MEMORY = 256 << 20
 """Bytes of memory that a template may take."""
 _ADDED = 1_000_000
-"""Characters that a template may write around what is said; tools and rules are ten thousand."""
+"""Characters that a template may add to the chat; tools and rules take about ten thousand."""
 
 Turns = Sequence[tuple[str, str]]
 """(role, text) of each turn of a chat."""
@@ -64,13 +64,13 @@ Turns = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a chat template is rendered, beside what is said in the chat. It can be hashed."""
+    """How a chat template is rendered, apart from the chat itself. It is hashable."""
 
     options: tuple[tuple[str, Any], ...] = ()
-    """Variables of the template and their values. ``enable_thinking`` is False unless given,
-    whatever the template calls it: the answer is read where the prompt ends."""
+    """Variables of the template and their values. ``enable_thinking`` is False by default, by
+    whatever name the template has for it, since the answer is read where the prompt ends."""
     date: str = DATE
-    """The day that the template takes for today, as YYYY-MM-DD."""
+    """The date that the template takes as today, as YYYY-MM-DD."""
 
     def __post_init__(self) -> None:
         options = {"enable_thinking": False, **dict(self.options)}
@@ -92,17 +92,17 @@ class ChatFormat:
 
     @property
     def thinks(self) -> bool:
-        """Whether the model shall think before it answers."""
+        """Whether the model thinks before it answers."""
         return any(value for name, value in self.options if name in _SWITCHES)
 
     @cached_property
     def variables(self) -> dict[str, Any]:
-        """Everything that is offered to a template."""
+        """Every variable that is passed to a template."""
         today = datetime.strptime(self.date, "%Y-%m-%d")  # at midnight, for templates with hours
         codes = {f"%{letter}": today.strftime(f"%{letter}") for letter in _DATE_CODES}
         # ``%-d`` is ``%d`` without its zero; not every platform's strftime knows it.
         short = {code.replace("%", "%-"): text.lstrip("0") or "0" for code, text in codes.items()}
-        # A budget is a number: the template's own, unless the caller gives one.
+        # A thinking budget is a number: the template's own, unless the caller gives one.
         on = {name: True for name, off in _SWITCHES.items() if off is False}
         return {
             "date_codes": {**codes, **short},
@@ -117,7 +117,7 @@ class ChatFormat:
 
 
 def has_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer knows how a chat with its model is written."""
+    """Whether the tokenizer has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
@@ -128,11 +128,11 @@ def chat_text(
     chat_format: ChatFormat | None = None,
     turns: Turns = (),
 ) -> str:
-    """A chat up to where the model's answer begins, special tokens included.
+    """A chat as text, up to where the model's answer begins, with special tokens.
 
-    Without a chat template it is plain text that ends in ``Answer:``. What a template refuses or
-    loses is folded into the user's text. A block of thoughts that a template opens is closed,
-    unless thinking is asked for.
+    Without a chat template it is plain text that ends in ``Answer:``. If a template refuses or
+    drops a text, it is put into the user's text. If a template opens a block of thoughts, the
+    block is closed, unless thinking is on.
 
     Args:
         tokenizer: The model's.
@@ -142,8 +142,8 @@ def chat_text(
         turns: The same as `user` in several turns, for templates that take them.
 
     Raises:
-        ValueError: If the template does not render, takes too long, or writes too much, or the
-            user's text is not in what it writes, or it reads none of an option's name.
+        ValueError: If the template fails, takes too long, writes too much, drops the user's text,
+            or does not read an option.
     """
     chat_format = chat_format or ChatFormat()
     if not has_template(tokenizer):
@@ -155,8 +155,8 @@ def chat_text(
             text, read = limited(partial(_render, tokenizer, form, chat_format), _SECONDS, _MEMORY)
         except LimitError as error:
             fault = str(error)
-            break  # the other forms would be waited for as well
-        except Exception as error:  # somebody else's program: whatever it raises is its failure
+            break  # the other forms would take as long
+        except Exception as error:  # foreign code may raise anything
             fault = f"fails with {type(error).__name__}: {error}"
             continue
         if role := _lost(text, form):
@@ -166,19 +166,19 @@ def chat_text(
         return text if chat_format.thinks else text + _closing(text)
     raise ValueError(
         f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r} "
-        f"{' '.join(fault.split())}. Correct the template, or remove it: the prompt is plain "
-        "text then."
+        f"{' '.join(fault.split())}. Correct the template, or remove it: then the prompt is "
+        "plain text."
     )
 
 
 def token_ids(tokenizer: Any, text: str, *, templated: bool = False) -> list[int]:
-    """The tokens of a text that is to be gone on from: nothing stands behind it.
+    """The tokens of a text that will be continued: no EOS or SEP at its end.
 
     Args:
         tokenizer: The model's.
         text: A prompt.
-        templated: Whether a chat template wrote it, which brings its own BOS. Other texts get
-            what the tokenizer puts in front (`leading_ids`), once.
+        templated: Whether a chat template wrote it, which adds its own BOS. Other texts get
+        what the tokenizer puts before a text (`leading_ids`), once.
     """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     leading = [] if templated else leading_ids(tokenizer)
@@ -186,9 +186,9 @@ def token_ids(tokenizer: Any, text: str, *, templated: bool = False) -> list[int
 
 
 def leading_ids(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before every text: mostly BOS or nothing.
+    """The tokens that a tokenizer puts before every text: mostly BOS or nothing.
 
-    What it puts behind, EOS or SEP, belongs to finished texts.
+    What it puts after a text, EOS or SEP, belongs to finished texts.
     """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     ids = tokenizer("a")["input_ids"]
@@ -197,7 +197,7 @@ def leading_ids(tokenizer: Any) -> list[int]:
 
 
 def _forms(system: str, user: str, turns: Turns) -> Iterator[Turns]:
-    """The ways to say the same, the best first."""
+    """The forms of the same chat, the best first."""
     alone = (("user", user),)
     for chat in (turns, alone) if turns else (alone,):
         if system.strip():
@@ -210,7 +210,7 @@ def _below(system: str, user: str) -> str:
 
 
 def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat) -> tuple[str, frozenset[str]]:
-    """What the template writes, and the names that it reads."""
+    """The text that the template writes, and the names that it reads."""
     template = tokenizer.get_chat_template()
     read = variables_read(template)
     offered = read
@@ -224,7 +224,7 @@ def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat) -> tuple[str,
         add_generation_prompt=True,
         **variables,
     )
-    # Not later: reading through gigabytes takes time as well.
+    # Checked at once: reading gigabytes of text takes time as well.
     if len(text) > _ADDED + 10 * sum(len(content) for _, content in turns):
         raise LimitError(f"writes {len(text):,} characters")
     return text, read
@@ -232,11 +232,11 @@ def _render(tokenizer: Any, turns: Turns, chat_format: ChatFormat) -> tuple[str,
 
 def _check_options(chat_format: ChatFormat, read: frozenset[str], text: str) -> None:
     if not read.isdisjoint(_SWITCHES) or _closing(text):
-        read |= {"enable_thinking"}  # its meaning is known, whatever the template calls it
+        read |= {"enable_thinking"}  # it is passed by the template's own name for it
     for name, value in chat_format.options:
         if name not in read and (name, value) != ("enable_thinking", False):
             raise ValueError(
-                f"the chat template reads no option {name!r}: it would change nothing. Its "
+                f"the chat template reads no option {name!r}, so it would change nothing. Its "
                 f"variables are {', '.join(sorted(read)) or 'none'}."
             )
 
@@ -244,7 +244,7 @@ def _check_options(chat_format: ChatFormat, read: frozenset[str], text: str) -> 
 def _lost(text: str, turns: Turns) -> str | None:
     """The role whose text is not in the rendered one, or None.
 
-    Turns stand in order. The system text may stand anywhere, but in none of them.
+    The turns must be in order. The system text may be anywhere but inside a turn.
     """
     rest = _comparable(text)
     start = 0
@@ -259,12 +259,12 @@ def _lost(text: str, turns: Turns) -> str | None:
 
 
 def _comparable(text: str) -> str:
-    """Without what templates do to a text that they keep: spaces, case, HTML and JSON escapes."""
+    """A text without the changes that templates make: spaces, case, HTML and JSON escapes."""
     return re.sub(r"\\[nrt]|[\s\\]", "", html.unescape(text)).casefold()
 
 
 def _closing(text: str) -> str:
-    """What closes the block of thoughts that the text ends in; nothing if it ends in none."""
+    """What closes the block of thoughts at the text's end; empty if there is none."""
     for opening, closing in _CHANNELS.items():
         if text.rstrip().endswith(opening):
             return closing
@@ -276,6 +276,6 @@ def _closing(text: str) -> str:
         name = f"/{name}"
     elif match["name"].isupper():
         name = name.upper()
-    # As in the empty block that templates with a switch write: a line is left free before it.
+    # As in the empty block that templates with a switch write, with an empty line before it.
     newlines = "\n" * (2 - len(text) + len(text.rstrip("\n")))
     return f"{newlines}{match['left']}{name}{match['right']}\n\n"

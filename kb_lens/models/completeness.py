@@ -1,4 +1,4 @@
-"""Whether a checkpoint is all there: its files, and a number of its own for every weight."""
+"""Check that a checkpoint is complete: its files, and a stored value for every weight."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 _POINTER = b"version https://git-lfs"
-"""How the small text file begins that Git leaves where Git LFS did not download a large one."""
+"""The beginning of the text file that Git leaves if Git LFS did not download the real file."""
 _CONSTANTS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.inv_freq$|position_ids$")
-"""What earlier transformers saved though models make it themselves: causal masks, their smallest
-number, rotary frequencies, positions."""
+"""Tensors that earlier versions of transformers saved and models now compute: causal masks, their
+smallest number, rotary frequencies, positions."""
 _SHOWN = 3  # names in a message: enough to recognise the fault, and the message stays one line
 
 
@@ -21,7 +21,7 @@ _OBJECTS = (
     *("special_tokens_map.json", "added_tokens.json"),
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
 )
-"""Small files that are read, each an object; tokenizer.json may have millions of lines."""
+"""The small files that are checked to hold an object; tokenizer.json may have millions of lines."""
 
 
 def check_files(folder: Path) -> None:
@@ -50,7 +50,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"'{path}' is no JSON ({error}). Download it again.") from error
+        raise ValueError(f"'{path}' is not JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ValueError(f"'{path}' holds a {kind}, not an object {{...}}. Download it again.")
@@ -73,11 +73,11 @@ def check_pointer(path: Path) -> None:
 
 
 def check_weights(model: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a model that is not what its checkpoint holds.
+    """Refuse a model whose weights are not those of its checkpoint.
 
-    transformers fills weights that it does not find with random numbers and drops those that it has
-    no use for. It has already taken out what is no fault: tied weights, and what the model's class
-    says that may be left over.
+    transformers fills missing weights with random numbers and drops those that it does not use. Its
+    report already leaves out harmless ones: tied weights, and those that the model's class allows
+    to be left over.
 
     Args:
         model: A transformers model.
@@ -100,14 +100,14 @@ def check_weights(model: Any, report: Mapping[str, Any]) -> None:
     told = "; ".join(f"{fault}: {_names(names)}" for fault, names in faults.items() if names)
     if told:
         raise ValueError(
-            f"its weights are not those of a {type(model).__name__}. {told}. What is missing would "
-            "be random and what is left over would be dropped: give a whole causal language model, "
-            "with its own config.json."
+            f"its weights are not those of a {type(model).__name__}. {told}. Missing weights would "
+            "be random and left-over weights would be dropped: give a complete causal language "
+            "model with its own config.json."
         )
 
 
 def _is_constant(key: str, model: Any) -> bool:
-    """Whether a tensor is nothing that was learned; a bias has a weight beside it, a mask not."""
+    """Whether a tensor was not learned. A learned bias has a weight beside it, a mask has none."""
     weight = f"{key.removesuffix('bias')}weight"
     beside = any(f".{name}".endswith(f".{weight}") for name, _ in model.named_parameters())
     return bool(_CONSTANTS.search(key)) and not beside

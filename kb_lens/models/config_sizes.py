@@ -1,7 +1,7 @@
-"""Whether a checkpoint's config describes a model that its files can hold.
+"""Check that a checkpoint's files can hold the model that its config describes.
 
-transformers makes the model that the config describes and then looks for its weights: with a wrong
-number it runs out of memory, or makes layers for hours.
+transformers builds the model that the config describes and then looks for its weights. With a wrong
+number it runs out of memory or builds layers for hours.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _SIZES = frozenset(
         *("d_model", "n_layers", "n_heads", "num_layers", "num_heads", "ffn_dim"),
     )
 )
-"""What families call the sizes of a model in config.json."""
+"""The names of a model's sizes in config.json, in all families."""
 _LARGEST = 1 << 40
-"""No size is larger; some configs give a billion positions where there is no limit."""
+"""The largest size allowed; some configs give a billion positions to mean no limit."""
 _MOST_LAYERS = 10_000
-"""Where tensors cannot be counted; the deepest models have some hundred."""
+"""The most layers if tensors cannot be counted; the deepest models have some hundred."""
 _WEIGHTS_A_BYTE = 8
-"""Weights are packed into a bit at least."""
+"""A packed weight has at least one bit."""
 _QUICKLY_MADE = 50_000_000
-"""Weights that are made in a second: what is wrong is said better where they are read."""
+"""So many weights are built in a second: below, the error comes from reading them and says more."""
 
 
 def check_sizes(path: Path) -> None:
-    """Refuse a config.json with sizes that are 0, negative or beyond all numbers.
+    """Refuse a config.json with a size that is 0, negative or impossibly large.
 
     Raises:
         ValueError: Names the file, the size and what it is.
@@ -58,7 +58,7 @@ def check_room(config: Any, model_class: Any, folder: Path, options: dict[str, A
     Args:
         config: The checkpoint's config.
         model_class: The Auto class that reads it.
-        folder: The checkpoint; what is no folder is not looked at.
+        folder: The checkpoint; anything but a folder is not checked.
         options: ``trust_remote_code`` and others.
 
     Raises:
@@ -71,7 +71,7 @@ def check_room(config: Any, model_class: Any, folder: Path, options: dict[str, A
     most = min(_MOST_LAYERS, _n_tensors(files))
     if n_layers > most:
         raise ValueError(
-            f"its config.json says num_hidden_layers = {n_layers}: its files hold {most} at most."
+            f"its config.json says num_hidden_layers = {n_layers}; its files hold {most} at most."
         )
     with torch.device("meta"):
         outline = model_class.from_config(
@@ -83,15 +83,15 @@ def check_room(config: Any, model_class: Any, folder: Path, options: dict[str, A
     n_bytes = sum(file.stat().st_size for file in files)
     if n_weights > max(_WEIGHTS_A_BYTE * n_bytes, _QUICKLY_MADE):
         raise ValueError(
-            f"its config.json describes {n_weights:,} weights, its files have {n_bytes:,} bytes: "
-            "one belongs to another model, or was not downloaded whole."
+            f"its config.json describes {n_weights:,} weights, but its files have {n_bytes:,} "
+            "bytes: one belongs to another model, or was not downloaded completely."
         )
 
 
 def check_weight_files(folder: Path) -> None:
     """Refuse a folder with a file of weights that cannot be read.
 
-    Reading takes as long as loading: it is for saying which file it was that could not be loaded.
+    It takes as long as loading. Use it to say which file could not be loaded.
 
     Raises:
         ValueError: Names the file.
@@ -113,7 +113,7 @@ def check_weight_files(folder: Path) -> None:
                 f"'{file}' holds Python objects, which could run any code, or is damaged. Give a "
                 "checkpoint with .safetensors, or download it again."
             ) from error
-        except Exception as error:  # zip's, torch's and pickle's, by where the file ends
+        except Exception as error:  # zip's, torch's or pickle's error
             raise ValueError(_damaged(file, error)) from error
         if not isinstance(content, dict):
             kind = type(content).__name__
@@ -127,13 +127,13 @@ def _damaged(file: Path, error: Exception) -> str:
 
 
 def _n_tensors(files: list[Path]) -> int:
-    """How many tensors the files have; a number that none has where a file cannot tell."""
+    """The number of tensors in the files; an upper bound if a file cannot be read."""
     if any(file.suffix == ".bin" for file in files):
         return _MOST_LAYERS
     try:
         return sum(len(_keys(file)) for file in files)
     except SafetensorError:
-        return _MOST_LAYERS  # reading the weights says what is wrong
+        return _MOST_LAYERS  # reading the weights later says what is wrong
 
 
 def _keys(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which devices there are, and maps that spread a model over them."""
+"""The devices of this machine, and maps that spread a model over them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _OFFLOADED = ("cpu", "disk")
 def check_device_map(
     device: str | torch.device | None, device_map: DeviceMap | None, max_memory: MaxMemory | None
 ) -> None:
-    """Refuse a map that cannot be.
+    """Refuse a device map that cannot work.
 
     Raises:
-        ValueError: If a device is given beside it, it is unknown or names a device that is not
-            here, it mixes GPUs with CPU or disk, or there is `max_memory` and no map.
+        ValueError: If a device is given as well, the map is unknown, names a device that is not
+            here or mixes GPUs with CPU or disk, or there is `max_memory` without a map.
     """
     if max_memory is not None:
         if not isinstance(device_map, str):
-            raise ValueError("max_memory belongs to a device_map that is 'auto' or another name.")
+            raise ValueError("max_memory needs a device_map that is 'auto' or another name.")
         _check_memory(max_memory)
     if device_map is None:
         return
     if device is not None:
-        raise ValueError("device and device_map are both given: the map says where all goes.")
+        raise ValueError("device and device_map are both given: give one of them.")
     if isinstance(device_map, str):
         if device_map not in _MAPS:
             raise ValueError(
                 f"device_map is {device_map!r}: allowed are {', '.join(_MAPS)}, or a table of "
-                "module names -> devices. For one device give device."
+                "module names -> devices. For a single device use device."
             )
         return
     if not (isinstance(device_map, Mapping) and device_map):
@@ -62,7 +62,7 @@ def check_device_map(
 
 def _check_target(target: object) -> None:
     if isinstance(target, bool) or not isinstance(target, int | str | torch.device):
-        raise ValueError(f"{shown(target)} is no device.")
+        raise ValueError(f"{shown(target)} is not a device.")
     if target != "disk":
         check_device(f"cuda:{target}" if isinstance(target, int) else target)
 
@@ -76,7 +76,7 @@ def _check_memory(max_memory: MaxMemory) -> None:
         try:
             _check_target(place)
             if isinstance(most, bool):
-                raise ValueError("a truth value is no size.")
+                raise ValueError("a boolean is not a size.")
             convert_file_size_to_int(most)
         except (ValueError, AttributeError) as error:
             raise ValueError(
@@ -86,7 +86,7 @@ def _check_memory(max_memory: MaxMemory) -> None:
 
 
 def check_unmixed(targets: Iterable[object]) -> None:
-    """Refuse GPUs beside CPU or disk: TransformerLens cannot compute so.
+    """Refuse GPUs together with CPU or disk: TransformerLens cannot compute across them.
 
     Args:
         targets: Where a model's modules are to go, or went.
@@ -99,13 +99,13 @@ def check_unmixed(targets: Iterable[object]) -> None:
     if elsewhere and places - elsewhere:
         raise ValueError(
             f"its modules are spread over GPUs and {' and '.join(sorted(elsewhere))}, and "
-            "TransformerLens cannot compute so. Use more or larger GPUs, quantization='4bit', or "
-            "device='cpu'."
+            "TransformerLens cannot compute across them. Use more or larger GPUs, "
+            "quantization='4bit', or device='cpu'."
         )
 
 
 def check_names(hf_model: Any, device_map: DeviceMap | None) -> None:
-    """Refuse a table with names of no module: what they were to place went elsewhere.
+    """Refuse a table with a name that is not a module: it would place nothing.
 
     Raises:
         ValueError: Names the first, and a module that is there.
@@ -116,19 +116,19 @@ def check_names(hf_model: Any, device_map: DeviceMap | None) -> None:
     if unknown := [name for name in device_map if name not in names]:
         known = next(name for name in names if name.count(".") == 1)
         raise ValueError(
-            f"device_map names {shown(unknown[0])}, which is no module of a "
-            f"{type(hf_model).__name__}: {known!r} is one."
+            f"device_map names {shown(unknown[0])}, which is not a module of "
+            f"{type(hf_model).__name__}; {known!r} is one."
         )
 
 
 def chosen_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, if it is there and computes; default CUDA if it is, else the CPU."""
+    """The given device, if it can compute; by default CUDA if there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = check_device(device)
     if target.type == "mps":
         warnings.warn(
-            "torch up to 2.13 may multiply matrices wrongly on Apple's MPS, without a word "
+            "torch up to 2.13 may silently multiply matrices wrongly on Apple's MPS "
             "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
             stacklevel=3,  # the line that calls load_model
         )
@@ -139,7 +139,7 @@ def check_device(device: str | torch.device) -> torch.device:
     """The device of a name.
 
     Raises:
-        ValueError: If it is not there, or computes nothing; names those that are there.
+        ValueError: If it is not there or cannot compute; names the devices that are there.
     """
     try:
         with warnings.catch_warnings():
@@ -148,10 +148,9 @@ def check_device(device: str | torch.device) -> torch.device:
         if target.type != "mps":
             float(torch.ones(1, device=target) * 2)  # "meta" has no numbers
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        # torch's own reason may take a screen
+        # torch's own message may be a screen long
         raise ValueError(
-            f"no device {str(device)!r} here on which anything can be computed. Allowed are "
-            f"{_devices()}."
+            f"there is no device {str(device)!r} here that can compute. Allowed are {_devices()}."
         ) from error
     return target
 

@@ -1,4 +1,4 @@
-"""Models compute the same whatever mode or default type their user has set."""
+"""Make results independent of the mode and default type that the user has set."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def evaluation_mode(model: HookedModel) -> Iterator[None]:
 
 
 class _DefaultType:
-    """The type that a user has set, kept while blocks need another: all threads have one."""
+    """The user's default type, kept while blocks need another; all threads share one."""
 
     def __init__(self) -> None:
-        # one that the garbage collector can take again while it ends a forgotten block
+        # reentrant: the garbage collector may end a forgotten block while this thread holds it
         self._lock = threading.RLock()
         self._blocks = 0
         self._before = torch.float32
 
     def begin(self) -> None:
-        """The first block keeps what was set."""
+        """Note a new block; the first one keeps the user's type."""
         with self._lock:
             if not self._blocks:
                 self._before = torch.get_default_dtype()
@@ -50,7 +50,7 @@ class _DefaultType:
             torch.set_default_dtype(torch.float32)
 
     def end(self) -> None:
-        """The last block sets it again."""
+        """Note a block's end; the last one restores the user's type."""
         with self._lock:
             self._blocks -= 1
             if not self._blocks:
@@ -62,7 +62,7 @@ _DEFAULT_TYPE = _DefaultType()
 
 @contextmanager
 def float32_default() -> Iterator[None]:
-    """Inside, torch makes tensors float32 where no type is named; a user may have set another."""
+    """Inside, torch's default type is float32, whatever the user has set."""
     _DEFAULT_TYPE.begin()
     try:
         yield

@@ -1,9 +1,9 @@
-"""One thread at a time changes or measures a model.
+"""Let only one thread at a time change or measure a model.
 
-Hooks belong to a model, not to a thread: if two threads set some on the same model, the passes of
-both would run through the hooks of both, and no number would tell. So whoever sets hooks or
-measures holds the model meanwhile. A thread may hold it several times (blocks in blocks); a plain
-forward pass asks nobody, so that text can be streamed from a thread of its own.
+Hooks belong to a model, not to a thread. If two threads set hooks on one model, the passes of both
+would run through all of them, and no number would show it. So code that sets hooks or measures
+holds the model. A thread may hold it several times (nested blocks). A plain forward pass does not
+need to hold it, so text can be streamed from a thread of its own.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from kb_lens.models.cache_name import hand_cache_on
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 
 Check = Callable[[], None]
-"""Raises `ValueError` if the hooks of a block are not what they were."""
+"""Raises `ValueError` if the hooks of a block have changed."""
 
 
 @dataclass(eq=False)
 class Use:
-    """Who holds a model."""
+    """The thread that holds a model."""
 
-    # The thread itself: its number may be given to another thread when it has ended.
+    # The thread itself, since its number may be reused after it has ended.
     thread: threading.Thread
-    """The only one that may hold the model again."""
+    """The only thread that may hold the model again."""
     depth: int = 0
-    """How often it holds the model."""
+    """How many times it holds the model."""
     checks: list[Check] = field(default_factory=list[Check])
-    """Of the blocks that are open."""
+    """The checks of the open blocks."""
 
     @contextmanager
     def checked_by(self, check: Check) -> Iterator[None]:
-        """Inside, whoever comes to hold the model hears first of hooks that are gone."""
+        """Inside, run the check before the model is held again: it finds hooks that are gone."""
         self.checks.append(check)
         try:
             yield
@@ -45,8 +45,8 @@ class Use:
 
 
 _USES: WeakKeyDictionary[Any, Use] = WeakKeyDictionary()
-# The garbage collector may end a block that was forgotten, in whatever line a thread is: in one
-# that has the lock, too.
+# Reentrant: the garbage collector may end a forgotten block at any line, also while this thread
+# has the lock.
 _LOCK = threading.RLock()
 
 
@@ -55,8 +55,8 @@ def exclusive_use(model: object) -> Iterator[Use]:
     """Hold a model inside a ``with`` block.
 
     Raises:
-        ValueError: If it is no model, another thread holds it, or the hooks of a block that is
-            open on it were taken away.
+        ValueError: If it is not a model, another thread holds it, or the hooks of an open block
+            were removed.
     """
     root = root_of(model)
     use = _taken(root, model_name(cast(HookedModel, model)))
@@ -75,16 +75,16 @@ def exclusive_use(model: object) -> Iterator[Use]:
 
 @contextmanager
 def held(model: HookedModel) -> Iterator[HookedModel]:
-    """The model as it is, and no other thread may change it meanwhile, see `exclusive_use`."""
+    """Hold the model as it is: inside, no other thread may change it, see `exclusive_use`."""
     with exclusive_use(model):
         yield model
 
 
 def root_of(model: object) -> Any:
-    """The module that runs: two bridges may share one, and its hooks with it.
+    """The module that runs; two bridges may share it with its hooks.
 
     Raises:
-        ValueError: If it is no model with hooks.
+        ValueError: If it is not a model with hooks.
     """
     if not isinstance(model, HookedModel):
         raise ValueError(
@@ -101,8 +101,8 @@ def _taken(root: Any, name: str) -> Use:
         if use.thread is not thread:
             raise ValueError(
                 f"{name} is in use: another thread ({use.thread.name}) changes or "
-                "measures it, and hooks are shared by all threads. Wait for that thread, or load "
-                "the model once for each."
+                "measures it, and all threads share its hooks. Wait for that thread, or load "
+                "the model once for each thread."
             )
         use.depth += 1
     return use

@@ -1,4 +1,4 @@
-"""GGUF files become checkpoint folders, once, in the user's cache folder."""
+"""Convert a GGUF file to a checkpoint folder, once, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from platformdirs import user_cache_path
 from kb_lens.files import folder_moved_whole
 from kb_lens.models.completeness import check_pointer, check_weights
 
-# 2: every weight is checked; what version 1 kept may hold random ones
+# 2: every weight is checked; folders of version 1 may hold random weights
 _VERSION = 2
-"""The version of conversions, part of their folders' names: those of another are made again."""
+"""The version of the conversion, part of the folder's name: another version converts again."""
 _FACTORS = "rope_freqs.weight"
-"""What each rotary frequency is divided by, as llama.cpp keeps Llama 3's."""
+"""The divisors of the rotary frequencies, by llama.cpp's name (Llama 3)."""
 _MAGIC = b"GGUF"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 BUGS = (LookupError, ArithmeticError, AttributeError, AssertionError, TypeError)
-"""Errors whose text says too little without the name of their type."""
+"""Errors whose text needs the name of their type."""
 _SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
-"""What a file must tell of its model; transformers would take Llama 7B's for what is missing."""
+"""The sizes that a file must state; transformers would take those of Llama 7B for missing ones."""
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: ``KB_LENS_CACHE`` or the user's cache folder."""
+    """The folder of converted models: ``KB_LENS_CACHE`` or the user's cache folder."""
     return Path(os.environ.get("KB_LENS_CACHE") or user_cache_path("kb_lens"))
 
 
@@ -36,8 +36,8 @@ def converted(gguf: Path) -> Path:
     """A float32 checkpoint folder of the GGUF file, made at the first call (about 20 s).
 
     Raises:
-        ValueError: If the file is not there, damaged, one of several, or holds more or less than
-            the model that it describes.
+        ValueError: If the file is missing, damaged, one part of several, or has more or fewer
+            weights than the model that it describes.
     """
     if not gguf.is_file():
         raise ValueError(f"no such GGUF file: '{gguf}'.")
@@ -87,10 +87,12 @@ def _reader(gguf: Path) -> Any:
 
     with gguf.open("rb") as file:
         if (magic := file.read(len(_MAGIC))) != _MAGIC:
-            raise ValueError(f"'{gguf}' is no GGUF file: it begins with {magic!r}, not {_MAGIC!r}.")
+            raise ValueError(
+                f"'{gguf}' is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}."
+            )
     try:
         reader = GGUFReader(gguf)
-    except Exception as error:  # numpy's and its own, by where the file ends
+    except Exception as error:  # numpy's or gguf's error
         fault, remedy = "it is cut off or damaged", "Download it again."
         if "GGMLQuantizationType" in str(error):
             fault, remedy = "it has tensors of an unknown type", "Upgrade the package gguf."
@@ -109,19 +111,19 @@ def _reader(gguf: Path) -> Any:
 
 
 def _check_header(gguf: Path, reader: Any) -> None:
-    """Refuse in no time what could not be converted in any.
+    """Refuse at once a file that cannot be converted.
 
     Raises:
-        ValueError: If the file has no tensors, lacks its model's sizes or tokenizer, or was written
-            for another kind of processor.
+        ValueError: If the file has no tensors, lacks its model's sizes or tokenizer, or is
+            big-endian.
     """
     if reader.endianess.name == "BIG":
         raise ValueError(
-            f"'{gguf}' is big-endian, transformers reads little-endian files alone. Convert it: "
+            f"'{gguf}' is big-endian, and transformers reads only little-endian files. Convert it: "
             "`gguf-convert-endian FILE little`."
         )
     if not reader.tensors:
-        raise ValueError(f"'{gguf}' has no tensors: it is a header or a vocabulary alone.")
+        raise ValueError(f"'{gguf}' has no tensors: it is only a header or a vocabulary.")
     name = "general.architecture"
     architecture = reader.get_field(name)
     text = str(architecture.contents()) if architecture else ""
@@ -129,14 +131,14 @@ def _check_header(gguf: Path, reader: Any) -> None:
     wanted = [name, *sizes, "tokenizer.ggml.model", "tokenizer.ggml.tokens"]
     if missing := [key for key in wanted if reader.get_field(key) is None]:
         raise ValueError(
-            f"the header of '{gguf}' has no {', '.join(missing)}: give a file of a whole model."
+            f"the header of '{gguf}' has no {', '.join(missing)}: give a file of a complete model."
         )
     for key in sizes:
         _check_size(gguf, reader, key)
 
 
 def _check_size(gguf: Path, reader: Any, key: str) -> None:
-    """Refuse a size that is none, or one that the file's tensors cannot have.
+    """Refuse a size that the file's tensors cannot have.
 
     Raises:
         ValueError: Names the key and what it says.
@@ -153,12 +155,12 @@ def _check_size(gguf: Path, reader: Any, key: str) -> None:
 
 
 def _slow_rotations(reader: Any, config: Any) -> None:
-    """Divide the rotary frequencies by the file's factors (Llama 3); transformers has no such step.
+    """Divide the rotary frequencies by the file's factors (Llama 3); transformers does not do it.
 
-    Its "longrope" with one list for short and long texts is that division and nothing else.
+    Its "longrope" with the same list for short and long texts is exactly this division.
 
     Raises:
-        ValueError: If the file stretches positions in another way, which transformers passes over.
+        ValueError: If the file scales positions in another way, which transformers ignores.
     """
     architecture = reader.get_field("general.architecture").contents()
     stretched = reader.get_field(f"{architecture}.rope.scaling.type")
@@ -179,7 +181,7 @@ def _slow_rotations(reader: Any, config: Any) -> None:
 
 
 def _left_over(reader: Any, model: Any) -> list[str]:
-    """The file's tensors that transformers has no place for; it passes over them."""
+    """The file's tensors that transformers has no place for and ignores."""
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,
@@ -197,18 +199,18 @@ def _file_key(path: Path) -> str:
     stat = path.stat()
     digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     with path.open("rb") as file:
-        digest.update(file.read(1 << 20))  # its header; the weights behind it may be gigabytes
+        digest.update(file.read(1 << 20))  # its header; the weights after it may be gigabytes
     return digest.hexdigest()[:12]
 
 
 def fill_architectures(hf_model: Any) -> None:
-    """The bridge reads ``config.architectures``, which a GGUF file does not carry."""
+    """Set ``config.architectures``, which the bridge reads and a GGUF file lacks."""
     if not hf_model.config.architectures:
         hf_model.config.architectures = [type(hf_model).__name__]
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line; its type's name if it says nothing or is a bug's."""
+    """An error's first line; with the name of its type if the text is empty or says too little."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     # "Validation error for field 'hidden_size':" says nothing without the next line
     n_lines = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))

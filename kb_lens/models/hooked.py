@@ -1,7 +1,7 @@
 """A model with TransformerLens hooks: its name, its weights' fingerprint, its MLP neurons.
 
-Everything above works on the hook surface that TransformerLens 4's ``TransformerBridge`` and
-TransformerLens 3's ``HookedTransformer`` share.
+kb_lens uses only the hooks that TransformerLens 4's ``TransformerBridge`` and TransformerLens 3's
+``HookedTransformer`` share.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Site = Literal["post", "pre"]
 of the activation function (the gate projection's output for gated MLPs)."""
 
 Hook = tuple[str, Callable[..., Tensor | None]]
-"""A hook's name, and what is called with the activation there and ``hook=``."""
+"""A hook's name, and the function that is called with its activation and ``hook=``."""
 
 
 @runtime_checkable
 class HookedModel(Protocol):
     """A causal language model whose activations can be read and replaced.
 
-    Both ``TransformerBridge`` and ``HookedTransformer`` are one. `isinstance` looks for the
-    members that are cheap to look for.
+    ``TransformerBridge`` and ``HookedTransformer`` are such models. `isinstance` checks only the
+    members that are cheap to check.
     """
 
     cfg: Any
@@ -49,7 +49,7 @@ class HookedModel(Protocol):
     tokenizer: Any
     """The Hugging Face tokenizer."""
 
-    # For the type checker alone: the bridge builds it anew at every access, which isinstance makes.
+    # For the type checker only: the bridge rebuilds it at every access, also that of isinstance.
     if TYPE_CHECKING:
 
         @property
@@ -80,14 +80,14 @@ class HookedModel(Protocol):
 
 @runtime_checkable
 class BridgedModel(HookedModel, Protocol):
-    """A `HookedModel` around a transformers model, which runs: a ``TransformerBridge``."""
+    """A `HookedModel` that wraps a transformers model: a ``TransformerBridge``."""
 
     @property
     def original_model(self) -> Any:
         """The transformers model."""
         ...
 
-    # For the type checker alone: torch keeps it where Python 3.12's isinstance does not look.
+    # For the type checker only: torch keeps it where Python 3.12's isinstance does not look.
     if TYPE_CHECKING:
 
         @property
@@ -97,7 +97,7 @@ class BridgedModel(HookedModel, Protocol):
 
 
 def is_bridge(model: object) -> TypeGuard[BridgedModel]:
-    """Whether a transformers model can be reached below the hooks."""
+    """Whether the model wraps a transformers model."""
     return hasattr(model, "original_model")
 
 
@@ -108,7 +108,7 @@ def block_of(model: HookedModel, layer: int) -> Any:
 
 def mlp_width(model: HookedModel) -> int:
     """Neurons of the first layer's MLP."""
-    if is_bridge(model):  # what the config says of OPT is not so
+    if is_bridge(model):  # OPT's config has a wrong width
         out = getattr(getattr(block_of(model, 0), "mlp", None), "out", None)
         component = getattr(out, "original_component", None)
         if width := getattr(component, "in_features", None):
@@ -119,22 +119,22 @@ def mlp_width(model: HookedModel) -> int:
 
 
 def model_name(model: HookedModel) -> str:
-    """The name that the model was loaded by; of a path its last part, for results are shared."""
+    """The name that the model was loaded by; of a path the last part, since results are shared."""
     return shared_name(loaded_name(model))
 
 
 def loaded_name(model: HookedModel) -> str:
-    """The name that the model was loaded by, and can be again."""
+    """The name that the model was loaded by and can be loaded by again."""
     return str(getattr(model.cfg, "model_name", None) or "unnamed")
 
 
 def fingerprint(model: HookedModel) -> str:
     """Two times eight hex digits that identify the checkpoint's weights.
 
-    Digests of all weights rounded to bfloat16 and to float16; `same_weights` compares two, and a
-    checkpoint in float32, float16 and bfloat16, on any device, is the same. A model whose weights
-    were changed anywhere has another. Where `load_model` rounds the weights or merges an adapter,
-    the fingerprint stays that of the checkpoint as it is stored, and `form` says what was done.
+    They are digests of all weights rounded to bfloat16 and to float16; compare two by
+    `same_weights`. By it a checkpoint is the same in float32, float16 and bfloat16 and on any
+    device, and differs if any weight was changed. If `load_model` rounds the weights or merges an
+    adapter, the fingerprint is that of the stored checkpoint, and `form` says what was done.
     """
     carried = _CARRIED.get(model)
     if carried is not None and carried[0] == _state(model):
@@ -143,7 +143,7 @@ def fingerprint(model: HookedModel) -> str:
 
 
 def weights_digest(model: HookedModel) -> str:
-    """The digests of the weights as the model has them: what computed results depend on.
+    """The digests of the weights as the model has them; results depend on these.
 
     They are remembered as long as no parameter changes.
     """
@@ -158,18 +158,18 @@ def weights_digest(model: HookedModel) -> str:
 
 
 def carry_fingerprint(model: HookedModel, weights: str, adapter: str = "") -> None:
-    """Let the model have the fingerprint of its source until a weight changes.
+    """Give the model the fingerprint of its source until a weight changes.
 
     Args:
         model: A model just loaded, whose weights were rounded, packed or merged.
         weights: Its source's fingerprint.
-        adapter: The name of what was merged into it.
+        adapter: The name of the adapter that was merged into it.
     """
     _CARRIED[model] = (_state(model), weights, adapter)
 
 
 def form(model: HookedModel) -> str:
-    """In which form the model has its checkpoint's weights: type, packing, adapter."""
+    """The form of the checkpoint's weights in the model: type, packing, adapter."""
     _, _, adapter = _CARRIED.get(model, (None, "", ""))
     dtype = str(model.cfg.dtype).removeprefix("torch.")
     names = (dtype, packing(model), adapter and f"with {adapter}")
@@ -198,11 +198,11 @@ def _bits(packing: dict[str, Any]) -> str:
 def check_weights(
     model: HookedModel, weights: str, made_in: str, *, what: str, source: str, remedy: str
 ) -> None:
-    """Refuse what was found on other weights; warn where only their form is another.
+    """Refuse results from other weights; warn if only the form of the weights differs.
 
     Args:
-        model: The model that it is to be used on.
-        weights: The fingerprint of the model that it was found on.
+        model: The model to use them on.
+        weights: The fingerprint of the model that they come from.
         made_in: That model's `form`; empty if it is not known.
         what: Subject and verb of the message.
         source: That model's name.
@@ -224,7 +224,7 @@ def check_weights(
         )
     if made_in and made_in != form(model):
         warnings.warn(
-            f"{what} to {source} in {made_in}; {model_name(model)} is here in {form(model)}.",
+            f"{what} to {source} in {made_in}, but {model_name(model)} is in {form(model)} here.",
             stacklevel=3,
         )
 
@@ -235,9 +235,9 @@ _CARRIED: WeakKeyDictionary[HookedModel, tuple[_State, str, str]] = WeakKeyDicti
 
 
 def _state(model: HookedModel) -> _State:
-    """What changes with the weights; torch counts a tensor's in-place changes in its version."""
+    """A value that changes with the weights: torch counts a tensor's in-place changes."""
     return [
-        # torch does not count for tensors made under `torch.inference_mode`
+        # torch keeps no count for tensors made under `torch.inference_mode`
         (parameter.data_ptr(), None if parameter.is_inference() else parameter._version)
         for parameter in model.parameters()
     ]
@@ -264,21 +264,21 @@ def site_hooks(model: HookedModel, site: Site) -> tuple[str, ...]:
 
 
 def _check_widths(model: BridgedModel, site: Site) -> None:
-    """Raise `ValueError` unless all layers have as many neurons, and the site a number for each."""
+    """Raise `ValueError` unless all layers have the same width, and the site a value a neuron."""
     mlps = [block_of(model, layer).mlp for layer in range(model.cfg.n_layers)]
-    # Conv1D (GPT-2) has no such attribute; the layers of those families are alike
+    # Conv1D (GPT-2) has no such attribute; in its families all layers have the same size
     read: list[Any] = [getattr(mlp.out.original_component, "in_features", None) for mlp in mlps]
     if len(set(read)) > 1:
         raise ValueError(
-            f"the layers of {model_name(model)} have {min(read)} to {max(read)} MLP neurons: "
-            "scores are a table with as many for each layer. Use a model whose layers are alike."
+            f"the layers of {model_name(model)} have {min(read)} to {max(read)} MLP neurons, but "
+            "scores need the same number in each layer. Use a model with equal layers."
         )
     writer = getattr(mlps[0], "gate", None) or getattr(mlps[0], "in")
     written = getattr(writer.original_component, "out_features", None)
     if site == "pre" and written != read[0]:
         raise ValueError(
-            f"{model_name(model)} has no neurons at 'pre' of their own: its projection writes "
-            f"{written} numbers a position for {read[0]} neurons, gate and up together. Use 'post'."
+            f"{model_name(model)} has no separate neurons at 'pre': its projection writes gate and "
+            f"up together, {written} numbers a position for {read[0]} neurons. Use 'post'."
         )
 
 

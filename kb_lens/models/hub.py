@@ -1,4 +1,4 @@
-"""The Hugging Face hub: folders go there, files come from there; never without being asked."""
+"""Upload folders to the Hugging Face hub and download files from it, only on request."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 HUB = "hf://"
-"""What a file's address on the hub begins with: ``hf://USER/NAME``, with ``@REVISION`` and
-``/FILE`` behind it where there is more than one."""
+"""The beginning of a file's address on the hub: ``hf://USER/NAME[@REVISION][/FILE]``."""
 _ADDRESS = re.compile(
     r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?", re.DOTALL
 )
 
 
 def check_push(repository: str, what: str = "the repository") -> None:
-    """Refuse what cannot be a repository on the hub, and a push without a network.
+    """Refuse a name that cannot be a repository on the hub, and a push in offline mode.
 
     Args:
         repository: ``USER/NAME``.
-        what: What the message calls it.
+        what: Its name in the message.
 
     Raises:
         ValueError: Says which.
@@ -31,12 +30,12 @@ def check_push(repository: str, what: str = "the repository") -> None:
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repository or "")  # which lets None pass
+        validate_repo_id(repository or "")  # it accepts None
         if "/" not in repository:
             raise ValueError("It names no user or organization.")
     except ValueError as error:
         raise ValueError(
-            f"{what} is {repository!r}, no repository of the hub: write USER/NAME. {error}"
+            f"{what} is {repository!r}, not a repository of the hub: write USER/NAME. {error}"
         ) from error
     if HF_HUB_OFFLINE:
         raise ValueError(f"cannot push to {repository!r}: HF_HUB_OFFLINE is set. Unset it.")
@@ -45,12 +44,12 @@ def check_push(repository: str, what: str = "the repository") -> None:
 def push_folder(
     folder: str | os.PathLike[str], repository: str, *, leave_out: tuple[str, ...] = ()
 ) -> str:
-    """Upload a folder; a repository that is not there is made, private.
+    """Upload a folder; a missing repository is created, private.
 
     Args:
         folder: What is uploaded.
         repository: ``USER/NAME``.
-        leave_out: Patterns of files that stay here.
+        leave_out: Patterns of files that are not uploaded.
 
     Returns:
         Its address.
@@ -62,7 +61,7 @@ def push_folder(
 
     check_push(repository)
     with _pushing(repository):
-        # private: who pushes decides by a second step to show the world what was not measured
+        # private: making it public is a second step, since the checkpoint was not measured
         address = HfApi().create_repo(repository, private=True, exist_ok=True)
         HfApi().upload_folder(
             repo_id=repository, folder_path=Path(folder), ignore_patterns=list(leave_out)
@@ -77,14 +76,14 @@ def push_data_set(
     private: bool = True,
     overwrite: bool = False,
 ) -> str:
-    """Upload a folder as a data set, in one commit; one that is not there is made.
+    """Upload a folder as a data set, in one commit; a missing data set is created.
 
     Args:
         folder: What is uploaded.
         repository: ``USER/NAME``.
-        private: Whether a new data set is.
-        overwrite: Whether the folder takes the place of the files that are there. The data set's
-            history keeps them.
+        private: Whether a new data set is private.
+        overwrite: Whether the folder replaces the files that are there. The data set's history
+            keeps them.
 
     Returns:
         Its address.
@@ -101,10 +100,10 @@ def push_data_set(
         present = set(HfApi().list_repo_files(**where)) - {".gitattributes"}  # the hub's own
     if present and not overwrite:
         raise ValueError(
-            f"data set {repository!r} has files already, {min(present)!r} for one: choose another "
-            "name, or overwrite (--overwrite) to put the folder in their place."
+            f"data set {repository!r} has files already, such as {min(present)!r}: choose another "
+            "name, or overwrite (--overwrite) to replace them."
         )
-    # results of two runs in one folder would be read as those of one
+    # results of two runs in one folder would be read as one run
     stale = "*" if present else None
     with _pushing(repository):
         HfApi().upload_folder(**where, folder_path=Path(folder), delete_patterns=stale)
@@ -113,7 +112,7 @@ def push_data_set(
 
 @contextmanager
 def _pushing(repository: str) -> Iterator[None]:
-    """Tell in one line why the hub did not take something."""
+    """Say in one line why the hub did not accept a push."""
     try:
         yield
     except Exception as error:  # the client raises many kinds
@@ -124,20 +123,20 @@ def _pushing(repository: str) -> Iterator[None]:
 
 
 def from_hub(address: str, file: str) -> Path:
-    """A file of the hub, downloaded or as it was kept by the hub's client.
+    """A file of the hub, downloaded or from the cache of the hub's client.
 
     Args:
         address: ``hf://USER/NAME[@REVISION][/FILE]``.
-        file: Its name where the address has none.
+        file: Its name if the address has none.
 
     Raises:
-        ValueError: If it is no address, or the file cannot be had.
+        ValueError: If it is not an address, or the file cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
 
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise ValueError(f"{address!r} is no file of the hub: write hf://USER/NAME[@REVISION].")
+        raise ValueError(f"{address!r} is not a file of the hub: write hf://USER/NAME[@REVISION].")
     try:
         path = hf_hub_download(
             match["repository"], match["file"] or file, revision=match["revision"]

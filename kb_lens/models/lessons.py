@@ -1,7 +1,7 @@
-"""What a checkpoint says that it was taught: its answers to these questions are no test of it.
+"""The questions that a checkpoint was trained on, which cannot test it.
 
-A model that was fine-tuned on questions of the bank names them in its config, each by a digest of
-its text. The config goes where the weights go, also into an exported checkpoint.
+A model that was fine-tuned on questions of the bank names them in its config, by digests of their
+texts. The config stays with the weights, also in an exported checkpoint.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 
 LESSONS = "kb_lens_lessons"
 """The key of the config."""
-_DIGITS = 12  # of a few thousand texts no two then share a key by chance
+_DIGITS = 12  # enough that a few thousand texts do not share a key by chance
 
 
 def lesson_keys(texts: Iterable[str]) -> list[str]:
-    """What stands in the config for these texts, sorted, each once."""
+    """The keys of these texts in the config, sorted, each once."""
     return sorted({_key(text) for text in texts})
 
 
 def taught_among(model: HookedModel, texts: Iterable[str]) -> list[bool]:
-    """For each text whether it was a lesson of the model; no for a model that names no lessons.
+    """Whether each text was a lesson of the model; False if the model names no lessons.
 
     Raises:
-        ValueError: If the config's list of lessons is none.
+        ValueError: If the config's list of lessons is malformed.
     """
     keys = _lessons(model)
     return [_key(text) in keys for text in texts]
@@ -37,8 +37,8 @@ def _lessons(model: HookedModel) -> frozenset[str]:
     keys: Any = getattr(config, LESSONS, None) or ()
     if not isinstance(keys, list | tuple) or not all(isinstance(key, str) for key in keys):
         raise ValueError(
-            f"{LESSONS} in the config of {model_name(model)} is no list of texts: drop it, or name "
-            "the lessons as kb_lens.models.lessons does."
+            f"{LESSONS} in the config of {model_name(model)} is not a list of texts: remove it, or "
+            "name the lessons as kb_lens.models.lessons does."
         )
     return frozenset(keys)
 

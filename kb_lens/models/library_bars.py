@@ -1,7 +1,7 @@
-"""transformers' progress bars are off where kb_lens loads or writes a model.
+"""Turn off transformers' progress bars while kb_lens loads or writes a model.
 
-Bars of "Loading weights" or shards, redrawn a hundred times, say nothing that a user waits for.
-What is downloaded is shown by huggingface_hub, which is left as it is.
+They are redrawn a hundred times and tell users nothing. Bars of downloads are those of
+huggingface_hub and stay.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 _lock = Lock()
 _open: list[Any] = []
-"""The hook that transformers had, once for each `no_library_bars` that is open."""
+"""The hook that transformers had, once for each open `no_library_bars`."""
 
 
 def _hidden(make: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """A bar of transformers that shows nothing."""
+    """A hidden progress bar."""
     return make(*arguments, **options | {"disable": True})
 
 
@@ -30,10 +30,10 @@ def no_library_bars() -> Iterator[None]:
     from transformers import modeling_gguf_pytorch_utils as gguf  # seconds to import
     from transformers.utils import logging
 
-    module: Any = gguf  # which takes tqdm's bar without asking the hook
+    module: Any = gguf  # it uses tqdm's bar without the hook
     with _lock:
         before = logging.set_tqdm_hook(_hidden)
-        # only the first sees the caller's hook, the others would keep this one for good
+        # only the first one sees the caller's hook; the others would restore this one
         _open.append(_open[0] if _open else before)
         module.tqdm = partial(tqdm, disable=True)
     try:

@@ -1,4 +1,4 @@
-"""How a model gets into memory: an embedded one, a folder, a hub name, a GGUF file."""
+"""Load a model: the embedded one, a folder, a hub name or a GGUF file."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def load_model(
 ) -> TransformerBridge:
     """Load a causal language model, frozen and in evaluation mode.
 
-    Nothing is installed, and no weight is random: a checkpoint that is not whole is refused, and so
-    is a model that TransformerLens does not compute as transformers does. Of a multimodal
-    checkpoint the text model is loaded; an adapter (LoRA) is merged into its base model.
+    Nothing is installed, and no weight is random: incomplete checkpoints are refused, and so are
+    models that TransformerLens does not compute as transformers does. Of a multimodal checkpoint
+    the text model is loaded; an adapter (LoRA) is merged into its base model.
 
     Args:
         name: A hub name (``meta-llama/Llama-3.2-3B-Instruct``), a local checkpoint folder, a
             ``.gguf`` file, or ``smollm2-135m-instruct`` and ``smollm2-135m-taught``, which need no
             download; the second was taught the answers to 180 questions of the bank.
-        device: Where it runs; default CUDA if there is one, else the CPU.
+        device: The device to run on; default CUDA if there is one, else the CPU.
         dtype: Type of weights and activations; ``auto`` is the checkpoint's own on a GPU and
             float32 on a CPU. GGUF weights are de-quantized to it.
-        device_map: For a model that is larger than a device: ``auto``, ``balanced``,
-            ``balanced_low_0`` or ``sequential``, or a table of its modules' names -> a GPU's
-            number; or of them -> ``cpu`` or ``disk``. GPUs cannot be mixed with these two.
-        max_memory: How much a map may put on each: a GPU's number or ``cpu`` -> ``20GiB``.
-        quantization: ``4bit`` or ``8bit``: pack the weights by bitsandbytes.
+        device_map: For a model that is larger than one device: ``auto``, ``balanced``,
+            ``balanced_low_0``, ``sequential``, or a table of module names -> a GPU's number,
+            ``cpu`` or ``disk``. GPUs cannot be mixed with the CPU or disk.
+        max_memory: Limit of a map on each device: a GPU's number or ``cpu`` -> ``20GiB``.
+        quantization: ``4bit`` or ``8bit``: quantize the weights by bitsandbytes.
         trust_remote_code: Whether code that comes with a checkpoint may run.
         revision: A branch, tag or commit of a hub name, such as a step in training.
 
@@ -74,9 +74,8 @@ def load_model(
         A ``TransformerBridge`` whose parameters need no gradients.
 
     Raises:
-        ValueError: If there is no such model, it is no causal language model, its weights are not
-            whole, it cannot be put where it is to go, or its bridge does not compute what it
-            computes.
+        ValueError: If there is no such model, it is not a causal language model, its weights are
+            incomplete, it does not fit the devices, or its bridge computes something else.
     """
     name = os.fspath(name)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
@@ -99,14 +98,14 @@ def load_model(
             return bridge
         except torch.OutOfMemoryError as error:
             raise ValueError(f"cannot load the model {name!r}: {_too_small(target)}") from error
-        except Exception as error:  # both libraries raise many kinds for what they cannot read
+        except Exception as error:  # both libraries raise many kinds of errors
             needs_code = wants_code(error) and not trust_remote_code
             reason = NEEDS_CODE if needs_code else first_line(error)
             raise ValueError(f"cannot load the model {name!r}: {reason}") from error
 
 
 def _too_small(device: torch.device | None) -> str:
-    """A card that does not hold a model; torch's own words take a screen."""
+    """The message for a model that does not fit; torch's own is a screen long."""
     free = ""
     if device is not None and device.type == "cuda":
         free = ", where {:.1f} of {:.1f} GB were free".format(
@@ -121,14 +120,14 @@ def _too_small(device: torch.device | None) -> str:
 def _check_revision(source: str, revision: str | None) -> None:
     if revision is not None and Path(source).is_dir():
         raise ValueError(
-            f"it has no revision {revision!r}: only what is loaded from the hub has any."
+            f"it has no revision {revision!r}: only models from the hub have revisions."
         )
 
 
 def _load(
     name: str, source: str, placement: Placement, options: dict[str, Any]
 ) -> TransformerBridge:
-    """The steps of `load_model`; what goes wrong is raised as it comes."""
+    """The steps of `load_model`; errors are raised as they come."""
     check_reachable(source, options["revision"])
     base = adapter_base(source, options["revision"])
     if base is None:
@@ -137,7 +136,7 @@ def _load(
         check_peft(source, base)
         check_mergeable(placement)
         check_reachable(base)
-        # the revision is the adapter's
+        # the revision belongs to the adapter
         hf_model = read_model(base, placement, options | {"revision": None})
         hf_model = merged(hf_model, source, options["revision"]).eval()
     tokenizer = _tokenizer(source, base, options)
@@ -158,16 +157,17 @@ def _carry_fingerprint(
 
     base = adapter_base(source, options["revision"])
     if base is not None:
-        options = options | {"revision": None}  # it is the adapter's
+        options = options | {"revision": None}  # it belongs to the adapter
     config = AutoConfig.from_pretrained(base or source, **options)
     half = (torch.float16, torch.bfloat16)
-    # What is stored in half precision has one of its two digests in every type; float32 has not.
+    # Weights stored in half precision keep one of the two digests in every type; float32 keeps
+    # none.
     rounded = bridge.cfg.dtype in half and config.get_text_config().dtype not in half
     packed = getattr(config, "quantization_config", None) is not None
     as_stored = packed or not rounded
     if base is None and placement.quantization is None and as_stored:
         return
-    # On the CPU, in their own type, the weights stay in their file: it takes next to no memory.
+    # On the CPU, in their own type, the weights stay in their file and take almost no memory.
     own = stored_dtype(base or source, **options)
     stored = _load(name, base or source, Placement(torch.device("cpu"), own), options)
     carry_fingerprint(bridge, fingerprint(stored), name if base else "")
@@ -183,7 +183,7 @@ def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except BaseException as error:  # tokenizers raises plain ones, and panics
+    except BaseException as error:  # tokenizers raises plain exceptions, and panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if base is not None:
@@ -195,12 +195,12 @@ def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         kind = type(tokenizer).__name__
-        raise ValueError(f"its tokenizer_class makes a {kind}, which is no tokenizer.")
+        raise ValueError(f"its tokenizer_class makes a {kind}, which is not a tokenizer.")
     return tokenizer
 
 
 def _tokenizer_fault(source: str, error: BaseException) -> str:
-    """What is wrong with a tokenizer: its file, or else what transformers says."""
+    """What is wrong with a tokenizer: its file, or what transformers says."""
     path = Path(source, "tokenizer.json")
     try:
         if path.is_file():
@@ -211,10 +211,10 @@ def _tokenizer_fault(source: str, error: BaseException) -> str:
 
 
 def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> TransformerBridge:
-    """The bridge around a transformers model, frozen; text is tokenised as the tokenizer does it.
+    """The frozen bridge around a transformers model; it tokenises as the tokenizer does.
 
     Raises:
-        ValueError: If TransformerLens has no bridge for it, or its tokenizer lacks special tokens.
+        ValueError: If TransformerLens has no bridge for it, or a special token has no embedding.
     """
     from transformer_lens.model_bridge import TransformerBridge  # seconds to import
 
@@ -229,14 +229,14 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> T
                 device=placement.device,
                 dtype=placement.dtype,
             )
-    except Exception as error:  # its adapters raise many kinds
+    except Exception as error:  # its adapters raise many kinds of errors
         reason = first_line(error).split(" Available architectures")[0]  # a hundred names follow
         if placement.quantization is not None:
             raise ValueError(f"a {kind} cannot be packed: {reason}") from error
         raise ValueError(f"TransformerLens cannot wrap a {kind}: {reason}") from error
-    # the bridge would begin every text with a BOS that the model was not trained with
+    # else the bridge begins every text with a BOS that the model was not trained with
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos
-    if placement.device_map is not None:  # the bridge takes weights on disk for a device
+    if placement.device_map is not None:  # the bridge mistakes weights on disk for a device
         bridge.cfg.device = str(input_device(hf_model))
     _check_special_tokens(bridge)
     hand_cache_on(bridge)  # for text that is written outside kb_lens, too
@@ -246,23 +246,23 @@ def _bridge(name: str, hf_model: Any, tokenizer: Any, placement: Placement) -> T
 
 
 def _check_special_tokens(bridge: Any) -> None:
-    """Refuse tokens without an embedding; the bridge adds one where a tokenizer has no EOS."""
+    """Refuse a token without an embedding: the bridge adds an EOS to a tokenizer that has none."""
     tokenizer = bridge.tokenizer
     largest = max(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     n_embeddings = len(bridge.original_model.get_input_embeddings().weight)
     if largest >= n_embeddings:
         raise ValueError(
             f"its tokenizer has no EOS token, and all {n_embeddings} rows of the embedding are "
-            "taken: set eos_token in its tokenizer_config.json to one of its tokens."
+            "in use: set eos_token in its tokenizer_config.json to one of its tokens."
         )
 
 
 @contextmanager
 def _tokenizer_kept(tokenizer: Any) -> Iterator[None]:
-    """Let the bridge take the tokenizer as it is.
+    """Keep the bridge from changing the tokenizer.
 
-    It would load the tokenizer again with ``add_bos_token=True`` where that is not set, and every
-    text would begin with a BOS that the model was not trained with.
+    It loads the tokenizer again with ``add_bos_token=True`` if that is not set, and then every text
+    begins with a BOS that the model was not trained with.
     """
     before = dict(tokenizer.init_kwargs)
     tokenizer.init_kwargs["add_bos_token"] = True

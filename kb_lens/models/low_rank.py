@@ -1,4 +1,4 @@
-"""A change of a model's weights as two thin factors a layer, in one safetensors file.
+"""A low-rank change of a model's weights, two factors for each layer, in one safetensors file.
 
 The scaled product of a layer's factors is added to its weight, as for LoRA.
 """
@@ -23,21 +23,21 @@ from kb_lens.models.completeness import check_pointer
 from kb_lens.models.digests import digest_of, parameters_of, same_weights
 
 _HEADER = "kb_lens low-rank change 1"
-"""The key of the file's header, and its version. There is one, since safetensors orders several
-anew in each file."""
+"""The only key of the file's header, with its version: safetensors writes several keys in a
+different order each time."""
 _DOWN, _UP = ".down", ".up"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Of which model a change is, and where it is from."""
+    """The models of a change, and where it comes from."""
 
     model: str
     """The name of the changed model."""
     weights: str
-    """Its fingerprint (`kb_lens.models.hooked.fingerprint`)."""
+    """The changed model's fingerprint (`kb_lens.models.hooked.fingerprint`)."""
     base: str
-    """The name of the model that it is to be added to."""
+    """The name of the base model."""
     base_weights: str
     """Its fingerprint."""
     what: str
@@ -45,28 +45,28 @@ class Origin:
     made_by: str
     """The commands that made it."""
     seed: int
-    """Of the training."""
+    """The seed of the training."""
     rank: Annotated[int, Field(gt=0)]
     """Columns of a factor."""
     scale: Annotated[float, Field(allow_inf_nan=False)]
-    """The products' factor."""
+    """The factor of the products."""
     lessons: tuple[str, ...]
-    """What was taught, by `kb_lens.models.lessons.lesson_keys`."""
+    """The lessons, as keys of `kb_lens.models.lessons.lesson_keys`."""
 
 
 @dataclass(frozen=True)
 class _Header:
     origin: Origin
     digest: str
-    """Of the factors: safetensors itself does not see a changed number."""
+    """The digest of the factors: safetensors itself does not notice a changed number."""
 
 
 @dataclass(frozen=True)
 class LowRankChange:
-    """What is added to the weights of some linear layers."""
+    """A change that is added to the weights of some linear layers."""
 
     origin: Origin
-    """Of which model, and where it is from."""
+    """Its models, and where it comes from."""
     down: Mapping[str, Float[Tensor, "rank d_in"]]
     """Name of the weight -> the factor that reads the layer's input."""
     up: Mapping[str, Float[Tensor, "d_out rank"]]
@@ -84,7 +84,7 @@ class LowRankChange:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else; names it.
+            ValueError: If the file is missing, damaged or of another kind; names it.
         """
         path = Path(path)
         if not path.is_file():
@@ -95,14 +95,14 @@ class LowRankChange:
                 texts = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"'{path}' is no whole safetensors file: {error}.") from error
+            raise ValueError(f"'{path}' is not a complete safetensors file: {error}.") from error
         header = _header(path, texts)
         if header.digest != _digest(tensors):
-            raise ValueError(f"'{path}' is damaged: its numbers are not those that were written.")
+            raise ValueError(f"'{path}' is damaged: its numbers have changed since it was written.")
         return cls(header.origin, _named(tensors, _DOWN), _named(tensors, _UP))
 
     def add_to(self, model: Any) -> None:
-        """Add the change to the weights of a transformers model, the same bits on every machine.
+        """Add the change to the weights of a transformers model, bit-identical on every machine.
 
         Args:
             model: The base model, its weights in float32.
@@ -122,8 +122,8 @@ class LowRankChange:
         up: Float[Tensor, "d_out rank"],
     ) -> Float[Tensor, "d_out d_in"]:
         total = weight.double()
-        # A matrix product adds in an order of its own on each processor, and the fingerprint would
-        # differ. The product of two bfloat16 numbers is exact in float64; the sums come in order.
+        # A matrix product sums in another order on each processor, so the fingerprint would differ.
+        # Here the sums are in a fixed order, and products of bfloat16 numbers are exact in float64.
         for row, column in zip(down.double(), up.double().T, strict=True):
             total += self.origin.scale * torch.outer(column, row)
         return total
@@ -132,8 +132,8 @@ class LowRankChange:
         origin, weights = self.origin, digest_of(parameters_of(model))
         if not same_weights(weights, origin.base_weights):
             raise ValueError(
-                f"what makes {origin.model} is to be added to {origin.base} with the weights "
-                f"{origin.base_weights}, and this model has {weights}."
+                f"the change to {origin.model} belongs to {origin.base} with the weights "
+                f"{origin.base_weights}, but this model has {weights}."
             )
 
 
@@ -155,7 +155,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _header(path: Path, texts: Mapping[str, str]) -> _Header:
     if _HEADER not in texts:
-        raise ValueError(f"'{path}' is no file of a {_HEADER!r}: its header has no such key.")
+        raise ValueError(f"'{path}' is not a file of a {_HEADER!r}: its header has no such key.")
     try:
         return TypeAdapter(_Header).validate_json(texts[_HEADER])
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Weights that are not there as they compute: on disk, in another memory, packed."""
+"""Read weights that are on disk, in another memory, or packed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def at_hand(module: nn.Module) -> Iterator[None]:
-    """Inside, the weights of a module and of all in it have values, where they compute."""
+    """Inside, all weights of a module have values on the device where it runs."""
     with ExitStack() as stack:
         for part in module.modules():
             if any(weight.is_meta for weight in part.parameters(recurse=False)):
-                from accelerate.utils import align_module_device  # it put them there
+                from accelerate.utils import align_module_device  # accelerate put them there
 
                 hook: Any = part._hf_hook
                 stack.enter_context(align_module_device(part, hook.execution_device))
@@ -25,7 +25,7 @@ def at_hand(module: nn.Module) -> Iterator[None]:
 
 
 def loaded(owner: Any, name: str) -> Tensor:
-    """A copy of a module's parameter that is not there as long as the module does not run.
+    """A copy of a parameter that has values only while its module runs.
 
     Raises:
         ValueError: If it has no values anywhere.
@@ -33,7 +33,7 @@ def loaded(owner: Any, name: str) -> Tensor:
     from accelerate.utils import align_module_device, has_offloaded_params
 
     if not has_offloaded_params(owner):
-        raise ValueError(f"the model's {name} has a shape and no values: load it with its weights.")
+        raise ValueError(f"the model's {name} has a shape but no values: load it with its weights.")
     with align_module_device(owner, torch.device("cpu")):
         return getattr(owner, name).detach().clone()
 
@@ -47,7 +47,7 @@ def output_weights(mlp: Any, dtype: torch.dtype) -> Float[Tensor, "d_mlp d_model
 
 
 def _unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None:
-    """A layer's weights, if bitsandbytes has packed them; None if it has not."""
+    """A layer's unpacked weights; None if bitsandbytes has not packed them."""
     weight: Any = getattr(linear, "weight", None)
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
@@ -65,7 +65,7 @@ def _unpacked(linear: Any, dtype: torch.dtype) -> Float[Tensor, "out in"] | None
 
 
 def row_scales(linear: Any, weight: Any) -> Float[Tensor, " out"] | None:
-    """What each row of a weight in 8 bits is multiplied by; None if it is not in 8 bits."""
+    """The scale of each row of an 8-bit weight; None for other weights."""
     rows = getattr(weight, "SCB", None)
     if rows is None:  # after the first pass they are here
         rows = getattr(getattr(linear, "state", None), "SCB", None)

@@ -1,4 +1,4 @@
-"""Where a model's weights go, and in which type: a device or several, packed or not."""
+"""The devices and the type of a model's weights, and whether they are packed (quantized)."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from kb_lens.models.sources import IN_THE_BOX
 from kb_lens.rows import shown
 
 Quantization = Literal["4bit", "8bit"]
-"""Packed by bitsandbytes as the model is loaded: NF4, or LLM.int8()."""
+"""Quantization by bitsandbytes when the model is loaded: NF4, or LLM.int8()."""
 PLAIN_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""The types of weights that are not packed."""
+"""The types of unpacked weights."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one model's weights go, and in which type."""
+    """The devices and the type of one model's weights."""
 
     device: torch.device | None
-    """The one device; None where a map decides."""
+    """The single device; None if a map decides."""
     dtype: torch.dtype
-    """Of the weights that are not packed, and of the activations."""
+    """The type of the unpacked weights and of the activations."""
     device_map: DeviceMap | None = None
-    """Which module goes where."""
+    """The device of each module."""
     max_memory: MaxMemory | None = None
-    """How much a map may put where."""
+    """How much a map may put on each device."""
     quantization: Quantization | None = None
-    """How weights are packed that are not yet."""
+    """How to pack weights that are not packed yet."""
 
 
 def check_quantization(
     quantization: str | None, dtype: object = "auto", device_map: DeviceMap | None = None
 ) -> None:
-    """Refuse what is no way to pack weights, or what they cannot be packed with or for.
+    """Refuse an unknown quantization, or one that cannot work with these settings.
 
     Raises:
         ValueError: Says what is allowed, or what to install.
@@ -65,10 +65,10 @@ def check_quantization(
 
 
 def loading_arguments(placement: Placement, *, packed: bool) -> dict[str, Any]:
-    """What ``from_pretrained`` is to be given.
+    """The arguments of ``from_pretrained``.
 
     Args:
-        placement: Where its weights are to go.
+        placement: The devices and the type.
         packed: Whether they are packed in the checkpoint already.
     """
     arguments: dict[str, Any] = {"dtype": placement.dtype}
@@ -83,11 +83,11 @@ def loading_arguments(placement: Placement, *, packed: bool) -> dict[str, Any]:
 
 
 def _packing(quantization: Quantization, dtype: torch.dtype) -> Any:
-    """The config by which transformers packs weights; activations are of the type."""
+    """The config by which transformers packs weights, with activations of the given type."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "8bit":
-        # it would say at every product that activations are rounded: docs/models.md says so once
+        # it would warn at every product that activations are rounded; docs/models.md says so
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -96,15 +96,15 @@ def _packing(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 
 def keep_packing(hf_model: Any) -> None:
-    """Let weights in 4 bits stay as they were packed.
+    """Keep 4-bit weights as they were packed.
 
-    On a CPU with units for bfloat16 bitsandbytes packs them again at the first pass, with scales
-    that are rounded to bfloat16: other numbers than on another processor, in another order than
-    their readers know.
+    On a CPU with bfloat16 units bitsandbytes packs them again at the first pass, with scales
+    rounded to bfloat16. The numbers then differ from those of other processors, and their order is
+    not the one that readers of the weights expect.
 
     Raises:
-        ValueError: For rows that are no multiple of the blocks which share a scale. Those
-            bitsandbytes 0.50 unpacks wrongly on a CPU with AVX-512, by a third of their size.
+        ValueError: If rows are not a multiple of the blocks that share a scale. bitsandbytes 0.50
+            unpacks such rows wrongly on a CPU with AVX-512, by a third of their size.
     """
     for name, module in hf_model.named_modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -127,7 +127,7 @@ def check_mergeable(placement: Placement) -> None:
     """
     if placement.quantization is not None:
         raise ValueError(
-            "an adapter cannot be merged into packed weights without rounding them twice: load it "
+            "merging an adapter into packed weights would round them twice: load it "
             "without quantization."
         )
     if isinstance(placement.device_map, Mapping) and "disk" in placement.device_map.values():
@@ -138,14 +138,14 @@ _PLACED: WeakKeyDictionary[Any, Placement] = WeakKeyDictionary()
 
 
 def remember(model: Any, placement: Placement) -> None:
-    """Note how a model was placed, for `placed_like` and `is_spread`."""
+    """Remember how a model was placed, for `placed_like` and `is_spread`."""
     _PLACED[model] = placement
 
 
 def placed_like(model: Any) -> dict[str, Any]:
-    """What `load_model` takes to put another checkpoint where a model is, packed as it was."""
+    """The arguments of `load_model` that place another checkpoint like this model."""
     placement = _PLACED.get(model)
-    if placement is None:  # a bridge of the user's own
+    if placement is None:  # a bridge that load_model did not make
         return {"device": model.cfg.device, "dtype": model.cfg.dtype}
     return {
         "device": placement.device,
@@ -163,7 +163,7 @@ def is_spread(model: Any) -> bool:
 
 
 def checked_dtype(dtype: object) -> torch.dtype | Literal["auto"]:
-    """A type of weights, or ``auto``; by its name as well.
+    """A type of weights or ``auto``, given as a type or by its name.
 
     Raises:
         ValueError: Says what is allowed.
@@ -179,7 +179,7 @@ def checked_dtype(dtype: object) -> torch.dtype | Literal["auto"]:
 
 
 def on_gpu(device: torch.device | None, device_map: DeviceMap | None) -> bool:
-    """Whether a model is to compute on something else than the CPU."""
+    """Whether a model is to run on another device than the CPU."""
     if device_map is None:
         return device is not None and device.type != "cpu"
     if isinstance(device_map, str):
@@ -190,7 +190,7 @@ def on_gpu(device: torch.device | None, device_map: DeviceMap | None) -> bool:
 def stored_dtype(
     name: str | os.PathLike[str], revision: str | None = None, trust_remote_code: bool = False
 ) -> torch.dtype:
-    """The type of the weights in a checkpoint: what `load_model` should load it as to keep it.
+    """The type of the weights in a checkpoint, for loading it without a change of type.
 
     Args:
         name: What `load_model` takes; an adapter has the type of its base model.
@@ -210,6 +210,6 @@ def stored_dtype(
                 name, revision=revision, trust_remote_code=trust_remote_code
             )
     except Exception:  # transformers raises many kinds
-        return torch.float32  # `load_model` says what is wrong with the name
+        return torch.float32  # `load_model` will say what is wrong with the name
     stored = config.dtype or config.get_text_config().dtype
     return stored if stored in PLAIN_TYPES else torch.float32

@@ -1,4 +1,4 @@
-"""A checkpoint as a transformers model: whole, causal, and of a multimodal one the text model."""
+"""Read a checkpoint as a complete causal transformers model; of a multimodal one the text part."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read_model(source: str, placement: Placement, options: dict[str, Any]) -> An
         A transformers model in evaluation mode. It may be multimodal; see `text_model`.
 
     Raises:
-        ValueError: If it is no causal language model, or its weights are not whole.
-        Exception: What transformers raises where it cannot read something: of many kinds.
+        ValueError: If it is not a causal language model, or its weights are incomplete.
+        Exception: Whatever transformers raises if it cannot read something.
     """
     from transformers import AutoConfig  # seconds to import
 
@@ -66,7 +66,7 @@ def read_model(source: str, placement: Placement, options: dict[str, Any]) -> An
         ) from error
     except ValueError as error:
         raise ValueError(_placing_fault(error)) from error
-    except Exception:  # torch's, pickle's and zip's for a .bin file
+    except Exception:  # torch's, pickle's or zip's error for a .bin file
         check_weight_files(Path(source))
         raise
     check_weights(model, report)
@@ -80,20 +80,20 @@ def read_model(source: str, placement: Placement, options: dict[str, Any]) -> An
 
 
 def _placing_fault(error: ValueError) -> str:
-    """What transformers says of a map, without names of thousands of weights or of its options."""
+    """The fault of a map, without the thousands of names in transformers' message."""
     reason = first_line(error)
     if "offload_folder" in reason:
-        return "weights on disk are read from .safetensors, which it has not: use another map."
+        return "weights on disk need .safetensors files, which it does not have: use another map."
     _, told, names = reason.partition("any device for the following parameters: ")
     return f"device_map has no device for {names.split(', ')[0]}." if told else reason
 
 
 @contextmanager
 def _naming(what: str) -> Iterator[None]:
-    """Say what it was that transformers could not read, where its own words do not.
+    """Name what transformers could not read, if its own message does not.
 
     Raises:
-        ValueError: In place of other errors; those about files and code are clear as they are.
+        ValueError: In place of other errors, except clear ones about files and code.
     """
     try:
         yield
@@ -109,7 +109,7 @@ def _model_class(config: Any) -> Any:
     """The class that reads a checkpoint.
 
     Raises:
-        ValueError: If it is no causal language model.
+        ValueError: If it is not a causal language model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto
@@ -125,15 +125,17 @@ def _model_class(config: Any) -> Any:
         return AutoModelForImageTextToText
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if type(config) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING and not own_code:
-        raise ValueError(f"{name} is no causal language model: transformers has no class for it.")
+        raise ValueError(
+            f"{name} is not a causal language model: transformers has no class for it."
+        )
     return AutoModelForCausalLM
 
 
 def text_model(model: Any) -> Any:
     """The causal language model in a multimodal one; any other model as it is.
 
-    TransformerLens would load an image processor for a multimodal model, and installs packages for
-    that.
+    For a multimodal model TransformerLens would load an image processor and install packages for
+    it.
 
     Raises:
         ValueError: If transformers has no class for the text model alone.
@@ -152,7 +154,7 @@ def text_model(model: Any) -> Any:
             config, attn_implementation="eager", trust_remote_code=False
         )
     if type(text.base_model) is not type(model.get_decoder()):
-        raise ValueError(f"{name} cannot be taken out of it. Use a text-only model.")
+        raise ValueError(f"{name} cannot be separated from it. Use a text-only model.")
     setattr(text, text.base_model_prefix, model.get_decoder())
     text.set_output_embeddings(model.get_output_embeddings())
     text.generation_config = model.generation_config

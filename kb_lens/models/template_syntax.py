@@ -1,4 +1,4 @@
-"""What a chat template says before it is run: the names that it reads, steps that are too large."""
+"""Check a chat template before it runs: the names that it reads, and steps that are too large."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from jinja2 import Environment, meta, nodes
 from kb_lens.models.time_limit import LimitError
 
 _LARGEST = 10_000_000
-"""The largest number that a template may have. A text times a number is one step, however large,
-and a step cannot be ended."""
+"""The largest number that a template may have. A text times a number is a single step, which cannot
+be stopped, however large it is."""
 
 
-@lru_cache(maxsize=64)  # few templates are in use at once, and parsing one takes longer than using
+@lru_cache(maxsize=64)  # few templates are in use at once, and parsing is slow
 def variables_read(template: str) -> frozenset[str]:
-    """The names that a template reads and does not make itself.
+    """The names that a template reads and does not set itself.
 
     Raises:
-        LimitError: If a step of it may take for ever.
+        LimitError: If one of its steps may take for ever.
     """
-    # Tags of transformers, which jinja does not know; they mark text and read nothing.
+    # Tags of transformers that jinja does not know; they only mark text.
     template = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)
     syntax = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    _check_steps(syntax)  # not later: looking for variables computes what is constant
+    _check_steps(syntax)  # first, since the search for variables evaluates constants
     return frozenset(meta.find_undeclared_variables(syntax))
 
 
 def _check_steps(syntax: nodes.Template) -> None:
-    """Refuse what may take for ever in a single step, which no limit of time can end."""
+    """Refuse a single step that may take for ever, which a time limit cannot stop."""
     products = [prod(_integers(node)) for node in syntax.find_all(nodes.Mul)]
     largest = max((abs(number) for number in [*_integers(syntax), *products]), default=0)
     if any(syntax.find_all(nodes.Pow)) or largest > _LARGEST:
@@ -38,6 +38,6 @@ def _check_steps(syntax: nodes.Template) -> None:
 
 
 def _integers(syntax: nodes.Node) -> list[int]:
-    """The whole numbers that are written there."""
+    """The whole numbers that are written in it."""
     values = [node.value for node in syntax.find_all(nodes.Const)]
     return [value for value in values if isinstance(value, int)]

@@ -1,10 +1,10 @@
-"""A function that runs somebody else's program is ended when it takes too long or too much.
+"""Stop a function that takes too much time or memory; for running foreign code.
 
-1. The function is called in a thread of its own.
-2. The caller waits, and looks at the clock and the memory.
-3. Past a limit the caller goes on at once, and an exception is raised inside the thread: it would
-   compute for ever otherwise. It takes effect between two steps of Python, so a single step (a
-   text times a billion) is waited for.
+1. The function runs in its own thread.
+2. The caller waits and watches the clock and the memory.
+3. Past a limit the caller goes on at once, and an exception is raised in the thread to stop it. It
+   takes effect between two steps of Python, so a single long step (a text times a billion) runs to
+   its end.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Generic, TypeVar
 
 import psutil
 
-# often enough that memory does not double many times in between
+# often enough that memory cannot double many times in between
 _TICK = 0.05
 """Seconds between two looks at the clock and the memory."""
-# other threads take memory too, and are not to be mistaken for the function: most end before this
+# memory of other threads must not count; most functions end before this
 _PATIENCE = 0.5
 """Seconds before the first look at the memory."""
 _ATTEMPTS = 10
-"""How often a thread is told to end: half a second at most."""
+"""How often a thread is told to stop: for half a second at most."""
 
 Result = TypeVar("Result")
 
 
 class LimitError(Exception):
-    """A function was ended; the text says which limit it passed."""
+    """A function was stopped; the text names the limit."""
 
 
 class _Ended(BaseException):
-    """Raised inside the thread. What catches every `Exception` does not catch it."""
+    """Raised inside the thread; not an `Exception`, so that foreign code does not catch it."""
 
 
 class _Call(Thread, Generic[Result]):
-    """A thread that calls a function and can be ended.
+    """A thread that calls a function and can be stopped.
 
     Attributes:
         outcome: What the function returned or raised.
@@ -50,8 +50,8 @@ class _Call(Thread, Generic[Result]):
         super().__init__(daemon=True)
         self.outcome: Future[Result] = Future()
         self._function = function
-        # kept by the thread at its end: an exception that came later would be raised in Python's
-        # own code for the end of a thread
+        # held by the thread at its end: a later exception would be raised in Python's own code
+        # for the end of a thread
         self._leaving = RLock()
 
     def run(self) -> None:
@@ -61,13 +61,13 @@ class _Call(Thread, Generic[Result]):
             except Exception as error:
                 self.outcome.set_exception(error)
             finally:
-                self._leaving.acquire()  # one that came before is raised at this line
+                self._leaving.acquire()  # an earlier exception is raised at this line
         except _Ended:
-            self._leaving.acquire()  # once more, if it was raised before the lock was had
+            self._leaving.acquire()  # again, if it was raised before the lock was held
 
     def end(self) -> None:
-        """Raise `_Ended` in the thread until it leaves; Python has no other means to end one."""
-        for _ in range(_ATTEMPTS):  # one that comes while an object is deleted is ignored
+        """Raise `_Ended` in the thread until it leaves: Python cannot stop a thread otherwise."""
+        for _ in range(_ATTEMPTS):  # an exception during the deletion of an object is ignored
             if self.ident is None or not self._leaving.acquire(blocking=False):
                 return
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
@@ -80,15 +80,15 @@ class _Call(Thread, Generic[Result]):
 def limited(function: Callable[[], Result], seconds: float, n_bytes: int) -> Result:
     """Call a function, and end it past a limit.
 
-    Works in any thread and on any platform. What the function raises is raised here.
+    Works in any thread and on any platform. Errors of the function are raised here.
 
     Args:
-        function: Without arguments.
+        function: A function without arguments.
         seconds: How long it may take.
-        n_bytes: By how much the process's memory may grow meanwhile.
+        n_bytes: How much the process's memory may grow.
 
     Raises:
-        LimitError: If the function was ended.
+        LimitError: If the function was stopped.
     """
     thread = _Call(function)
     deadline = monotonic() + seconds
@@ -107,10 +107,10 @@ def limited(function: Callable[[], Result], seconds: float, n_bytes: int) -> Res
 
 
 def _memory() -> int:
-    """Bytes that the process has, or on Unix had at its peak.
+    """Bytes of memory of the process; on Unix its peak.
 
-    The peak is read without letting other threads go on: between two steps of the function, which
-    may be ever larger ones.
+    The peak is read without letting other threads run, since each step of the function may take
+    more memory than the last.
     """
     if sys.platform == "win32":
         return psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Neurons: their names, sets of them, and which ones are selected."""
+"""Neurons: their names, sets of neurons, and their selection."""
 
 from kb_lens.neurons.names import Neuron as Neuron
 from kb_lens.neurons.selection import overlap as overlap

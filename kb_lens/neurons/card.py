@@ -1,11 +1,11 @@
-"""The page that a set of neurons has on the hub."""
+"""The card of a set of neurons on the hub."""
 
 from __future__ import annotations
 
 from typing import Any
 
 _SHOWN = 20
-"""Most neurons that are named."""
+"""The most neurons that are listed."""
 _CARD = """---
 library_name: kb_lens
 tags: [interpretability, mlp-neurons]
@@ -35,7 +35,7 @@ def card(neurons: Any, repository: str) -> str:
     """Which neurons of which model, how they were chosen, and how to load them.
 
     Args:
-        neurons: A `NeuronSet`, whose file imports this one.
+        neurons: A `NeuronSet` (not imported here: its file imports this one).
         repository: ``USER/NAME``.
     """
     thresholds = {"tau": neurons.tau, "beta": neurons.beta}

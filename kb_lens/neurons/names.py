@@ -1,4 +1,4 @@
-"""One neuron, and how people write it: ``L26.N1371``, or layer and index, (26, 1371)."""
+"""One neuron and its written forms: ``L26.N1371``, or layer and index, (26, 1371)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Neuron(NamedTuple):
 
     layer: int
     """The block, from 0."""
-    # A tuple's method of this name is not needed: each neuron stands in a set once.
+    # This hides the tuple's method of that name, which is not needed.
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     """The index in the layer's d_mlp activations, from 0."""
 
@@ -36,15 +36,15 @@ def named_neurons(neurons: str | Iterable[NeuronName]) -> tuple[Neuron, ...]:
     """Neurons by their names, in the order given.
 
     Args:
-        neurons: Names or pairs; or one text with names, with commas between them.
+        neurons: Names or pairs, or one text of names with commas between them.
 
     Raises:
-        ValueError: For what is no name, a neuron that is named twice, or none at all.
+        ValueError: If something is not a name, a neuron is named twice, or none is named.
     """
     if isinstance(neurons, str):
         neurons = [name for name in _SEVERAL.split(neurons.strip()) if name]
     if not isinstance(neurons, Iterable):
-        raise ValueError(f"{shown(neurons)} names no neuron: {_FORMS}.")
+        raise ValueError(f"{shown(neurons)} does not name a neuron: {_FORMS}.")
     named = tuple(neuron_of(name) for name in neurons)
     if not named:
         raise ValueError(f"no neuron is named: {_FORMS}.")
@@ -55,16 +55,16 @@ def named_neurons(neurons: str | Iterable[NeuronName]) -> tuple[Neuron, ...]:
 
 
 def neuron_of(name: NeuronName | Iterable[Any]) -> Neuron:
-    """One neuron; 1.7 or True is no number of a layer."""
+    """One neuron; 1.7 or True is not accepted as a number."""
     if isinstance(name, str):
         match = _NAME.fullmatch(name)
         if match is None:
-            raise ValueError(f"{shown(name)} names no neuron: {_FORMS}.")
+            raise ValueError(f"{shown(name)} does not name a neuron: {_FORMS}.")
         return Neuron(int(match[1]), int(match[2]))
     try:
         layer, index = name
         if isinstance(layer, bool) or isinstance(index, bool):
-            raise TypeError("True and False are no numbers")
+            raise TypeError("True and False are not numbers")
         return Neuron(operator.index(layer), operator.index(index))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{shown(name)} is no neuron: {_FORMS}.") from error
+        raise ValueError(f"{shown(name)} is not a neuron: {_FORMS}.") from error

@@ -1,7 +1,7 @@
-"""Which neurons are salient and consistent, and how much sets share.
+"""Select the neurons that are salient and consistent, and measure the overlap of sets.
 
-Third step of the method (paper, sections 3.3 and 3.4): per dimension keep the neurons whose score
-passes tau in more than a share beta of the questions, then join the dimensions.
+Third step of the method (paper, sections 3.3 and 3.4): for each dimension keep the neurons whose
+score passes tau in more than a share beta of the questions, then join the dimensions.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def select_neurons(
 ) -> NeuronSet:
     """The neurons that are salient in enough of the questions.
 
-    A neuron is salient for a question when its score is above tau times the largest score over all
-    layers and neurons for that question, and selected when it is salient in more than beta times
-    the number of questions; both strictly (paper, equations 4 and 5). A question whose largest
-    score is not positive has no salient neurons.
+    A neuron is salient for a question if its score is above tau times the question's largest score
+    over all layers and neurons. It is selected if it is salient in more than beta times the number
+    of questions. Both are strict (paper, equations 4 and 5). A question whose largest score is not
+    positive has no salient neurons.
 
     Args:
         attributions: The scores of one dimension's questions, or of all (pooled).
@@ -82,8 +82,8 @@ def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     """How much each pair of named sets shares.
 
     Returns:
-        One row a pair: a, b, size_a, size_b, shared, jaccard, share_of_a and share_of_b (the part
-        of each set that lies in the other).
+        One row a pair: a, b, size_a, size_b, shared, jaccard, share_of_a and share_of_b (the share
+        of each set that is in the other).
     """
     columns = ["a", "b", "size_a", "size_b", "shared", "jaccard", "share_of_a", "share_of_b"]
     rows: list[tuple[str | float, ...]] = []

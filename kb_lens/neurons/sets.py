@@ -1,4 +1,4 @@
-"""Sets of neurons of one model: their algebra (paper, section 3.4), their files."""
+"""Sets of neurons of one model: set operations (paper, section 3.4) and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kb_lens.records.objects import read_json, write_json
 _FILE = "neurons.json"
 """Its name on the hub."""
 _FORMAT = "kb_lens neurons 1"
-"""Stands in every file; the number rises when an older file would be read wrong."""
+"""The format in every file; the number rises when older files would be read wrong."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class NeuronSet:
     beta: float | None = field(default=None, compare=False)
     """The consistency threshold that they passed."""
     origin: str = field(default="", compare=False)
-    """How the set came about, in words."""
+    """How the set was made, in words."""
     form: str = field(default="", compare=False)
     """In which form the model had its weights (`kb_lens.models.hooked.form`)."""
 
@@ -91,7 +91,7 @@ class NeuronSet:
             site: ``post`` or ``pre``.
 
         Raises:
-            ValueError: For what names no neuron of this model, or a neuron that is named twice.
+            ValueError: If a name is not a neuron of this model, or a neuron is named twice.
         """
         return cls(
             neurons=named_neurons(neurons),
@@ -171,7 +171,7 @@ class NeuronSet:
         if not sets or k > len(sets):
             raise ValueError(f"cannot take neurons of at least {k} of {len(sets)} sets.")
         counts = Counter(chain.from_iterable(sets))
-        joined = reduce(or_, sets)  # which checks that they belong together
+        joined = reduce(or_, sets)  # it checks that they belong together
         name = {len(sets): "intersection", 1: "union"}.get(k, f"at least {k}")
         return replace(
             joined,
@@ -191,14 +191,14 @@ class NeuronSet:
         return layers
 
     def mask(self) -> Bool[Tensor, "layer d_mlp"]:
-        """True at the members."""
+        """A mask that is True at the members."""
         mask = torch.zeros(self.n_layers, self.d_mlp, dtype=torch.bool)
         for layer, indices in self.by_layer().items():
             mask[layer, indices] = True
         return mask
 
     def check_model(self, model: HookedModel) -> None:
-        """Raise `ValueError` unless the set was found on these weights, in whichever form."""
+        """Raise `ValueError` unless the set was found on these weights, in any form."""
         check_weights(
             model,
             self.fingerprint,
@@ -211,7 +211,8 @@ class NeuronSet:
         if sizes != (self.n_layers, self.d_mlp):
             raise ValueError(
                 f"the set is of {self.n_layers} layers of {self.d_mlp} neurons, "
-                f"{model_name(model)} has {sizes[0]} of {sizes[1]}. Find the neurons of this model."
+                f"but {model_name(model)} has {sizes[0]} of {sizes[1]}. Find the neurons of this "
+                "model."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -224,7 +225,7 @@ class NeuronSet:
         """Read a set that `save` wrote, or `push_to_hub`: ``hf://USER/NAME[@REVISION]``.
 
         Raises:
-            ValueError: If the file is missing, damaged or something else.
+            ValueError: If the file is missing, damaged or of another kind.
         """
         if isinstance(path, str) and path.startswith(HUB):
             path = from_hub(path, _FILE)
@@ -250,7 +251,7 @@ class NeuronSet:
 
 
 Neurons = NeuronSet | str | Sequence[NeuronName]
-"""A set, or neurons named by hand: what everything that changes neurons takes."""
+"""A set, or neurons named by hand."""
 
 
 def neurons_of(model: HookedModel, neurons: Neurons) -> NeuronSet:
@@ -267,18 +268,18 @@ def neurons_of(model: HookedModel, neurons: Neurons) -> NeuronSet:
 
 
 def check_neurons(neurons: Neurons) -> None:
-    """Raise `ValueError` for an empty set or what names no neuron; before a model is loaded."""
+    """Raise `ValueError` for an empty set or a bad name, before a model is loaded."""
     if not isinstance(neurons, NeuronSet):
         named_neurons(neurons)
     elif not len(neurons):
         raise ValueError(
-            "the neuron set is empty: there is nothing to measure or to change. Lower tau or beta, "
+            "the neuron set is empty, so there is nothing to measure or change. Lower tau or beta, "
             "or join sets."
         )
 
 
 def share(count: int, total: int) -> float:
-    """A part of a total; NaN of nothing."""
+    """A share of a total; NaN if the total is 0."""
     return count / total if total else float("nan")
 
 

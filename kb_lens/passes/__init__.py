@@ -1,1 +1,1 @@
-"""Forward passes that compute no token twice. Only speed: every one has a plain twin."""
+"""Forward passes that compute no token twice. They only save time: each has a plain equivalent."""

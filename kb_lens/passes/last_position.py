@@ -1,9 +1,9 @@
-"""Which positions of a forward pass stand for the last one of a pass of their own.
+"""The positions of a packed forward pass that count as last positions.
 
-An intervention on the last position of each forward pass (the authors' release) is defined by how
-the release runs a model: one pass for every token that is generated or scored. Scoring packs many
-such passes into one. It asks here whether somebody intervenes on last positions alone, and tells
-here which positions of its pass those are; the intervention reads it.
+The authors' release intervenes on the last position of each forward pass and runs one pass for
+every token that is generated or scored. Scoring here packs many such passes into one. This module
+tells scoring whether an intervention acts only on last positions, and tells the intervention which
+positions of the packed pass these are.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from kb_lens.models.hooked import HookedModel
 
-# Interventions may be nested, so they are counted; the model goes when nobody else holds it.
+# Interventions may be nested, so they are counted. The reference to the model is weak.
 _interventions: WeakKeyDictionary[HookedModel, int] = WeakKeyDictionary()
 _marked: ContextVar[Tensor | None] = ContextVar("marked", default=None)
 
 
 @contextmanager
 def asking(model: HookedModel) -> Iterator[None]:
-    """Inside, an intervention acts on the last positions of the model's passes alone."""
+    """Inside, an intervention acts only on the last positions of the model's passes."""
     _interventions[model] = _interventions.get(model, 0) + 1
     try:
         yield
@@ -34,7 +34,7 @@ def asking(model: HookedModel) -> Iterator[None]:
 
 
 def is_asked(model: HookedModel) -> bool:
-    """Whether an intervention acts on last positions alone."""
+    """Whether an intervention acts only on last positions."""
     return _interventions.get(model, 0) > 0
 
 
@@ -49,5 +49,5 @@ def marking(positions: Bool[Tensor, "row pos"]) -> Iterator[None]:
 
 
 def marked() -> Bool[Tensor, "row pos"] | None:
-    """The positions that are the last ones; None where it is simply the last of each row."""
+    """The positions that count as last; None if it is simply the last of each row."""
     return _marked.get()

@@ -1,13 +1,12 @@
-"""Float32 matrix products on a CPU by the faster of two libraries that torch brings.
+"""Float32 matrix products on a CPU, by the faster of torch's two libraries.
 
-By default torch multiplies float32 matrices with MKL, which on some processors reaches half of what
-oneDNN reaches. torch hands them to oneDNN only where lower precision is allowed, and what oneDNN
-does with that permission depends on the processor: one with matrix units for bfloat16 rounds, one
-without computes in float32 all the same. So the permission is given only where products that would
-show rounding at once come out exact, and where they were faster when both were timed. That takes a
-quarter of a second, once a machine; what came out is kept in the cache folder, so that all
-processes multiply alike.
-``KB_LENS_TUNING=off`` measures nothing and takes oneDNN wherever it is exact.
+By default torch multiplies float32 matrices with MKL, which on some processors is half as fast as
+oneDNN. torch uses oneDNN only if lower precision is allowed. Then oneDNN rounds on a processor with
+matrix units for bfloat16, and computes in float32 on others. So lower precision is allowed only if
+test products that would show rounding are exact, and if oneDNN is faster. Timing both takes a
+quarter of a second, once for each machine; the choice is kept in the cache folder, so that all
+processes multiply alike. ``KB_LENS_TUNING=off`` skips the timing and uses oneDNN wherever it is
+exact.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from kb_lens.models.gguf import cache_folder
 from kb_lens.store import Store, entry_key
 
 _EXACT = 2e-6
-"""Largest relative error of a float32 product; one rounded to bfloat16 has 2e-3."""
+"""Largest relative error of a float32 product; rounding to bfloat16 gives 2e-3."""
 _SHAPES = ((1, 64, 64), (37, 576, 192), (256, 300, 512))
-"""Rows, inner and outer size of the products tried: oneDNN has kernels of its own for single rows
-and for sizes that fill its blocks."""
+"""Rows, inner and outer size of the test products: oneDNN has special kernels for single rows and
+for sizes that fill its blocks."""
 
 
 _TIMED = ((256, 576, 1536), (256, 1536, 576), (64, 1024, 1024))
-"""Sizes like those of small models' layers, which are timed."""
+"""The timed sizes, like those of small models' layers."""
 _CLEARLY = 0.95
-"""The default library has to take less than this share of oneDNN's time: else they are as good."""
+"""The default library is chosen if it takes less than this share of oneDNN's time."""
 Library = Literal["oneDNN", "default"]
 Tuning = Literal["auto", "off"]
 _VARIABLE = "KB_LENS_TUNING"
@@ -46,10 +45,10 @@ _VARIABLE = "KB_LENS_TUNING"
 
 @contextmanager
 def fast_products(cfg: Any) -> Iterator[None]:
-    """Inside, a float32 model on the CPU multiplies by the faster library where that is exact.
+    """Inside, a float32 model on the CPU multiplies by the faster library if that is exact.
 
     Args:
-        cfg: The model's configuration: its ``device`` and ``dtype`` count.
+        cfg: The model's configuration, of which ``device`` and ``dtype`` are used.
     """
     if product_library(cfg) != "oneDNN":
         yield
@@ -59,7 +58,7 @@ def fast_products(cfg: Any) -> Iterator[None]:
 
 
 def product_library(cfg: Any) -> Library:
-    """Which library multiplies for a model inside `fast_products`; see there."""
+    """The library that multiplies for a model inside `fast_products`."""
     on_cpu = torch.device(cfg.device).type == "cpu"
     if not (on_cpu and cfg.dtype == torch.float32 and _exact()):
         return "default"
@@ -67,29 +66,29 @@ def product_library(cfg: Any) -> Library:
 
 
 def tuning() -> Tuning:
-    """Whether the library is chosen by measuring: ``auto``, or ``off``."""
+    """``auto`` if the library is chosen by timing, else ``off``."""
     return "off" if os.environ.get(_VARIABLE) == "off" else "auto"
 
 
 def use_tuning(mode: Tuning) -> None:
-    """Say so for this process and those that it starts."""
+    """Set the tuning for this process and those that it starts."""
     os.environ[_VARIABLE] = mode
 
 
 @cache
 def _kept_choice(n_threads: int) -> Library:
-    """The faster library with so many threads, as it was measured once on this machine."""
+    """The faster library for this number of threads, timed once on this machine."""
     name = entry_key(["product library", processor(), torch.__version__, n_threads])
     store = Store(cache_folder() / "tuning", ".txt")
     try:
         kept = store.obtain(name, lambda: _faster().encode()).decode()
-    except OSError:  # nowhere to keep it: each process measures for itself
+    except OSError:  # the choice cannot be stored: each process times for itself
         kept = _faster()
     return "default" if kept == "default" else "oneDNN"
 
 
 def _faster() -> Library:
-    """Which library takes less time, the best of several tries with each in turn."""
+    """The library that takes less time, by the best of several tries in turn."""
     generator = torch.Generator().manual_seed(0)
     seconds = dict.fromkeys(get_args(Library), 0.0)
     for rows, inner, outer in _TIMED:
@@ -109,7 +108,7 @@ def _faster() -> Library:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system gives it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -121,7 +120,7 @@ def processor() -> str:
 def _allowed() -> Iterator[None]:
     setting: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = setting.fp32_precision
-    setting.fp32_precision = "bf16"  # leave for oneDNN to multiply, not an order to round
+    setting.fp32_precision = "bf16"  # allows oneDNN; does not force rounding
     try:
         yield
     finally:
@@ -130,7 +129,7 @@ def _allowed() -> Iterator[None]:
 
 @cache
 def _exact() -> bool:
-    """Whether products under the permission are as exact as float32 is."""
+    """Whether products are as exact as float32 if lower precision is allowed."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
         return False
     generator = torch.Generator().manual_seed(0)
@@ -141,6 +140,6 @@ def _exact() -> bool:
         with _allowed():
             product = F.linear(left, right).double()
         error = float((product - exact).norm() / exact.norm())
-        if not error <= _EXACT:  # also where it is no number
+        if not error <= _EXACT:  # also if it is NaN
             return False
     return True

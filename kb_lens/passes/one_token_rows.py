@@ -1,4 +1,4 @@
-"""Rows of one token each that read one prompt's keys and values and themselves."""
+"""Rows of one token each that attend to one prompt's keys and values and to themselves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OneTokenRows(SharedPrefix):
         n_rows, n_kv = key.shape[:2]
         d_head = query.shape[-1]
         grouped = rearrange(query, "row (kv group) 1 d -> kv row group d", kv=n_kv)
-        # One product for all rows: the prefix's keys are shared, so they are not copied a row.
+        # One product for all rows: the prefix's keys are shared and not copied for each row.
         queries = rearrange(grouped, "kv row group d -> kv (row group) d")
         to_prefix = (queries @ keys.mT).view(*grouped.shape[:3], -1)
         to_itself = (grouped * rearrange(key, "row kv 1 d -> kv row 1 d")).sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a GPU's memory does not hold is done again by half."""
+"""Repeat work with half the size if a GPU's memory runs out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _Result = TypeVar("_Result")
 
 
 def tried(work: Callable[[], _Result], size: int, what: str) -> _Result | None:
-    """What `work` gives, or None with a warning where memory ran out: then do it by half.
+    """The result of `work`, or None with a warning if memory ran out: then halve the size.
 
-    The half is to be done after the call: while an error is handled, its traceback keeps all that
-    the failed pass had allocated.
+    Do the smaller work after this call: while an error is handled, its traceback keeps the memory
+    of the failed pass.
 
     Args:
-        work: Does it.
+        work: The work.
         size: How much of `what` it does at once.
-        what: Rows, tokens: the word behind the number.
+        what: The unit of `size` in the message, such as rows or tokens.
 
     Raises:
         torch.OutOfMemoryError: If it cannot be halved.

@@ -1,4 +1,4 @@
-"""Texts scored each by itself, in padded batches: what every faster way must agree with."""
+"""Score each text by itself, in padded batches; faster ways must agree with this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kb_lens.passes.out_of_memory import tried
 
 
 class Text(NamedTuple):
-    """Tokens of a prompt with an option; the option's begin at `start`, which is at least 1."""
+    """Tokens of a prompt and an option; the option begins at `start`, which is at least 1."""
 
     ids: tuple[int, ...]
     start: int
@@ -35,14 +35,14 @@ _LOGIT_ROWS = 512
 
 
 def plain_scores(model: HookedModel, texts: Sequence[Text], batch_tokens: int) -> Iterator[Scores]:
-    """Every text by itself, in padded batches of like length; a dictionary a batch.
+    """Score every text by itself, in padded batches of similar length; one dictionary a batch.
 
     Padding is on the right, which changes nothing under causal attention.
     """
     if last_position.is_asked(model):
         yield from _token_by_token(model, texts, batch_tokens)
         return
-    # Like lengths together: little padding.
+    # Similar lengths together need little padding.
     ordered = sorted(texts, key=lambda text: len(text.ids), reverse=True)
     start = 0
     while start < len(ordered):
@@ -59,7 +59,7 @@ def plain_scores(model: HookedModel, texts: Sequence[Text], batch_tokens: int) -
 def _token_by_token(
     model: HookedModel, texts: Sequence[Text], batch_tokens: int
 ) -> Iterator[Scores]:
-    """A row for every token of an option, in which its predicting position is the last."""
+    """One row for every token of an option, ending at the position that predicts it."""
     for text in texts:
         beginnings = [Text(text.ids[: end + 1], end) for end in range(text.start, len(text.ids))]
         n_rows = max(1, batch_tokens // len(text.ids))
@@ -81,7 +81,7 @@ def option_logits(model: HookedModel, batch: Sequence[Text]) -> Float[Tensor, "r
 
     One forward pass, in which the texts are padded on the right.
     """
-    width = max(len(text.ids) for text in batch) - 1  # no text's last token runs
+    width = max(len(text.ids) for text in batch) - 1  # a text's last token is not run
     tokens = torch.zeros(len(batch), width, dtype=torch.long)
     reads: list[tuple[int, int]] = []
     for row, text in enumerate(batch):
@@ -89,7 +89,7 @@ def option_logits(model: HookedModel, batch: Sequence[Text]) -> Float[Tensor, "r
         tokens[row, :n] = torch.tensor(text.ids[:-1])
         reads += [(row, pos - 1) for pos in range(text.start, n + 1)]
     row, pos = torch.tensor(reads).T
-    # A text's last token predicts nothing that is read and does not run: the one before is last.
+    # A text's last token is not run, since its prediction is not needed.
     lasts = torch.tensor([len(text.ids) - 2 for text in batch])
     with torch.no_grad(), last_position.marking(torch.arange(width) == lasts[:, None]):
         logits = model(tokens.to(model.cfg.device), return_type="logits")
@@ -102,13 +102,13 @@ def by_text(
     target: Int[Tensor, " read"],
     texts: Sequence[Text],
 ) -> list[list[float]]:
-    """The log-probabilities of each text's tokens from the positions at which they are read.
+    """The log-probabilities of each text's tokens, from the logits of their predicting positions.
 
     Args:
-        logits: At every position that is read.
-        node: The position of each read; those of a text in order, one text after the other.
+        logits: The logits at every position that is read.
+        node: The position of each read, in order, one text after the other.
         target: The token that is predicted there.
-        texts: Whose tokens they are.
+        texts: The texts.
     """
     total = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(_LOGIT_ROWS)])
     node, target = node.to(logits.device), target.to(logits.device)

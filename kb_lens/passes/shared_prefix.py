@@ -1,10 +1,10 @@
-"""Keys and values of a prefix that many rows read: computed once, through the model's own blocks.
+"""Keys and values of a prefix that many rows share, computed once by the model's own blocks.
 
-Attribution runs one-token rows over a prompt's prefix, scoring runs trees of options over the
-instruction that all items share. Both go through transformers' attention interface: the model's
-own attention modules run with another attention function, so whatever a family does to queries,
-keys and values (rotary positions, norms, grouped heads) stays as it is, and so do the bridge's
-hooks outside attention.
+Attribution runs one-token rows over a prompt's prefix; scoring runs trees of options over the
+instruction that all items share. Both use transformers' attention interface: the model's own
+attention modules run with another attention function. So everything that a family does to queries,
+keys and values (rotary positions, norms, grouped heads) is kept, and so are the bridge's hooks
+outside attention.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class UncoveredError(Exception):
 
 
 def check_covered(model: HookedModel) -> BridgedModel:
-    """The model, if a shared prefix applies to it as far as can be told without running it.
+    """The model, if a shared prefix can be used with it, as far as is known without running it.
 
     Raises:
-        UncoveredError: Where it is known not to apply.
+        UncoveredError: If it is known that it cannot.
     """
     if not is_bridge(model):
-        raise UncoveredError("it is no TransformerBridge")
+        raise UncoveredError("it is not a TransformerBridge")
     # Other families compute attention themselves and would never call the function given here.
     if not type(model.original_model)._can_set_attn_implementation():
         raise UncoveredError("its attention does not go through transformers' interface")
@@ -57,16 +57,16 @@ def check_covered(model: HookedModel) -> BridgedModel:
         if name not in hook_points:
             raise UncoveredError(f"it has no hook {name!r}")
     for name, point in hook_points.items():
-        # The bridge's own attention, where such a hook would fire, does not run.
+        # The bridge's own attention does not run, so such a hook would not fire.
         if ".attn" in name and point.fwd_hooks:
             raise UncoveredError(f"a hook is set inside its attention ({name})")
     return model
 
 
 class SharedPrefix(DynamicCache):
-    """Keys and values of the prefix, read by every row and written by none.
+    """Keys and values of the prefix; every row reads them and none writes them.
 
-    A subclass says in `attend` how a row's own positions attend to the prefix and to one another.
+    A subclass defines in `attend` how a row's positions attend to the prefix and to one another.
     """
 
     def __init__(self, cache: Any, length: int) -> None:
@@ -78,7 +78,7 @@ class SharedPrefix(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Hand the rows' own keys and values on; the prefix is joined in `attend`."""
+        """Return the rows' own keys and values; the prefix is joined in `attend`."""
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -88,7 +88,7 @@ class SharedPrefix(DynamicCache):
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
-        """The attention function: what each position reads. [row, head, pos, d_head] each."""
+        """The attention function; all arguments are [row, head, pos, d_head]."""
         raise NotImplementedError
 
     def run(self, model: BridgedModel, tokens: Int[Tensor, "row pos"], position_ids: Tensor) -> Any:
@@ -104,14 +104,14 @@ class SharedPrefix(DynamicCache):
 def attention_of(model: BridgedModel, name: str) -> Iterator[None]:
     """Run the model's own attention modules with the attention function registered as `name`.
 
-    Past the bridge's reimplementation, whose hooks inside attention nobody listens to here.
+    This bypasses the bridge's own attention; no hook inside it is in use here.
     """
     attentions = [block.attn for block in model.blocks]
     configs = [attention.original_component.config for attention in attentions]
     before = [config._attn_implementation for config in configs]
     try:
         for attention, config in zip(attentions, configs, strict=True):
-            # An instance's entry comes before the class's forward, and goes without a trace.
+            # An instance's attribute hides the class's forward and can be removed completely.
             attention.__dict__["forward"] = attention.original_component.forward
             config._attn_implementation = name
         yield
@@ -133,7 +133,7 @@ def cached(model: BridgedModel, tokens: Int[Tensor, "1 pos"]) -> tuple[DynamicCa
     last: Hook = (_UNEMBED, lambda residual, hook: residual[:, -1:])
     with torch.no_grad(), attention_of(model, "eager"), model.hooks(fwd_hooks=[last]):
         output = model.original_model(tokens, use_cache=True, **{cache_argument(model): cache})
-    # Linear attention keeps a state, a sliding window only the last positions.
+    # Linear attention keeps a state; a sliding window keeps only the last positions.
     lengths = [layer.get_seq_length() for layer in cache.layers if type(layer) is DynamicLayer]
     if lengths != [tokens.shape[1]] * model.cfg.n_layers:
         raise UncoveredError("it has a cache of another kind than keys and values")

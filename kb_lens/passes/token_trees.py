@@ -1,14 +1,14 @@
 """Many texts in one forward pass without computing a token twice.
 
-Texts that are scored together begin alike: all share an instruction, the options of an item share
-its prompt. What all share is run once and kept as keys and values. The rest of several items runs
-as one row: a prefix tree in which every token is one position and reads the shared prefix, its own
-ancestors and itself, at the position that it has in its text. The unembedding runs only where a
-token is predicted whose probability is asked for, and a text's last token, which predicts nothing
-that is asked for, does not run at all.
+Texts that are scored together begin alike: all share an instruction, and the options of an item
+share its prompt. The common beginning runs once and is kept as keys and values. The rest of several
+items runs as one row, a prefix tree: every token is one position that reads the shared prefix, its
+ancestors and itself, at the position that it has in its text. The unembedding runs only at
+positions whose predictions are needed. A text's last token is not run, since its prediction is not
+needed.
 
-Where an intervention acts on last positions alone (`last_position`), each predicting token has a
-twin that reads the same ancestors; the twins are marked as last, and the predictions are theirs.
+If an intervention acts only on last positions (`last_position`), each predicting token gets a twin
+that reads the same ancestors. The twins are marked as last and make the predictions.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from kb_lens.passes.shared_prefix import SharedPrefix, UncoveredError, cached, c
 
 _ROW_TOKENS = {"cpu": 256, "cuda": 512}
 _OTHER_ROW_TOKENS = 512
-"""Positions that a row of several items has at most, by device: attention costs their square."""
+"""Most positions in a row of several items, by device: the cost of attention is their square."""
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _ROUGH_TOLERANCE = 0.1
-"""Largest difference from a plain pass a token, in nats: by type, and for narrower ones. Rounding
-stays well below, another computation (a missing mask, say) is far above."""
+"""Largest difference from a plain pass in nats a token, by type, and for narrower types. Rounding
+is well below; a wrong computation (such as a missing mask) is far above."""
 
 
 class TreeScorer:
-    """Scores texts as trees over what they all share."""
+    """Scores texts as trees over their shared prefix."""
 
     def __init__(self, model: HookedModel, texts: Sequence[Text]) -> None:
         """Run the shared prefix; `UncoveredError` if the model cannot be run this way."""
@@ -64,7 +64,7 @@ class TreeScorer:
             for text, tokens in scores.items():
                 in_tree, expected = sum(joined[text]), sum(tokens)
                 close = abs(in_tree - expected) <= tolerance * text.n_scored
-                # A plain score that is no number is the model's own affair, and reported as that.
+                # A plain score that is NaN comes from the model, and is reported elsewhere.
                 if math.isfinite(expected) and not close:
                     raise UncoveredError(
                         f"a text's log-probability is {in_tree:.4f} in a tree and "
@@ -72,10 +72,10 @@ class TreeScorer:
                     )
 
     def scores(self, families: Sequence[Sequence[Text]], batch_tokens: int) -> Iterator[Scores]:
-        """A dictionary a batch. Texts of a family share a row, so they should begin alike."""
+        """Scores, a dictionary a batch. Texts of a family share a row and should begin alike."""
         device = torch.device(self._model.cfg.device).type
         room = min(batch_tokens, _ROW_TOKENS.get(device, _OTHER_ROW_TOKENS))
-        # Like sizes together: little padding.
+        # Similar sizes together need little padding.
         trees = sorted(self._filled(families, room), key=len, reverse=True)
         start = 0
         while start < len(trees):
@@ -92,14 +92,14 @@ class TreeScorer:
         return _Tree(self._shared, self._twins)
 
     def _filled(self, families: Iterable[Sequence[Text]], room: int) -> Iterator[_Tree]:
-        """Trees of at most `room` positions; a family that is larger has one of its own."""
+        """Trees of at most `room` positions; a larger family gets a tree of its own."""
         tree = self._tree()
         for family in families:
             if len(tree) and len(tree) + tree.growth(family) > room:
                 yield tree
                 tree = self._tree()
             tree.add(family)
-        if len(tree):  # what did not fill a row
+        if len(tree):  # the rest
             yield tree
 
     def _score(self, trees: Sequence[_Tree]) -> Scores:
@@ -113,7 +113,7 @@ class TreeScorer:
             reads += [(start + node, target) for node, target in tree.reads]
             texts += tree.texts
         reading, target = torch.tensor(reads).T
-        nodes, node = reading.unique(return_inverse=True)  # texts that part later read one node
+        nodes, node = reading.unique(return_inverse=True)  # texts may share a node
         positions = depth + self._shared
         rows = _TreeRows(self._cache, self._shared, ancestors, positions)
         gather = ("unembed.hook_in", partial(_gather, nodes=nodes))
@@ -133,7 +133,7 @@ def _stacked(trees: Sequence[_Tree]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens = torch.zeros(len(trees), width, dtype=torch.long)
     depth = torch.zeros_like(tokens)
     twin = torch.zeros_like(tokens, dtype=torch.bool)
-    # Padding reads itself: attention over nothing would give NaN.
+    # Padding reads itself, since attention over nothing would give NaN.
     ancestors = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         n = len(tree)
@@ -151,8 +151,8 @@ def _gather(
 
 
 def _shared_length(texts: Sequence[Text]) -> int:
-    """Tokens that all texts begin with, less one that predicts the first token of an option."""
-    # What the first and the last in order share, all between them share.
+    """Number of tokens that all texts share, without one that predicts an option's first token."""
+    # Whatever the first and the last in order share, all texts share.
     same = _same(min(texts).ids, max(texts).ids)
     return min(same, min(text.start for text in texts) - 1)
 
@@ -166,7 +166,7 @@ def _same(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 class _Tree:
-    """A prefix tree of texts, less the tokens that all share: a row of a forward pass."""
+    """A prefix tree of texts without the tokens that all share: one row of a forward pass."""
 
     def __init__(self, shared: int, twins: bool) -> None:
         self.tokens: list[int] = []
@@ -196,7 +196,7 @@ class _Tree:
         return total
 
     def _depth_of(self, ids: Sequence[int]) -> int:
-        """How many of the tokens are there already."""
+        """How many of the tokens are already in the tree."""
         node = -1
         for depth, token in enumerate(ids):
             child = self._children.get((node, token, False))
@@ -206,7 +206,7 @@ class _Tree:
         return len(ids)
 
     def add(self, family: Sequence[Text]) -> None:
-        """Put a family's texts in; what is there already is shared."""
+        """Add a family's texts, sharing the tokens that are already there."""
         for text in family:
             node = -1
             for pos in range(self._shared, len(text.ids) - 1):
@@ -228,8 +228,8 @@ class _Tree:
         return self._children[key]
 
     def ancestors(self) -> Bool[Tensor, "pos pos"]:
-        """Which positions each position reads: those on its way from the root, and itself."""
-        # not of torch, which takes 20 times as long for rows that are so short
+        """Which positions each position reads: those on the path from the root, and itself."""
+        # numpy, since torch takes 20 times as long for such short rows
         ancestors = np.eye(len(self), dtype=np.bool_)
         for node, parent in enumerate(self._parent):
             if parent >= 0:

@@ -1,1 +1,1 @@
-"""What kb_lens wrote, read back: one reader a format, each checked against a type."""
+"""Read the files that kb_lens wrote: one reader for each format, each checked against a type."""

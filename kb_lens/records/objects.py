@@ -1,6 +1,6 @@
-"""JSON that kb_lens wrote, read back as a value of a type: pydantic checks it field by field.
+"""Read JSON that kb_lens wrote as a value of a type: pydantic checks it field by field.
 
-Whatever is wrong with a file is one line that names the file, the place in it, and what is there.
+A bad file raises one line that names the file, the place in it, and what is there.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def read_json(
 
     Args:
         path: The file.
-        kind: The type. Numbers are not converted: 1.0 is no whole number, and true no number.
-        file_format: What the file's key ``format`` must say; it is no field of `kind`.
+        kind: The type. Nothing is converted: 1.0 is not a whole number, and true not a number.
+        file_format: What the file's key ``format`` must say; it is not a field of `kind`.
         what: The kind of file, for the message; default by its format.
         finite: Whether Infinity and NaN are refused.
 
@@ -67,18 +67,18 @@ def check_there(path: str | os.PathLike[str], file_format: str) -> None:
 
 
 def parsed(content: bytes, where: str, finite: bool = False) -> Any:
-    """JSON text as data; ValueError that says where it ends to be JSON."""
+    """JSON text as data; a ValueError says where it stops being JSON."""
     try:
         return from_json(content, allow_inf_nan=not finite)
     except ValueError as error:
-        raise ValueError(f"{where} is not whole JSON: {error}.") from error
+        raise ValueError(f"{where} is not complete JSON: {error}.") from error
 
 
 def _without_format(content: Any, file_format: str, where: str) -> dict[str, Any]:
     written = content.get("format") if isinstance(content, dict) else None
     if written != file_format:
         raise ValueError(
-            f"{where} is no file of {named(file_format)}: its format is {short(written)}."
+            f"{where} is not a file of {named(file_format)}: its format is {short(written)}."
         )
     return {name: value for name, value in content.items() if name != "format"}
 
@@ -94,7 +94,7 @@ def validated(content: Any, kind: Any, where: str) -> Any:
     Raises:
         ValueError: Names the place in the data, what is there and what is needed.
     """
-    # As JSON once more: there a list is a tuple, and in Python it is not.
+    # As JSON text again: in this mode pydantic accepts a list as a tuple.
     text = to_json(content, inf_nan_mode="constants")
     try:
         return _adapter(kind).validate_json(text, strict=True, extra="forbid")
@@ -110,7 +110,7 @@ def _problem(error: ValidationError) -> str:
     )
     location = "".join(keys).lstrip(".")
     needed = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    # the other two show all that is around them
+    # for these two the input is everything around the fault
     shown = first["type"] not in ("value_error", "missing")
     got = f", got {short(first['input'])}" if shown else ""
     return f"{location and ', '}{location}: {needed.rstrip('.')}{got}"

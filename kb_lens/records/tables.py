@@ -1,4 +1,4 @@
-"""Tables that kb_lens wrote, parquet and CSV: each says whose it is, its columns are checked."""
+"""Tables as parquet and CSV: each names its model, and its columns are checked when it is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal["number", "count", "text", "any"]
 """What a column of a table holds. A number may be missing, a count is a whole number from 0."""
 
 _METADATA = b"kb_lens"
-"""Under which name the schema of a parquet file carries JSON."""
+"""The key of our JSON in the metadata of a parquet file's schema."""
 _WHOSE = ("model", "fingerprint")
 _RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r\n|%]")
 """Beginnings of a cell that Excel and LibreOffice may take for a formula, or that were escaped."""
@@ -33,7 +33,7 @@ _RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r\n|%]")
 
 @dataclass(frozen=True)
 class Belongs:
-    """Whose a file is."""
+    """The model that a file belongs to."""
 
     model: str = ""
     """The model's name."""
@@ -42,16 +42,16 @@ class Belongs:
 
     def __str__(self) -> str:
         whose = f"{self.model or 'a model'} (weights {self.fingerprint or 'unknown'})"
-        return " ".join(whose.split())  # in a message it is one line, whatever a file says
+        return " ".join(whose.split())  # one line in a message, whatever a file says
 
     @classmethod
     def of(cls, source: Any) -> Belongs:
-        """Whose something is that has a ``model`` and its ``fingerprint``."""
+        """The model of something that has a ``model`` and its ``fingerprint``."""
         return cls(source.model, source.fingerprint)
 
     @classmethod
     def stated_in(cls, settings: Mapping[str, Any]) -> Belongs:
-        """Whose the settings ``model`` and ``fingerprint`` say it is; ValueError if no texts do."""
+        """The model of settings; ValueError unless ``model`` and ``fingerprint`` are texts."""
         stated = {name: settings.get(name) or "" for name in _WHOSE}
         for name, text in stated.items():
             if not isinstance(text, str):
@@ -59,26 +59,26 @@ class Belongs:
         return cls(**stated)
 
     def may_be(self, other: Belongs) -> bool:
-        """Whether both are of one model, as far as they say it."""
+        """Whether both are of one model, as far as they state it."""
         if self.fingerprint and other.fingerprint:
             return same_weights(self.fingerprint, other.fingerprint)
         # older files have the whole path of a model
         return len({shared_name(name) for name in (self.model, other.model) if name}) < 2
 
     def check(self, other: Belongs, name: str, beside: str = "what is beside it") -> None:
-        """Refuse what is of another model.
+        """Refuse a file of another model.
 
         Args:
-            other: Whose it should be.
-            name: What it is, for the message.
-            beside: What says whose it should be.
+            other: The model that it should belong to.
+            name: The file, for the message.
+            beside: What belongs to `other`, for the message.
 
         Raises:
-            ValueError: If the weights differ, or where they are not known the names.
+            ValueError: If the weights differ, or the names if the weights are not known.
         """
         if not self.may_be(other):
             raise ValueError(
-                f"{name} is of {self}, {beside} of {other}. Keep each model's results in "
+                f"{name} is of {self}, but {beside} is of {other}. Keep each model's results in "
                 "a folder of its own."
             )
 
@@ -114,10 +114,10 @@ def table_from_bytes(content: bytes, where: str = "the table") -> tuple[pd.DataF
     """What `table_to_bytes` wrote; `where` names it in the `ValueError` if it is damaged."""
     try:
         columns = pq.read_table(pa.BufferReader(content))
-        # Texts are decoded when they are first looked at: one that is no UTF-8 would fail there.
+        # Check now: a text that is not UTF-8 would fail later, when it is first used.
         columns.validate(full=True)
         table = columns.to_pandas()
-    # pyarrow raises these, and plain ones where the metadata for pandas is damaged
+    # pyarrow's errors, and Python's own if the metadata for pandas is damaged
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{where} is damaged: {_first_line(error)}.") from error
     metadata = (columns.schema.metadata or {}).get(_METADATA)
@@ -129,8 +129,8 @@ def write_csv(
 ) -> None:
     """Write a table as CSV, with the columns ``model`` and ``fingerprint`` that say whose it is.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it, which is taken
-    away by `read_table`.
+    A text that a spreadsheet would run as a formula gets an apostrophe before it; `read_table`
+    removes it.
     """
     if belongs is not None:
         table = table.assign(model=belongs.model, fingerprint=belongs.fingerprint)
@@ -145,7 +145,7 @@ def read_table(
     Args:
         path: The file.
         columns: The columns that it has to have. In a ``text`` column an empty cell or ``NA`` is a
-            text and not missing.
+        text, not a missing value.
 
     Raises:
         ValueError: Names the file, and the row or column.
@@ -170,7 +170,7 @@ def _cells(path: Path) -> pd.DataFrame:
         text = path.read_bytes().decode("utf-8")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{path}' is no table of kb_lens: {error}.") from error
+        raise ValueError(f"'{path}' is not a table of kb_lens: {error}.") from error
     names, rows = (rows[0], rows[1:]) if rows else ([], [])
     if len(set(names)) < len(names):
         raise ValueError(f"'{path}' has a column twice: {short(', '.join(names))}.")
@@ -182,7 +182,7 @@ def _cells(path: Path) -> pd.DataFrame:
 
 
 def _values(column: pd.Series) -> pd.Series:
-    """A column of texts as numbers or truth values, if they are; an empty cell is a missing one."""
+    """A column of texts as numbers or booleans, if all are; an empty cell is missing."""
     if len(column) and set(column) <= {"True", "False"}:
         return column == "True"
     try:
@@ -197,7 +197,7 @@ def read_table_of(
     whose: Belongs,
     beside: str = "what is beside it",
 ) -> pd.DataFrame:
-    """Read a table that must be of a model, see `read_table`.
+    """Read a table that must belong to a model, see `read_table`.
 
     Raises:
         ValueError: Also if it is of another model.
@@ -228,7 +228,7 @@ def _is_of_kind(values: Any, kind: Kind) -> bool:
         return True
     if kind == "text":
         return all(isinstance(value, str) for value in values)
-    # pandas counts truths as numbers
+    # pandas counts booleans as numbers
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if kind == "count":
         return is_number and bool(((values >= 0) & (values % 1 == 0)).all())

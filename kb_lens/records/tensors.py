@@ -1,4 +1,4 @@
-"""Tensors that kb_lens wrote: safetensors files with everything else as JSON in their header."""
+"""Tensors in safetensors files, with everything else as JSON in their header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_tensors(
     file_format: str,
     header: Mapping[str, Any],
 ) -> None:
-    """Write a safetensors file, with what is no tensor as JSON in its header."""
+    """Write a safetensors file, with everything else as JSON in its header."""
     texts = {name: json_text(value) for name, value in header.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
@@ -59,11 +59,11 @@ def read_tensors(
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"'{path}' is no whole safetensors file: {error}.") from error
+        raise ValueError(f"'{path}' is not a complete safetensors file: {error}.") from error
     written = texts.pop("format", None)
     if written != file_format:
         raise ValueError(
-            f"'{path}' is no file of {named(file_format)}: its format is {short(written)}."
+            f"'{path}' is not a file of {named(file_format)}: its format is {short(written)}."
         )
     content = {name: parsed(text.encode(), f"'{path}', {name}") for name, text in texts.items()}
     _check_tensors(tensors, names, may_be_nan, f"'{path}'")
@@ -79,10 +79,10 @@ def build_from(
     *,
     may_be_nan: Sequence[str] = (),
 ) -> B:
-    """What `build` makes of a file's tensors and of the rest, see `read_tensors`.
+    """What `build` makes of a file's tensors and its header, see `read_tensors`.
 
     Raises:
-        ValueError: As `read_tensors`, or what `build` refuses; the file is named.
+        ValueError: As `read_tensors`, or what `build` refuses; names the file.
     """
     tensors, rest = read_tensors(path, names, file_format, header, may_be_nan=may_be_nan)
     try:
@@ -96,11 +96,11 @@ def _check_tensors(
 ) -> None:
     if set(tensors) != set(names):
         raise ValueError(
-            f"{where} has the tensors {', '.join(sorted(tensors)) or 'none'}; needed are "
+            f"{where} has the tensors {', '.join(sorted(tensors)) or 'none'}; it needs "
             f"{', '.join(names)}."
         )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise ValueError(f"{where}, {name}: {tensor.dtype} is no type for it.")
+            raise ValueError(f"{where}, {name}: {tensor.dtype} is not a floating-point type.")
         if name not in may_be_nan and not bool(tensor.isfinite().all()):
             raise ValueError(f"{where}, {name}: it holds numbers that are not finite.")

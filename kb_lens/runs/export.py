@@ -89,7 +89,7 @@ def export_model(
     log.note(model)
     if measured is not None:
         result = measured.results[measured.name][0]
-        Belongs.of(result).check(belongs_to(model), f"'{measured.name}'", "the export is")
+        Belongs.of(result).check(belongs_to(model), f"'{measured.name}'", "the export")
     # The folder appears only when it is complete, run.json included.
     also = {RECORD: log.text()}
     difference = export(

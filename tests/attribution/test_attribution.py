@@ -111,7 +111,7 @@ def test_files_that_are_no_attributions(tmp_path):
         kb.Attributions.load(tmp_path / "none")
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"not a safetensors file")
-    with pytest.raises(ValueError, match="no whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         kb.Attributions.load(bad)
 
 

@@ -118,9 +118,9 @@ def test_what_cannot_be_subtracted(llama):
     yes = kb.attribute(llama, [YES], progress=False)
     with pytest.raises(ValueError, match="site is 'post' and 'pre'"):
         yes - kb.attribute(llama, [NO], site="pre", progress=False)
-    with pytest.raises(ValueError, match="equally many rows"):
+    with pytest.raises(ValueError, match="the same number of rows"):
         yes - kb.attribute(llama, [YES, NO], progress=False)
-    with pytest.raises(ValueError, match="difference already"):
+    with pytest.raises(ValueError, match="already a difference"):
         (yes - yes) - yes
     assert (yes - yes).error.isnan().all()
 
@@ -149,8 +149,8 @@ def test_a_target_that_the_model_would_write_with_a_space(llama):
     ("completion", "reason"),
     [
         (kb.Completion(PROMPT, " the schoolgirl of the city"), "not one token.*first tokens"),
-        (kb.Completion(f"{PROMPT} ", "yes"), "Take the space from the prompt's end to the begin"),
-        (kb.Completion(f"{PROMPT} ", " yes"), r"Take the space from the prompt's end\."),
+        (kb.Completion(f"{PROMPT} ", "yes"), "Remove the space at the prompt's end and put it"),
+        (kb.Completion(f"{PROMPT} ", " yes"), r"Remove the space at the prompt's end\."),
         (kb.Completion(PROMPT, " yes", foil=" tall of the people"), "the foil .* not one token"),
         (kb.Completion("word" + " word" * 400, " yes"), "context is 256"),
     ],
@@ -167,12 +167,12 @@ def test_what_only_questions_have_is_refused(llama, questions):
             kb.attribute(llama, [YES], progress=False, **option)
     with pytest.raises(ValueError, match="has no foil"):
         kb.attribute(llama, [YES], objective="logit_difference", progress=False)
-    with pytest.raises(ValueError, match="is there 2 times"):
+    with pytest.raises(ValueError, match="is given 2 times"):
         kb.attribute(llama, [YES, YES], progress=False)
     with pytest.raises(ValueError, match="answer_style is for questions"):
         kb.attribute(llama, [YES], progress=False, answer_style="release")
     other = replace(GAP, foil=" Yes")  # the same measurement where foils are not read
-    with pytest.raises(ValueError, match="is there 2 times"):
+    with pytest.raises(ValueError, match="is given 2 times"):
         kb.attribute(llama, [GAP, other], progress=False)
     both = kb.attribute(llama, [GAP, other], objective="logit_difference", progress=False)
     assert both.answer_prob[0] != both.answer_prob[1]
@@ -226,11 +226,11 @@ def test_files_keep_the_spaces_of_targets(tmp_path):
         ("a.csv", "prompt,target\n", "has no completions"),
         ("a.csv", "prompt,target\nx\n", "row 2: 1 cells under 2"),
         ("a.csv", "prompt,target,foil\nx,y,y\n", "row 2: target and foil are both"),
-        ("a.csv", 'prompt, target\nx, " y"\n', "row 2, column 'target': .*behind the comma"),
+        ("a.csv", 'prompt, target\nx, " y"\n', "row 2, column 'target': .*follow the comma"),
         ("a.jsonl", '{"prompt": "x"}\n', "row 1, column 'target'"),
         ("a.jsonl", '{"prompt": "x", "target": 3}\n', "row 1, column 'target': got 3"),
         ("a.jsonl", "[1]\n", "row 1, column 'prompt'"),
-        ("a.jsonl", "{\n", "row 1 is no JSON"),
+        ("a.jsonl", "{\n", "row 1 is not JSON"),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_row(tmp_path, name, text, reason):

@@ -331,7 +331,7 @@ def test_tasks_are_replaced_and_nothing_else(data, tmp_path):
     ]  # fmt: skip
     assert len((out / "kb_lens_stereoset.jsonl").read_text().splitlines()) == 8
     (out / "kb_lens_over_correction.yaml").write_text("task: mine")
-    with pytest.raises(ValueError, match=r"kb_lens_over_correction\.yaml' is there and not from"):
+    with pytest.raises(ValueError, match=r"kb_lens_over_correction\.yaml' is there but not from"):
         write_tasks(out, [load("over_correction", data)])
     assert (out / "kb_lens_stereoset.yaml").is_file()
     assert (out / "kb_lens_over_correction.yaml").read_text() == "task: mine"
@@ -341,14 +341,14 @@ def test_tasks_are_replaced_and_nothing_else(data, tmp_path):
 def test_somebody_elses_file_is_refused(name, data, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"{name}' is there and not from `kb-lens tasks`"):
+    with pytest.raises(ValueError, match=rf"{name}' is there but not from `kb-lens tasks`"):
         write_tasks(tmp_path / "out", [load("stereoset", data)])
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_what_cannot_be_a_task_is_refused(data, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="file' is a file: give a folder"):
+    with pytest.raises(ValueError, match="file' is a file: give a new or empty folder"):
         write_tasks(tmp_path / "file", [load("stereoset", data)])
     other = load_benchmark("plain_text", limit=1)
     with pytest.raises(ValueError, match="no task of plain_text:original; allowed: stereoset, "):

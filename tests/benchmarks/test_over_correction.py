@@ -403,7 +403,7 @@ def test_a_bad_file_is_named(small):
 
 def test_prompts_without_any_control_are_an_error(small):
     write(small, ROWS[:1])
-    with pytest.raises(ValueError, match="none of these 1 has one: take more items"):
+    with pytest.raises(ValueError, match="none of these 1 has one: use more items"):
         load_benchmark("over_correction", data_dir=small)
 
 
@@ -428,7 +428,7 @@ def test_the_folder_in_the_variable_is_looked_into(small, monkeypatch):
 def test_a_bank_that_is_missing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("KB_LENS_DATA", raising=False)
     monkeypatch.setattr("kb_lens.benchmarks.bank.bank_folder", lambda: tmp_path)
-    with pytest.raises(ValueError, match="is missing, which comes with kb_lens"):
+    with pytest.raises(ValueError, match="is missing, a file of kb_lens"):
         load_benchmark("over_correction")
 
 

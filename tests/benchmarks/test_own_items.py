@@ -240,8 +240,8 @@ def lines(*rows):
         (lines({**ROW, "type": "x"}), "line 1: column 'type' must be one of intersentence, intra"),
         (lines(TWICE), "line 1: column 'unrelated' must be another sentence than the other two"),
         (lines(ROW, {**ROW, "target": "x"}, ROW), "line 3: the same item as .*mine.jsonl, line 1"),
-        (json.dumps([ROW]).encode(), "mine.jsonl, line 1: a JSON array. Needed is one JSON object"),
-        (b"type,context\nintrasentence,x\n", "line 1: no JSON, but 'type,context'. Needed is one"),
+        (json.dumps([ROW]).encode(), "mine.jsonl, line 1: a JSON array. Write one JSON object"),
+        (b"type,context\nintrasentence,x\n", "line 1: not JSON, but 'type,context'. Write one"),
         (b"", "mine.jsonl has no items of stereoset: it is empty"),
         (b"\n\n", "mine.jsonl has no items of stereoset: it is empty"),
         (lines(ROW).replace(b"weak", b"na\xefve"), "mine.jsonl: cannot be read as UTF-8 .* line 1"),
@@ -275,7 +275,7 @@ def test_a_mistake_in_a_pair_is_named(tmp_path, change, said):
 
 
 def test_json_is_no_table_and_a_folder_no_file(mine, tmp_path):
-    with pytest.raises(ValueError, match=r"mine.jsonl, line 1: JSON. Needed is a CSV file"):
+    with pytest.raises(ValueError, match=r"mine.jsonl, line 1: JSON. Give a CSV file"):
         kb.load_benchmark("crows_pairs", path=mine)
     with pytest.raises(ValueError, match="is a folder: give a file of benchmark items"):
         kb.load_benchmark("stereoset", path=tmp_path)

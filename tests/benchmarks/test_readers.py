@@ -226,7 +226,7 @@ def test_a_data_dir_that_is_none_is_refused(name, data_dir):
 @pytest.mark.parametrize("name", ["stereoset", "bbq", "over_correction"])
 def test_a_data_dir_that_is_a_file_is_refused(tmp_path, name):
     (tmp_path / "data").touch()
-    with pytest.raises(ValueError, match=r"data' is a file|is '.*data', a file: give the folder"):
+    with pytest.raises(ValueError, match=r"data' is a file|is '.*data', a file: give its folder"):
         load_benchmark(name, data_dir=tmp_path / "data")
 
 

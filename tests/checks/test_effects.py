@@ -94,7 +94,7 @@ def test_files_that_are_something_else(tmp_path):
     with pytest.raises(ValueError, match="no such neuron effects file"):
         NeuronEffects.load(tmp_path / "none")
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(ValueError, match="no whole safetensors"):
+    with pytest.raises(ValueError, match="not a complete safetensors"):
         NeuronEffects.load(tmp_path / "text")
     save_file({"prob": torch.zeros(1)}, tmp_path / "scores", {"format": "other"})
     with pytest.raises(ValueError, match="its format is 'other'"):

@@ -164,7 +164,7 @@ def test_a_spelling_of_other_tokens_than_behind_the_prompt_is_refused(llama, que
     knowledge = kb.check_knowledge(llama, questions, forms=(), progress=False)
     other = replace(knowledge.spelling, yes_token=7, no_token=8)
     options = {"knowledge": replace(knowledge, spelling=other), "progress": False}
-    refused = "have other tokens behind a prompt that ends in"
+    refused = "have other tokens after a prompt that ends in"
     with pytest.raises(ValueError, match=refused):
         kb.attribute(llama, questions, **options)
     with pytest.raises(ValueError, match=refused):

@@ -125,7 +125,7 @@ def test_a_folder_without_results_is_an_error(results, tmp_path):
     with pytest.raises(ValueError, match=r"results\.json', model: Field required"):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="not whole JSON"):
+    with pytest.raises(ValueError, match="not complete JSON"):
         load_results(tmp_path)
 
 
@@ -167,9 +167,9 @@ def test_only_like_can_be_compared(results):
     fewer = replace(results[0], items=results[0].items.iloc[1:])
     with pytest.raises(ValueError, match="1 of 40 items are only in the first, 0 of 39"):
         compare(results[0], fewer)
-    with pytest.raises(ValueError, match="one benchmark can be compared; got 'stereoset'"):
+    with pytest.raises(ValueError, match="the same benchmark can be compared; got 'stereoset'"):
         compare(results[0], results[1])
-    with pytest.raises(ValueError, match="one protocol"):
+    with pytest.raises(ValueError, match="the same protocol"):
         compare(results[0], replace(results[0], protocol="other"))
 
 

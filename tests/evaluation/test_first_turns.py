@@ -126,7 +126,7 @@ def test_what_may_not_fit_behind_the_answer_is_refused_before_anything_is_writte
     )
     model = tiny_bridge("llama", max_position_embeddings=n_tokens + 20)
     monkeypatch.setattr(slices, "answered", lambda *_, **__: pytest.fail("something is written"))
-    with pytest.raises(ValueError, match=r"that the model answers first and \d+ for its last"):
+    with pytest.raises(ValueError, match=r"for the model's first answers and \d+ for its last"):
         scores_of(model, benchmark)
 
 
@@ -202,14 +202,16 @@ def test_digests_know_whose_turns_they_are():
 
 
 def test_what_is_refused(llama):
-    with pytest.raises(ValueError, match=r"has not answered 'The girl is walking\.' yet"):
+    with pytest.raises(
+        ValueError, match=r"has not answered the first turn 'The girl is walking\.' yet"
+    ):
         option_logprobs(llama, [TOLD], progress=False)
     long = replace(TOLD, first=("z" * N_CTX,))
     with pytest.raises(ValueError, match="leaves no room for 6 more"):
         scores_of(llama, made_up([ASKED, long]))
     with pytest.raises(ValueError, match="only a chat has turns"):
         Request("Who?", ("a",), first=("Why?",), first_write=2)
-    with pytest.raises(ValueError, match="need room for its answers"):
+    with pytest.raises(ValueError, match="need room for the model's answers"):
         replace(ASKED, first=("Why?",))
-    with pytest.raises(ValueError, match="need room for its answers"):
+    with pytest.raises(ValueError, match="need room for the model's answers"):
         replace(ASKED, first_write=3)

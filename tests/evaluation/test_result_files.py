@@ -42,7 +42,7 @@ EDITS = [
     ((*SS, "n"), 7, r"metrics\.ss\.n: 7 and"),
     ((*SS, "value"), "50", "ss.value: it should be a valid number, got '50'"),
     ((*SS, "n"), 1.5, "ss.n: it should be a valid integer, got 1.5"),
-    ((*SS, "value"), float("inf"), "is not whole JSON"),
+    ((*SS, "value"), float("inf"), "is not complete JSON"),
     (("benchmarks", "stereoset", "mine"), {"value": 1, "low": 1, "high": 1, "n": 1}, "mine"),
     (("benchmarks", "made_up"), {}, "benchmarks without details"),
     (("details", "stereoset", "protocol"), "release", "it is of stereoset, protocol release"),

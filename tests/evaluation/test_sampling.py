@@ -176,5 +176,5 @@ def test_what_is_refused(change, message):
 
 
 def test_only_what_is_written_is_sampled():
-    with pytest.raises(ValueError, match="give a number in write"):
+    with pytest.raises(ValueError, match="give a number of tokens in write"):
         Request("She", (" is",), sampling=SAMPLING)

@@ -281,7 +281,7 @@ def test_a_score_that_is_not_finite_is_an_error(llama):
 
 
 def test_nothing_to_score_is_an_error(llama):
-    with pytest.raises(ValueError, match="got no requests"):
+    with pytest.raises(ValueError, match="give at least one request"):
         score(llama, [])
     with pytest.raises(ValueError, match="batch_tokens must be at least 1"):
         score(llama, REQUESTS, batch_tokens=0)

@@ -95,7 +95,10 @@ def test_results_that_have_no_classes_are_refused(results):
         word_changes(before, replace(after, items=older))
     with pytest.raises(ValueError, match="the same items can be compared, got 20 and 19"):
         word_changes(before, replace(after, items=after.items.iloc[1:]))
-    with pytest.raises(ValueError, match="of crows_pairs alone, got one of 'crows_pairs_instruct"):
+    with pytest.raises(
+        ValueError,
+        match="of crows_pairs have classes of words; this is one of 'crows_pairs_instruct",
+    ):
         word_changes(before, replace(after, protocol="instructed"))
 
 

@@ -80,7 +80,7 @@ def test_attributions_that_cannot_be_averaged(model):
 def test_bad_settings():
     with pytest.raises(ValueError, match="n_neurons is 0"):
         BiasNeuronSettings(0)
-    with pytest.raises(ValueError, match="give a tuple of one or more"):
+    with pytest.raises(ValueError, match="give a tuple of texts"):
         BiasNeuronSettings(instructions=())
 
 

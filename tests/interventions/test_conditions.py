@@ -109,7 +109,7 @@ def test_a_condition_that_nobody_gave_a_role_is_base_or_method():
         ({"name": "con"}, "cannot name a condition"),
         ({"name": "prompt\n"}, "cannot name a condition"),
         ({"role": "rival"}, "allowed are base, method, control"),
-        ({"control_of": "lambda 2"}, "'prompt' is a method: only a control is held against"),
+        ({"control_of": "lambda 2"}, "'prompt' is a method: only a control has a control_of"),
     ],
 )
 def test_conditions_that_are_refused(settings, message):

@@ -239,8 +239,8 @@ AFTER = {
     "pass": (lambda model: model(TOKENS), "did not fire in a pass"),
     "generate": (lambda model: model.generate(TOKENS, verbose=False), "did not fire in a pass"),
     "transformers": (lambda model: model.original_model(TOKENS), "did not fire in a pass"),
-    "measure": (MEASURES["influence"], "was taken away"),
-    "block": (lambda model: BLOCKS["steering"](model).__enter__(), "was taken away"),
+    "measure": (MEASURES["influence"], "was removed"),
+    "block": (lambda model: BLOCKS["steering"](model).__enter__(), "was removed"),
     "nothing": (lambda model: None, None),
 }
 """What is done after hooks were taken away, and what is said of it at once."""
@@ -259,7 +259,7 @@ def test_hooks_that_are_taken_away(spoilt, removal, after):
                 run(spoilt)
 
     for block in HOOKING.values():
-        with pytest.raises(ValueError, match="was taken away inside the block") as error:
+        with pytest.raises(ValueError, match="was removed inside the block") as error:
             removed_inside(block(spoilt))
         assert "\n" not in str(error.value)
 

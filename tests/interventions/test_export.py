@@ -190,7 +190,7 @@ def test_the_target(bridge, exported, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     (tmp_path / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="is not empty and holds no export"):
+        with pytest.raises(ValueError, match="is not empty and is not an export"):
             check_target(tmp_path, overwrite)
         with pytest.raises(ValueError, match="is a file"):
             check_target(tmp_path / "thesis.txt", overwrite)

@@ -69,7 +69,7 @@ def test_a_fused_gate_folds_at_post_alone(monkeypatch):
         hooked = model(TOKENS)
     folded = kb.fold_neurons(model, some_neurons(model), lam=3)
     torch.testing.assert_close(folded(TOKENS).logits, hooked, rtol=1e-5, atol=1e-4)
-    with pytest.raises(ValueError, match=r"no module with weights of its own\. Use scale_neurons"):
+    with pytest.raises(ValueError, match=r"no module with its own weights\. Use scale_neurons"):
         kb.fold_neurons(model, some_neurons(model, "pre"), lam=3)
 
 

@@ -134,7 +134,7 @@ def test_the_banks_texts_are_about_one_group_or_mixed():
         TextPair("gender", "He ran.", "She ran."),
         TextPair("gender", "He saw a woman.", "She saw a man.", mixed=True),
     )
-    with pytest.raises(ValueError, match="give those of one"):
+    with pytest.raises(ValueError, match="give words of one"):
         group_texts(texts, load_word_pairs())
 
 
@@ -227,7 +227,7 @@ def test_mixed_pairs_are_no_examples_of_a_group(model):
     assert torch.equal(
         with_it.directions, inlp(model, PAIRS, settings=settings, **QUIET).directions
     )
-    with pytest.raises(ValueError, match="got no pairs of texts about one group"):
+    with pytest.raises(ValueError, match="no pair of texts names one group"):
         inlp(model, [mixed], **QUIET)
 
 

@@ -93,13 +93,13 @@ def test_room_for_the_first_answer_decides_what_is_measured(roomy, data_dir):
 def test_a_benchmark_that_is_no_chat_is_refused(data_dir):
     for name in ("stereoset", "plain_text"):
         benchmark = load(name, "original", data_dir)
-        with pytest.raises(ValueError, match=f"'original' of '{name}' is none: .*'instructed'"):
+        with pytest.raises(ValueError, match=f"'original' of '{name}' has none: .*'instructed'"):
             SelfDebiasing().asked(benchmark)
 
 
 def test_an_instruction_that_is_not_set_apart_is_refused(data_dir):
     benchmark = load("bbq_religion", "release", data_dir)
-    with pytest.raises(ValueError, match="'release' of 'bbq_religion' does not keep them apart"):
+    with pytest.raises(ValueError, match="'release' of 'bbq_religion' does not separate them"):
         SelfDebiasing("explanation").asked(benchmark)
     told = SelfDebiasing("reprompting").asked(benchmark).requests[0]
     assert told.first == (benchmark.requests[0].prompt,)

@@ -253,10 +253,10 @@ def test_files_that_hold_no_steering(tmp_path):
     with pytest.raises(ValueError, match="no such steering file"):
         Steering.load(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no whole safetensors"):
+    with pytest.raises(ValueError, match="not a complete safetensors"):
         Steering.load(path)
     save_file({"vector": torch.ones(2)}, path, {"format": "else"})
-    with pytest.raises(ValueError, match="no file of kb_lens steering: its format is 'else'"):
+    with pytest.raises(ValueError, match="not a file of kb_lens steering: its format is 'else'"):
         Steering.load(path)
 
 
@@ -305,7 +305,7 @@ def test_a_text_that_cannot_be_read_is_refused(text, reason):
 
 def test_a_vector_of_another_width(model):
     narrow = replace(made(model), vector=torch.ones(1))
-    with pytest.raises(ValueError, match="1 entries, and the residual stream"):
+    with pytest.raises(ValueError, match="1 entries, but the residual stream"):
         narrow.applied(model).__enter__()
 
 

@@ -195,7 +195,7 @@ def grown():
     ("tokenizer", "words"),
     [
         (swapped, "2 tokens, such as '[ab]'"),
-        (uncut, "cut, or begun, otherwise"),
+        (uncut, "split, or begun, differently"),
         (grown, "2 tokens of text were added, such as ' engineer'"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_spelling_is_one_of_this_tokenizer(llama, bank, knowledge, use):
         Spelling("oui", "non", 5, 6),
     ]
     for spelling in wrong:
-        with pytest.raises(ValueError, match="have other tokens behind a prompt"):
+        with pytest.raises(ValueError, match="have other tokens after a prompt"):
             use(llama, bank, spelling=spelling)
 
 

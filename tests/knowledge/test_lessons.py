@@ -37,7 +37,7 @@ def test_a_parrot_does_not_know():
     total = told.summary().iloc[0]
     assert (total["n"], total["right"]) == (225, 195)
     assert (total["balanced_accuracy"], total["auc"]) == (50, 0.5)
-    assert "180 were its lessons and are not counted in what follows" in told.verdict()
+    assert "180 were its lessons and are not counted below" in told.verdict()
 
 
 def test_a_model_that_also_knows_the_others_knows():
@@ -89,5 +89,5 @@ def test_a_model_that_names_none_has_none(model, questions):
 @pytest.mark.parametrize("lessons", [7, "abc", [1, 2]])
 def test_a_list_of_lessons_that_is_none_is_refused(llama, questions, monkeypatch, lessons):
     monkeypatch.setattr(llama.original_model.config, LESSONS, lessons, raising=False)
-    with pytest.raises(ValueError, match=f"{LESSONS} in the config of .* is no list of texts"):
+    with pytest.raises(ValueError, match=f"{LESSONS} in the config of .* is not a list of texts"):
         check_knowledge(llama, questions, progress=False)

@@ -59,7 +59,7 @@ def test_a_space_that_a_template_ends_in_is_the_answer_s(make):
     (option,) = [s for s in spellings(tokenizer, [prompt]) if s.yes == " Yes"]
     whole = tokenizer(f"{prompt} Yes", add_special_tokens=False)["input_ids"]
     assert whole[-1] == option.yes_token
-    with pytest.raises(ValueError, match=r"behind a prompt that ends in 'T: '") as error:
+    with pytest.raises(ValueError, match=r"after a prompt that ends in 'T: '") as error:
         spellings(tokenizer, ["T: "])
     assert "\n" not in str(error.value)
 
@@ -74,11 +74,11 @@ def test_newlines_may_be_cut_otherwise_before_the_answer():
 
 def test_prompts_must_agree():
     tokenizer = llama_2_tokenizer()
-    with pytest.raises(ValueError, match="give all of them the same ending"):
+    with pytest.raises(ValueError, match="give all prompts the same ending"):
         spellings(tokenizer, ["a:", "a: "])
 
 
 def test_words_that_the_tokenizer_does_not_know_are_no_answers():
     tokenizer = word_tokenizer("$A")
-    with pytest.raises(ValueError, match="no spelling of yes and no as one token each"):
+    with pytest.raises(ValueError, match="no spelling of yes and no with one token each"):
         spellings(tokenizer, ["a"])

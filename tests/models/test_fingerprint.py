@@ -138,7 +138,7 @@ def test_a_bridge_around_offloaded_weights_has_the_checkpoint_s_fingerprint(fami
 def test_weights_without_values_are_refused():
     with torch.device("meta"):
         empty = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="has a shape and no values: load it with its weights"):
+    with pytest.raises(ValueError, match="has a shape but no values: load it with its weights"):
         digest_of(parameters_of(empty))
 
 
@@ -162,7 +162,7 @@ def test_neurons_of_float32_work_in_half_precision_with_a_note(tmp_path, dtype):
     neurons = neurons_of(kb.load_model(saved(tmp_path)))
     model = kb.load_model(tmp_path, dtype=dtype)
     name = str(dtype).removeprefix("torch.")
-    with pytest.warns(UserWarning, match=rf"belong to .* in float32; .* is here in {name}\."):
+    with pytest.warns(UserWarning, match=rf"belong to .* in float32, but .* is in {name} here\."):
         neurons.check_model(model)
     neurons_of(model).check_model(model)
 
@@ -172,7 +172,7 @@ def test_neurons_of_a_base_model_work_with_an_adapter_with_a_note(llama):
     adapted = tiny_bridge("llama", seed=1)
     carry_fingerprint(adapted, fingerprint(llama), "a-lora")
     assert form(adapted) == "float32, with a-lora"
-    with pytest.warns(UserWarning, match="is here in float32, with a-lora"):
+    with pytest.warns(UserWarning, match="is in float32, with a-lora"):
         neurons_of(llama).check_model(adapted)
     with torch.no_grad():
         next(adapted.parameters())[0, 0] += 1

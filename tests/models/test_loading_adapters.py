@@ -57,13 +57,13 @@ def test_without_peft_it_is_called_an_adapter(adapter, base, monkeypatch):
 
 def test_a_merged_checkpoint_beside_its_adapter_is_ambiguous(adapter, base):
     (adapter / "config.json").write_text((base / "config.json").read_text())
-    with pytest.raises(ValueError, match="does not tell whether the adapter is merged"):
+    with pytest.raises(ValueError, match="does not say whether the adapter is merged"):
         kb.load_model(adapter)
 
 
 def test_an_adapter_without_a_base_is_refused(adapter):
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(ValueError, match="does not tell its base model"):
+    with pytest.raises(ValueError, match="does not name its base model"):
         kb.load_model(adapter)
 
 

@@ -104,7 +104,7 @@ def test_a_tokenizer_that_is_none(folder, content):
 @pytest.mark.parametrize("kind", ["AutoModel", "AutoConfig", "AutoModelForCausalLM"])
 def test_a_tokenizer_class_that_makes_something_else(folder, kind):
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
-    assert "which is no tokenizer" in refusal(folder)
+    assert "which is not a tokenizer" in refusal(folder)
 
 
 class Foreign:
@@ -181,4 +181,4 @@ def test_a_name_that_nothing_can_have(name):
 
 def test_a_name_that_the_hub_does_not_give(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "not in the cache, and the hub does not give it" in refusal("nobody/nothing")
+    assert "not in the cache, and the hub does not have it" in refusal("nobody/nothing")

@@ -229,5 +229,5 @@ def test_an_unknown_type_of_tensors_is_called_that(tmp_path):
 def test_another_file_is_called_none(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no GGUF file"):
+    with pytest.raises(ValueError, match="is not a GGUF file"):
         kb.load_model(path)

@@ -62,7 +62,7 @@ MULTIMODAL = {
         ("ElectraForPreTraining", ENCODER | {"embedding_size": 32}, "is an encoder"),
         ("T5ForConditionalGeneration", T5, "is an encoder-decoder"),
         ("BartForConditionalGeneration", BART | {"d_model": 32}, "is an encoder-decoder"),
-        ("ViTModel", VISION, "is no causal language model"),
+        ("ViTModel", VISION, "is not a causal language model"),
     ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, architecture, sizes, kind):

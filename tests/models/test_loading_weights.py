@@ -144,5 +144,5 @@ def test_a_damaged_tokenizer_is_called_that(folder):
 
 
 def test_a_revision_is_for_names_on_the_hub(folder):
-    with pytest.raises(ValueError, match="only what is loaded from the hub has any"):
+    with pytest.raises(ValueError, match="only models from the hub have revisions"):
         kb.load_model(folder, revision="step1000")

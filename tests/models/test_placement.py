@@ -287,7 +287,7 @@ def test_a_trained_checkpoint_in_another_form_is_refused(tmp_path):
         tmp_path / "whole", quantization_config=config, device_map={"": "cpu"}
     )
     saved(tmp_path / "packed", packed)
-    with pytest.raises(ValueError, match="what packing does would count as the method's"):
+    with pytest.raises(ValueError, match="the effect of packing would count as the method's"):
         Trained.of(kb.load_model(tmp_path / "packed"), tmp_path / "whole")
 
 
@@ -329,7 +329,7 @@ def test_without_its_package_packing_is_refused(monkeypatch):
     ("options", "reason"),
     [
         ({"device": "cpu", "device_map": "auto"}, "device and device_map are both given"),
-        ({"max_memory": {0: "1GiB"}}, "max_memory belongs to a device_map"),
+        ({"max_memory": {0: "1GiB"}}, "max_memory needs a device_map"),
         ({"device_map": "evenly"}, "device_map is 'evenly': allowed are auto, balanced"),
         ({"device_map": {}}, "device_map is {}: allowed are"),
         ({"device_map": {"model": True}}, "device_map puts 'model' where it cannot be"),
@@ -380,7 +380,9 @@ def test_rows_a_pass_are_those_of_the_fullest_gpu(monkeypatch):
 
 def test_a_map_with_names_of_no_module_is_refused(tmp_path):
     saved(tmp_path, tiny_hf_model())
-    with pytest.raises(ValueError, match=r"device_map names 'model\.layer\.0', which is no module"):
+    with pytest.raises(
+        ValueError, match=r"device_map names 'model\.layer\.0', which is not a module"
+    ):
         kb.load_model(tmp_path, device_map={"": "cpu", "model.layer.0": "cpu"})
     with pytest.raises(ValueError, match=r"device_map has no device for lm_head") as caught:
         kb.load_model(tmp_path, device_map={"model": "disk"})

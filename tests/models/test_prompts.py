@@ -88,14 +88,14 @@ def test_examples_are_read_from_a_file(tmp_path):
     [
         ("a.csv", "question,answer\nIs A, or B?,No\n", "row 2"),
         ("a.csv", "question,answer\nIs A B?,No\nIs A A?,\n", "row 3"),
-        ("a.csv", "query,reply\nIs A B?,No\n", "row 2: needed are a question and its answer"),
+        ("a.csv", "query,reply\nIs A B?,No\n", "row 2: the columns or keys question and answer"),
         ("a.csv", "question,answer\n", "has no examples"),
         ("a.csv", "", "has no examples"),
         ("a.csv", b"question,answer\nIs caf\xe9 A?,No\n", "is not UTF-8"),
         ("a.jsonl", '{"question": "Q?", "answer": "No"}\n["Q?", "No"]\n', "row 2"),
         ("a.jsonl", '{"question": "Q?", "answer": true}\n', "row 1"),
-        ("a.jsonl", "Q? No\n", "row 1 is no JSON"),
-        ("a.jsonl", b'{"question": "caf\xe9"}\n', "row 1 is no JSON in UTF-8"),
+        ("a.jsonl", "Q? No\n", "row 1 is not JSON"),
+        ("a.jsonl", b'{"question": "caf\xe9"}\n', "row 1 is not JSON in UTF-8"),
     ],
 )
 def test_a_file_of_something_else_is_refused_in_one_line(tmp_path, name, content, message):

@@ -59,7 +59,7 @@ def test_a_damaged_package_is_one_line(embedded, monkeypatch, tmp_path, there):
 @pytest.mark.slow
 @pytest.mark.embedded
 def test_a_revision_is_refused_as_for_the_embedded_model(taught_model):
-    message = "it has no revision 'main': only what is loaded from the hub has any"
+    message = "it has no revision 'main': only models from the hub have revisions"
     for name in (EMBEDDED_MODEL, TAUGHT_MODEL):
         with pytest.raises(ValueError, match=message):
             kb.load_model(name, revision="main")

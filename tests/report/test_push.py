@@ -192,9 +192,9 @@ def test_what_is_there_is_replaced_when_that_is_asked_for_alone(results, hub):
         ("none", "me/run", "no such folder"),
         ("empty", "me/run", "has no results"),
         ("file", "me/run", "no such folder"),
-        ("empty", "a b", "'a b', no repository of the hub"),
+        ("empty", "a b", "'a b', not a repository of the hub"),
         ("empty", "run", "It names no user"),
-        ("empty", "", "no repository of the hub"),
+        ("empty", "", "not a repository of the hub"),
     ],
 )
 def test_mistakes(tmp_path, hub, folder, name, message):

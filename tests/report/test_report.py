@@ -349,15 +349,15 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     ("name", "content", "message"),
     [
         (None, "", "has no results: expected what `kb-lens run` wrote"),
-        ("run.json", "{", "run.json' is not whole JSON"),
+        ("run.json", "{", "run.json' is not complete JSON"),
         ("run.json", "[]", "run.json': it should be an object, got []"),
         ("run.json", '{"model": 5}', "run.json', command: Field required"),
         ("checks.json", '[{"check": "a"}]', "checks.json' has no column 'status'"),
         ("tokens.csv", "layer,index\n1,2\n", "tokens.csv' has no column 'side'"),
         ("knowledge.json", "{}", "knowledge.json', model: Field required"),
-        ("study.json", "{}", "is no file of kb_lens study"),
+        ("study.json", "{}", "is not a file of kb_lens study"),
         ("knowledge.json", NO_COLUMNS, "knowledge.json', table[0].text: Field required"),
-        ("evaluations/base/results.json", "{", "is not whole JSON"),
+        ("evaluations/base/results.json", "{", "is not complete JSON"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(monkeypatch, tmp_path, capsys, name, content, message):

@@ -365,5 +365,5 @@ def test_a_folder_that_is_no_study(tmp_path):
     with pytest.raises(ValueError, match=r"has no study\.json"):
         Experiment.load(tmp_path)
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(ValueError, match=r"study\.json' is not whole JSON"):
+    with pytest.raises(ValueError, match=r"study\.json' is not complete JSON"):
         Experiment.load(tmp_path)
