@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks pages families kills slurm ci clean
+.PHONY: setup demo test bad-inputs test-slow test-all browser lint format test-hooked notebooks docs docs-serve families kills slurm ci clean
 
 setup: $(VENV)/ready
 
@@ -68,8 +68,29 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 		transformer-lens==3.9.0 pytest hypothesis beartype --editable .
 	touch $@
 
+# The site. A Chromium draws the notebooks' figures (`make browser`).
+DOCS := .venv-docs
+EXECUTED := $(patsubst %,out/%,$(wildcard notebooks/*.ipynb))
+
+# Every notebook anew, whether it has changed or not: what it calls may have.
 notebooks: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=1800 notebooks
+	rm -f $(EXECUTED)
+	$(MAKE) $(EXECUTED)
+
+out/notebooks/%.ipynb: notebooks/%.ipynb | setup
+	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to notebook \
+		--ExecutePreprocessor.timeout=1800 --output-dir out/notebooks $<
+
+docs: $(DOCS)/ready $(EXECUTED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+docs-serve: $(DOCS)/ready $(EXECUTED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve
+
+$(DOCS)/ready: docs/_site/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement docs/_site/requirements.txt
+	touch $@
 
 # The table in docs/models.md, after every family's checks.
 families: setup
@@ -82,15 +103,6 @@ kills: setup
 # As root, with Debian's slurm-wlm and munge: two nodes on this machine share a run.
 slurm: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.slurm
-
-# The executed notebooks as pages of HTML with their figures in them, for docs/.
-pages: setup
-	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
-		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
-	# What the template would load from elsewhere, for diagrams and widgets that are not there.
-	sed -i -E "s#https://(unpkg|cdnjs)[^\"']*##" docs/notebooks/*.html
-	# From one page to the next, and from two folders down to the files beside notebooks/.
-	sed -i -E 's#href="([0-9a-z_]+)\.ipynb"#href="\1.html"#g; s#href="\.\./([^.])#href="../../\1#g' docs/notebooks/*.html
 
 # Debian's, where there is none: as root, or as a user who may sudo without a password.
 browser:
@@ -109,7 +121,7 @@ test-slow: setup
 	$(PYTEST) -m slow --ignore $(BAD_INPUTS)
 	KB_LENS_AS_FOR_USERS=1 $(PYTEST) -m slow $(BAD_INPUTS)
 
-ci: browser lint test-hooked test test-slow notebooks
+ci: browser lint test-hooked test test-slow notebooks docs
 
 clean:
-	rm -rf $(VENV) $(HOOKED) out build dist
+	rm -rf $(VENV) $(HOOKED) $(DOCS) out site build dist
