@@ -29,8 +29,6 @@ PAGES = {
 }
 """Pages from outside docs/. README.md is not one: docs/index.md takes its place."""
 LINK = re.compile(r"(\]\(<?)(?!https?:|mailto:|#)([^)>#\s]+)")
-MARK = '\n\n<div class="notebook"></div>\n'
-"""For the style sheet: what a cell printed is text without line ends, which is wrapped."""
 log = logging.getLogger("mkdocs.hooks")
 
 
@@ -86,7 +84,7 @@ def _rendered(notebook: Path) -> dict[str, str | bytes]:
     source = executed if executed.exists() else notebook
     page, found = exporter.from_filename(str(source), resources=resources)
     images = {f"notebooks/{name}": content for name, content in found["outputs"].items()}
-    return {_on_site(_of_root(notebook)): page + MARK, **images}
+    return {_on_site(_of_root(notebook)): page, **images}
 
 
 def _of_root(path: Path) -> str:
