@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage bad-inputs test-slow test-all browser lint format test-hooked
-.PHONY: test-oldest test-newest notebooks pages families kills slurm package check-tag ci clean
+.PHONY: test-oldest test-newest notebooks docs docs-serve families kills slurm package check-tag ci clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,8 +89,29 @@ $(HOOKED)/ready: pyproject.toml constraints.txt
 		transformer-lens==3.9.0 pytest hypothesis beartype --editable .
 	touch $@
 
-notebooks: setup ## Run the notebooks
-	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=1800 notebooks
+# The site. A Chromium draws the notebooks' figures (`make browser`).
+DOCS := .venv-docs
+EXECUTED := $(patsubst %,out/%,$(wildcard notebooks/*.ipynb))
+
+# Every notebook anew, whether it has changed or not: what it calls may have.
+notebooks: setup ## Run the notebooks, into out/notebooks
+	rm -f $(EXECUTED)
+	$(MAKE) $(EXECUTED)
+
+out/notebooks/%.ipynb: notebooks/%.ipynb | setup
+	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to notebook \
+		--ExecutePreprocessor.timeout=1800 --output-dir out/notebooks $<
+
+docs: $(DOCS)/ready $(EXECUTED) ## The site, into site/
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+docs-serve: $(DOCS)/ready $(EXECUTED) ## The site on this machine, built anew at every change
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve
+
+$(DOCS)/ready: docs/_site/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement docs/_site/requirements.txt
+	touch $@
 
 families: setup ## The table in docs/models.md, after every family's checks
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python tests/models/write_families.py
@@ -101,14 +122,6 @@ kills: setup ## Kill every command at random moments, and compare with undisturb
 # As root, with Debian's slurm-wlm and munge.
 slurm: setup ## A run shared by two nodes of a Slurm on this machine
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.cluster.slurm
-
-pages: setup ## The executed notebooks as HTML pages, for docs/
-	PLOTLY_RENDERER=png TQDM_DISABLE=1 HF_HUB_OFFLINE=1 $(BIN)/jupyter nbconvert --execute --to html \
-		--output-dir docs/notebooks --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url= notebooks/*.ipynb
-	# What the template would load from elsewhere, for diagrams and widgets that are not there.
-	sed -i -E "s#https://(unpkg|cdnjs)[^\"']*##" docs/notebooks/*.html
-	# From one page to the next, and from two folders down to the files beside notebooks/.
-	sed -i -E 's#href="([0-9a-z_]+)\.ipynb"#href="\1.html"#g; s#href="\.\./([^.])#href="../../\1#g' docs/notebooks/*.html
 
 # As root, or as a user who may sudo without a password.
 browser: ## Debian's Chromium, where there is no browser
@@ -181,7 +194,7 @@ check-tag: ## Whether TAG is the version of the package, the citation and the ne
 	grep -Fqx 'version: $(TAG:v%=%)' CITATION.cff
 	grep '^## ' CHANGELOG.md | head -1 | grep -Fqw '$(TAG:v%=%)'
 
-ci: browser lint test-hooked coverage test-slow notebooks ## What has to pass before a change lands
+ci: browser lint test-hooked coverage test-slow notebooks docs ## What has to pass before a change lands
 
 clean: ## Delete the environments and what was made
-	rm -rf $(VENV) $(HOOKED) $(OLDEST) $(NEWEST) $(PACKAGER) out build dist .coverage
+	rm -rf $(VENV) $(HOOKED) $(OLDEST) $(NEWEST) $(PACKAGER) $(DOCS) out site build dist .coverage

@@ -124,7 +124,8 @@ def draw_tokens(
             )
         xs, ys = [x for x, _, _ in placed], [y for _, y, _ in placed]
         hover = [
-            f"{html.escape(t)}: {v:.3g}" for t, v in zip(block.tokens, block.values, strict=True)
+            f"{html.escape(t, quote=False)}: {v:.3g}"
+            for t, v in zip(block.tokens, block.values, strict=True)
         ]
         _write(figure, xs, ys, block.tokens, INK, "middle right", hover=hover, **place)
         line = int(ys[-1]) + 1
@@ -170,7 +171,7 @@ def _write(
     **place: Any,
 ) -> None:
     # plotly interprets tags and drops leading spaces
-    shown = [html.escape(text).replace(" ", "\N{NO-BREAK SPACE}") for text in texts]
+    shown = [html.escape(text, quote=False).replace(" ", "\N{NO-BREAK SPACE}") for text in texts]
     figure.add_scatter(
         x=xs,
         y=ys,

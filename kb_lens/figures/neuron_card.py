@@ -138,7 +138,7 @@ def _tokens(figure: go.Figure, written: pd.DataFrame, k: int) -> None:
         )
         named: dict[str, Any] = {
             "tickvals": [*range(len(rows))],
-            "ticktext": [html.escape(str(token)) for token in rows["token"]],
+            "ticktext": [html.escape(str(token), quote=False) for token in rows["token"]],
         }
         figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
         panel_title(figure, f"Tokens that it {side}", 1, column)

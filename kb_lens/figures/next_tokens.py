@@ -68,7 +68,7 @@ def next_tokens(
     largest = torch.stack([base, *changed]).amax(0)
     chosen = largest.topk(min(k, len(largest))).indices
     chosen = chosen[base[chosen].argsort(descending=True)]
-    names = [html.escape(token_text(model, token)) for token in chosen.tolist()]
+    names = [html.escape(token_text(model, token), quote=False) for token in chosen.tolist()]
     shown = min(range(len(lams)), key=lambda nth: (lams[nth] == 1, abs(lams[nth] - 1)))
     figure = _bars(lams, [each[chosen] for each in changed], base[chosen], shown)
     rows = [*range(len(names))]
@@ -76,7 +76,7 @@ def next_tokens(
     figure.update_yaxes(**axis, range=[len(rows) - 0.4, -0.6])
     figure.update_xaxes(title_text="P(next token), %", rangemode="tozero")
     what = members.neurons[0].name if len(members) == 1 else f"{len(members)} neurons"
-    end = html.escape(prompt[-70:])
+    end = html.escape(prompt[-70:], quote=False)
     return finish(
         figure,
         f"Effect of {what} on the next token",
