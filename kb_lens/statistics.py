@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -56,10 +56,16 @@ class Metric:
     """Clusters of these items; None in older files, which do not have it."""
 
     def __post_init__(self) -> None:
-        # The same NaN everywhere: then a tuple with it equals itself, and so does a metric.
+        # The same NaN everywhere: equal metrics have one hash.
         for end in ("low", "high"):
             if np.isnan(getattr(self, end)):
                 object.__setattr__(self, end, np.nan)
+
+    def __eq__(self, other: object) -> bool:
+        # Python 3.13's own compares field by field, and NaN equals nothing.
+        if not isinstance(other, Metric):
+            return NotImplemented
+        return all(a is b or a == b for a, b in zip(astuple(self), astuple(other), strict=True))
 
 
 MetricRole = Literal["bias", "ability", "damage", "position"]

@@ -90,7 +90,7 @@ class EvaluationResult:
         return f"EvaluationResult({', '.join(parts)}: see .table())"
 
     def table(self) -> pd.DataFrame:
-        """The metrics, one a row: value, low, high (95 %), n, clusters; the index is their names."""
+        """One row per metric, by its name: value, low, high (95 % interval), n, clusters."""
         return pd.DataFrame.from_dict(self.to_json(), orient="index").rename_axis("metric")
 
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
