@@ -42,8 +42,9 @@ ROOMS = {
         out_of_memory""",
     "records": "tensors tables objects",
     "models": """hub loading pretrained placement devices adapters sources taught gguf low_rank
-        config_sizes completeness bridge_check evaluation_mode exclusive_use cache_name answers prompts
-        chat template_syntax time_limit lessons hooked foreign_code library_bars digests offloaded""",
+        config_sizes completeness bridge_check evaluation_mode exclusive_use cache_name answers
+        prompts chat template_syntax time_limit lessons hooked foreign_code library_bars digests
+        offloaded""",
     "statistics": "",
     "intervals": "",
     "resampling": "",

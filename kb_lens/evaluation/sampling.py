@@ -40,14 +40,33 @@ def sampling_processors(
         width: Tokens of a row before the generated text, with padding on the left.
     """
     sampling = samplings[0]
-    # A row's first tokens are padding, which gets no penalty.
-    padding = torch.tensor([width - len(prompt) for prompt in prompts])
+    padding = [width - len(prompt) for prompt in prompts]
     return [
-        RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty), padding),
+        RepetitionPenalty(float(sampling.repetition_penalty), padding),
         TemperatureLogitsWarper(float(sampling.temperature)),
         TopKLogitsWarper(sampling.top_k),
         GumbelNoise([_generator(p, s.seed) for p, s in zip(prompts, samplings, strict=True)]),
     ]
+
+
+class RepetitionPenalty(LogitsProcessor):
+    """transformers' penalty, which does not count a row's first tokens: they are padding."""
+
+    def __init__(self, penalty: float, padding: Sequence[int]) -> None:
+        """Make a processor for each row, since transformers before 5.21 ignores alike in all rows.
+
+        Args:
+            penalty: At least 1; 1 changes nothing.
+            padding: Row -> its number of padding tokens.
+        """
+        self.rows = [RepetitionPenaltyLogitsProcessor(penalty, n) for n in padding]
+
+    def __call__(
+        self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]
+    ) -> Float[Tensor, "row d_vocab"]:
+        """The scores of the next token, lower for tokens that a row has already."""
+        rows = zip(self.rows, input_ids.split(1), scores.split(1), strict=True)
+        return torch.cat([penalty(ids, row) for penalty, ids, row in rows])
 
 
 class GumbelNoise(LogitsProcessor):
