@@ -2,9 +2,11 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 from tiny_models import FAMILIES, tiny_bridge
 
 import kb_lens as kb
@@ -45,6 +47,8 @@ def test_the_head_makes_the_model_s_logits_and_their_gradient(family, kind):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision_ends_in_float32(family):
+    if family == "olmo2" and Version(version("transformers")) >= Version("5.24"):
+        pytest.skip("TransformerLens 4.3 cannot run OLMo 2 in half precision under it")
     model = half(family)
     tokens = torch.tensor([[5, 6, 7, 8]])
     for path_class in (JoinedPath, PerLayerPath):
