@@ -97,7 +97,7 @@ def load_questions(
         n: Number of questions; None for all. The default is 5 concepts a cell (45 questions, or 15
             of one dimension), and all rows of a file of your own.
         dimension: One dimension or several of `BANK`. Default: ``gender``, ``race`` and
-        ``religion``, or with `path` all in the file.
+            ``religion``, or with `path` all in the file.
         kind: One kind or several; default all three.
         language: One of `LANGUAGES`; the instruction and the answers stay English.
         path: A CSV file of your own (or several): the bank's columns, or the columns of the
@@ -109,7 +109,7 @@ def load_questions(
     Raises:
         ValueError: For a missing or malformed file (row and column are named), dimensions that
             differ only in case, an unknown dimension, kind or language, or an `n` that is not
-                a multiple of the number of cells.
+            a multiple of the number of cells.
     """
     dimensions, kinds = _listed("dimension", dimension), _listed("kind", kind)
     if language not in LANGUAGES:

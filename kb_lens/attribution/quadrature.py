@@ -118,7 +118,7 @@ def adaptive(
             gap as a share of the largest change of the objective over the layers.
         eps: The unit of rounding of the type that the model runs in.
         start: The intervals that each layer begins with. They only affect the cost: the error is
-        estimated again.
+            estimated again.
     """
     if start is None:
         start = (STEEP, *[WHOLE] * (len(path.activations) - 1))

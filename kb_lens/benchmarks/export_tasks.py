@@ -54,7 +54,7 @@ def write_tasks(folder: str | os.PathLike[str], benchmarks: Sequence[Benchmark])
 
     Raises:
         ValueError: If a benchmark cannot be a task, the folder is a file, or it has a file of
-        one of these names that kb_lens did not write.
+            one of these names that kb_lens did not write.
     """
     folder = Path(folder)
     tasks = {_task(benchmark): benchmark for benchmark in benchmarks}

@@ -73,8 +73,8 @@ def inlp(
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         pairs: The same text about two groups, see `load_group_texts`. Mixed pairs are left out,
-        since their texts name both groups. The directions of several dimensions are joined
-        (`orthonormal`).
+            since their texts name both groups. The directions of several dimensions are joined
+            (`orthonormal`).
         settings: How many iterations, and where.
         progress: Whether to show a progress bar, in pairs.
 

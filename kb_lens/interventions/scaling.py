@@ -49,7 +49,7 @@ def scale_neurons(
     Raises:
         ValueError: If the set is empty or belongs to another model, `lam` is not finite in the
             type of the weights, `positions` is unknown, the model did not run in the block, its
-                hooks were removed there, or another thread changes or measures it.
+            hooks were removed there, or another thread changes or measures it.
     """
     check_positions(positions)
     check_factor(lam, model.cfg.dtype)

@@ -178,7 +178,7 @@ def token_ids(tokenizer: Any, text: str, *, templated: bool = False) -> list[int
         tokenizer: The model's.
         text: A prompt.
         templated: Whether a chat template wrote it, which adds its own BOS. Other texts get
-        what the tokenizer puts before a text (`leading_ids`), once.
+            what the tokenizer puts before a text (`leading_ids`), once.
     """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     leading = [] if templated else leading_ids(tokenizer)

@@ -145,7 +145,7 @@ def read_table(
     Args:
         path: The file.
         columns: The columns that it has to have. In a ``text`` column an empty cell or ``NA`` is a
-        text, not a missing value.
+            text, not a missing value.
 
     Raises:
         ValueError: Names the file, and the row or column.
