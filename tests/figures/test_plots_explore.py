@@ -75,7 +75,7 @@ def test_every_step_of_the_slider_shows_its_factor_beside_the_model_as_it_is(lla
         llama, ["L1.N3", "L2.N5"], 'The "nurse" said that', lams=(0.0, 1.0, 5.0), k=6
     )
     heading = f"{figure.layout.title.text} {figure.layout.title.subtitle.text}"
-    assert "What 2 neurons change in" in heading
+    assert "Effect of 2 neurons on" in heading
     assert 'The "nurse" said' in heading, "plotly draws &quot; as it stands"
     (slider,) = figure.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "1", "5"]

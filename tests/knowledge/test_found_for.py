@@ -87,11 +87,11 @@ def test_a_spelling_is_one_of_this_tokenizer(llama, bank, knowledge, use):
 
 
 def test_nobody_asks_again_for_a_spelling(llama, bank, knowledge, monkeypatch):
-    asked = []
+    asked, check = [], kb.check_knowledge
 
     def asking(model, questions, **options):
         asked.append([question.text for question in questions])
-        return kb.check_knowledge(model, questions, **options)
+        return check(model, questions, **options)
 
     monkeypatch.setattr("kb_lens.checks.specificity.check_knowledge", asking)
     monkeypatch.setattr("kb_lens.knowledge.check.check_knowledge", asking)

@@ -114,5 +114,5 @@ def test_the_command_writes_tables_and_a_figure_of_every_seed(folder, monkeypatc
 
 def test_a_missing_run_is_named(folder):
     (folder / "1/run/summary.csv").unlink()
-    with pytest.raises(ValueError, match=r"1/run/summary\.csv' is not there"):
+    with pytest.raises(ValueError, match=r"1/run/summary\.csv' does not exist"):
         taught_studies.gathered(folder / "1")
