@@ -17,6 +17,7 @@ from kb_lens.benchmarks.requests import Request
 from kb_lens.evaluation.encoding import batch_limit, other_prompts, prompt_tokens
 from kb_lens.evaluation.sampling import sampling_processors
 from kb_lens.evaluation.second_pass import SecondPassProcessor
+from kb_lens.models.cache_name import hand_cache_on
 from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
 from kb_lens.passes.out_of_memory import tried
 
@@ -135,6 +136,7 @@ def _write(
         eos_token_id=_stops(model) or None,
         use_cache=True,
     )
+    hand_cache_on(model)
     hf_model = model.original_model
     # `generate` fills gaps of a config from the model's own config, so that one is removed.
     config = hf_model.generation_config
