@@ -22,6 +22,7 @@ def test_the_cache_is_filled_under_either_name(family, name):
 
 def test_the_name_is_the_one_that_the_model_takes():
     model = tiny_bridge("llama")
+    hand_cache_on(model)
     cache = DynamicCache()
     model.original_model(torch.tensor([[5, 6]]), use_cache=True, **{cache_argument(model): cache})
     assert cache.get_seq_length() > 0
