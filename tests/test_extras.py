@@ -10,7 +10,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from kb_lens import extras
-from kb_lens.runs import ray_cluster
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -48,12 +47,6 @@ def test_a_source_tree_that_was_never_installed_installs_itself(monkeypatch):
 
     monkeypatch.setattr(extras, "requires", missing)
     assert extras.install_command("ray").startswith("pip install -e '.[ray]'")
-
-
-def test_without_ray_the_line_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^Ray is not installed: pip install 'ray<3,>=[^']*'\.$"):
-        ray_cluster.check_ray()
 
 
 def test_no_message_names_an_extra_of_a_package_on_an_index():
