@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -59,7 +60,7 @@ class RepetitionPenalty(LogitsProcessor):
             penalty: At least 1; 1 changes nothing.
             padding: Row -> its number of padding tokens.
         """
-        self.rows = [RepetitionPenaltyLogitsProcessor(penalty, n) for n in padding]
+        self.rows: list[Any] = [RepetitionPenaltyLogitsProcessor(penalty, n) for n in padding]
 
     def __call__(
         self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row d_vocab"]
