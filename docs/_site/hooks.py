@@ -43,7 +43,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the images, the pages from outside docs/ and the executed notebooks."""
-    for image in sorted((ROOT / "figures").rglob("*.png")):
+    figures = ROOT / "figures"
+    for image in sorted([*figures.rglob("*.png"), *figures.rglob("*.svg")]):
         files.append(File.generated(config, _of_root(image), abs_src_path=str(image)))
     for path, uri in PAGES.items():
         if not files.get_file_from_path(uri):
