@@ -102,8 +102,7 @@ def attribute(
         knowledge: The result of `check_knowledge` for these questions (and perhaps more) with this
             template; asked here if not given.
         spelling: In its place, the spelling of yes and no, for example of other attributions.
-        engine: ``joined`` (all layers in one pass), ``per-layer`` (slow), or ``auto`` (``joined``
-            if it covers the model).
+        engine: ``joined`` (all layers in one pass), ``per-layer`` (slow), or ``auto``.
         batch_size: Most rows in a pass; default as many as fit into a quarter of the memory.
         cache_dir: Folder of finished questions; the same call continues from there. It identifies
             the model by its weights, so it is refused while hooks change the model.

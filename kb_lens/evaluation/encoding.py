@@ -10,8 +10,7 @@ A score is a sum over tokens: of an option, of some of its words (`excerpts`), o
 the start token only before its first token.
 
 If a request is read a second time after a text (`Against`), the text comes before the prompt's
-tokens and after the start token; in a chat it begins the user's turn. The option's tokens stay
-the same.
+tokens and after the start token; in a chat it begins the user's turn.
 """
 
 from __future__ import annotations
