@@ -94,6 +94,8 @@ def covered(sets: Mapping[str, NeuronSet] | None, attributions: Attributions | N
     sizes |= {dimension: 0 for dimension in questioned if dimension not in sizes}
     finding = ", ".join(f"{dimension} {size}" for dimension, size in sizes.items()) + " neurons."
     filled = [dimension for dimension, size in sizes.items() if size]
+    if len(filled) == len(questioned) == 1:
+        return unchecked(name, "questions on a second dimension")
     if len(filled) < 2 or len(filled) < len(sizes):
         finding += f" Covered: {', '.join(filled) or 'none'}."
         advice = "Ask questions on every dimension to debias, or lower tau or beta."

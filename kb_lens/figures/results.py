@@ -31,21 +31,21 @@ _APART = 0.36
 
 
 def before_after(
-    results: Mapping[str, Sequence[EvaluationResult]],
+    results: Mapping[str, EvaluationResult | Sequence[EvaluationResult]],
     *,
-    metrics: Iterable[Key] | None = None,
+    metrics: Iterable[Key | str] | None = None,
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> go.Figure:
     """A forest plot: each metric's paired difference from the base model, and the metric itself.
 
     Args:
-        results: Condition (``base``, ``lambda 2``, ``random control``) -> its results, one per
-            benchmark. Differences are from the first condition. A condition that lacks a metric has
-            an empty row; one that was measured on other items has no difference.
-        metrics: (result's key, metric) pairs, a panel each. Default: the first headline metrics,
-            the mean log-probability a token of the first benchmark that has it, and the first
-            metrics of a benchmark of your own, as many as fit on a page.
+        results: Condition (``base``, ``lambda 2``, ``random control``) -> its result, or several,
+            one per benchmark. Differences are from the first condition. A condition that lacks a
+            metric has an empty row; one that was measured on other items has no difference.
+        metrics: (result's key, metric) pairs or ``"key.metric"``, a panel each. Default: the first
+            headline metrics, the mean log-probability a token of the first benchmark that has it,
+            and the first metrics of a benchmark of your own, as many as fit on a page.
         n_bootstrap: Resamples for the intervals of the differences.
         seed: Seed of the resampling.
 
@@ -53,9 +53,13 @@ def before_after(
         ValueError: If there are no results, a condition has a benchmark twice, or no condition has
             the metric.
     """
-    panels = collect(results, metrics, n_bootstrap, seed)
-    shown = panels if metrics is not None else panels[: _most_panels(len(results))]
-    return _drawn(results, shown, len(panels))
+    listed = {
+        condition: [measured] if isinstance(measured, EvaluationResult) else measured
+        for condition, measured in results.items()
+    }
+    panels = collect(listed, metrics, n_bootstrap, seed)
+    shown = panels if metrics is not None else panels[: _most_panels(len(listed))]
+    return _drawn(listed, shown, len(panels))
 
 
 def before_after_pages(

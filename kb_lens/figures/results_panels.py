@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ class Panel:
 
 def collect(
     results: Mapping[str, Sequence[EvaluationResult]],
-    metrics: Iterable[Key] | None,
+    metrics: Iterable[Key | str] | None,
     n_bootstrap: int,
     seed: int,
 ) -> list[Panel]:
@@ -193,9 +194,10 @@ def _headline(available: Sequence[Key], judges: Mapping[str, Formulas]) -> list[
     return chosen + fluency[:1] or list(available[:_MAX_UNKNOWN])
 
 
-def _checked(metrics: Iterable[Key], available: Sequence[Key]) -> list[Key]:
+def _checked(metrics: Iterable[Key | str], available: Sequence[Key]) -> list[Key]:
     """The requested metrics, after a check that they were measured."""
-    keys = list(metrics)
+    names = {".".join(key): key for key in available}
+    keys: list[Any] = [names.get(key, key) if isinstance(key, str) else key for key in metrics]
     for key in keys:
         if key not in available:
             raise ValueError(

@@ -91,6 +91,8 @@ class _BlockHooks:
     @contextmanager
     def attached(self, model: HookedModel) -> Iterator[None]:
         """Inside, the hooks are set, and every pass is watched."""
+        if unknown := sorted(self._changes.keys() - model.hook_dict.keys()):
+            raise ValueError(f"the model has no hook {unknown[0]!r}: its hook_dict lists all.")
         points = {name: model.hook_dict[name] for name in self._changes}
         before = {name: set(point._forward_hooks) for name, point in points.items()}
         hooks: list[Hook] = [(name, partial(self._changed, name=name)) for name in points]

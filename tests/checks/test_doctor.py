@@ -110,6 +110,8 @@ def test_a_set_that_covers_one_dimension_only_is_named(attributions):
     all_dimensions = status("evenly covered", sets=sets, attributions=attributions)
     assert "race 0, religion 0" in all_dimensions.finding
     assert all_dimensions.status == "failed"
+    asked = attributions.by_dimension()["gender"]
+    assert status("evenly covered", sets=sets, attributions=asked).status == "not checked"
 
 
 def test_uneven_and_even_sets(attributions):

@@ -409,6 +409,8 @@ def test_one_condition_and_one_metric_are_enough():
     assert len(figure.data) == 1
     assert not figure.layout.shapes
     assert "Dotted" not in note(figure)
+    alone = before_after({"base": result}, metrics=["stereoset.logprob_per_token"])
+    assert alone.to_json() == figure.to_json()
 
 
 def test_the_ideal_value_is_in_sight():

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
+from kb_lens.interventions.positions import changing_activations
 
 DOCS = Path(__file__).parents[2] / "docs" / "own_intervention.md"
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -29,3 +31,12 @@ def test_the_documented_change_runs_and_changes_the_model():
         found = model(TOKENS)
     assert torch.allclose(found, expected)
     assert not torch.allclose(found, model(TOKENS), atol=1e-3)
+
+
+def test_a_hook_that_the_model_does_not_have_is_named():
+    changes = {"blocks.99.hook_mlp_out": lambda out: out}
+    with (
+        pytest.raises(ValueError, match=r"no hook 'blocks\.99\.hook_mlp_out'"),
+        changing_activations(tiny_bridge("llama"), changes, "all"),
+    ):
+        pass
