@@ -81,7 +81,9 @@ def server(checkpoint):
     ("name", "protocol"),
     [("bbq_religion", "generated"), ("over_correction", None), ("stereoset", "original")],
 )
-def test_the_table_is_that_of_evaluate(checkpoint, server, tmp_path, name, protocol):
+def test_the_table_is_that_of_evaluate(request, checkpoint, server, tmp_path, name, protocol):
+    if name == "bbq_religion":  # the others come with packages
+        request.getfixturevalue("data_dir")
     options = {"limit": 4} | ({"protocol": protocol} if protocol else {})
     benchmark = kb.load_benchmark(name, **options)
     expected = kb.evaluate(kb.load_model(checkpoint), benchmark, progress=False)
@@ -94,9 +96,9 @@ def test_the_table_is_that_of_evaluate(checkpoint, server, tmp_path, name, proto
     assert result.digest == expected.digest
 
 
-def test_what_one_answer_does_not_make_is_refused(checkpoint):
+def test_what_one_answer_does_not_make_is_refused(checkpoint, data_dir):
     server = served_answers.connect(str(checkpoint), "http://127.0.0.1:9", None)
-    sampled = kb.load_benchmark("bbq_religion", protocol="release", limit=2)
+    sampled = kb.load_benchmark("bbq_religion", protocol="release", limit=2, data_dir=data_dir)
     with pytest.raises(SystemExit, match="samples"):
         served_answers.evaluate(server, sampled)
 
