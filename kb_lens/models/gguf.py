@@ -195,12 +195,9 @@ def _left_over(reader: Any, model: Any) -> list[str]:
 
 
 def _file_key(path: Path) -> str:
-    """Twelve hex digits of the file's size, time and first megabyte."""
-    stat = path.stat()
-    digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    """Twelve hex digits of the file's content: a copy of it is not converted again."""
     with path.open("rb") as file:
-        digest.update(file.read(1 << 20))  # its header; the weights after it may be gigabytes
-    return digest.hexdigest()[:12]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def fill_architectures(hf_model: Any) -> None:

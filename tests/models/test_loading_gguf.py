@@ -84,6 +84,22 @@ def test_a_whole_file_computes_what_its_model_computes(tmp_path):
     assert kb.load_model(path).cfg.n_layers == N_LAYERS, "from the cache"
 
 
+def test_a_copy_is_not_converted_again_and_other_weights_are(tmp_path):
+    path = written(tmp_path / "tiny.gguf")
+    folder = converted(path)
+    copy = tmp_path / "elsewhere" / "tiny.gguf"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())  # at another time, as each installation of a package
+    assert converted(copy) == folder
+
+    before = copy.stat()
+    weights = np.memmap(copy, np.uint8, "r+")
+    weights[-8] ^= 1  # one bit of the last weights; size and time stay
+    weights.flush()
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert converted(copy) != folder
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
 def test_a_conversion_has_the_modes_of_the_umask(tmp_path, umask):
     path = written(tmp_path / "tiny.gguf")
