@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import LINE, WIDTH
-from kb_lens.figures.style import COLOURS, INK, NOTE, SMALL, faint, finish
+from kb_lens.figures.style import COLOURS, INK, NOTE, SMALL, faint, finish, literal
 
 _MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 _LETTER = 7.35
@@ -123,10 +122,7 @@ def draw_tokens(
                 **place,
             )
         xs, ys = [x for x, _, _ in placed], [y for _, y, _ in placed]
-        hover = [
-            f"{html.escape(t, quote=False)}: {v:.3g}"
-            for t, v in zip(block.tokens, block.values, strict=True)
-        ]
+        hover = [f"{literal(t)}: {v:.3g}" for t, v in zip(block.tokens, block.values, strict=True)]
         _write(figure, xs, ys, block.tokens, INK, "middle right", hover=hover, **place)
         line = int(ys[-1]) + 1
     return line
@@ -170,8 +166,8 @@ def _write(
     hover: Sequence[str] | None = None,
     **place: Any,
 ) -> None:
-    # plotly interprets tags and drops leading spaces
-    shown = [html.escape(text, quote=False).replace(" ", "\N{NO-BREAK SPACE}") for text in texts]
+    # plotly drops leading spaces
+    shown = [literal(text).replace(" ", "\N{NO-BREAK SPACE}") for text in texts]
     figure.add_scatter(
         x=xs,
         y=ys,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from kb_lens.figures.activations import (
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import WIDTH
 from kb_lens.figures.marks import THIN, band, panel_title
-from kb_lens.figures.style import COLOURS, METHOD, faint, finish, shown_model
+from kb_lens.figures.style import COLOURS, METHOD, faint, finish, literal, shown_model
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons.names import Neuron, NeuronName
 from kb_lens.neurons.sets import NeuronSet, neurons_of
@@ -138,7 +137,7 @@ def _tokens(figure: go.Figure, written: pd.DataFrame, k: int) -> None:
         )
         named: dict[str, Any] = {
             "tickvals": [*range(len(rows))],
-            "ticktext": [html.escape(str(token), quote=False) for token in rows["token"]],
+            "ticktext": [literal(str(token)) for token in rows["token"]],
         }
         figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
         panel_title(figure, f"Tokens that it {side}", 1, column)

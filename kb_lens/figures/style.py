@@ -103,8 +103,12 @@ def model_shown_as(name: str | None) -> Iterator[None]:
 
 def shown_model(name: str) -> str:
     """A model's name as figures show it."""
-    # plotly would interpret it as a tag
-    return html.escape(_SHOWN_MODEL.get() or name, quote=False)
+    return literal(_SHOWN_MODEL.get() or name)
+
+
+def literal(text: str) -> str:
+    """Text as plotly shows it unchanged: plotly interprets tags, and no ``&quot;``."""
+    return html.escape(text, quote=False)
 
 
 def template() -> go.layout.Template:
