@@ -36,7 +36,7 @@ _DATA = os.environ.get("KB_LENS_DATA") or str(Path(__file__).parents[2] / "share
 def data_dir() -> Path:
     """The folder of benchmark data and released artefacts (KB_LENS_DATA)."""
     if not Path(_DATA).is_dir():
-        pytest.skip("no benchmark data: set KB_LENS_DATA to a folder laid out as in README.md")
+        pytest.skip("no benchmark data: set KB_LENS_DATA to a folder as docs/commands.md has it")
     return Path(_DATA)
 
 

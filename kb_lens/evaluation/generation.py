@@ -54,6 +54,7 @@ def greedy_texts(
     """
     prompts = check_writable(model, requests)
     assert is_bridge(model)  # else it was refused
+    hand_cache_on(model)
     limit = batch_limit(model, batch_tokens, cpu=CPU_BATCH_TOKENS, other=GPU_BATCH_TOKENS)
     texts: dict[Request, str] = dict.fromkeys(prompts, "")
     batches = list(_batches(prompts, limit))[::-1]
@@ -136,7 +137,6 @@ def _write(
         eos_token_id=_stops(model) or None,
         use_cache=True,
     )
-    hand_cache_on(model)
     hf_model = model.original_model
     # `generate` fills gaps of a config from the model's own config, so that one is removed.
     config = hf_model.generation_config

@@ -4,7 +4,7 @@ If independent standard Gumbel noise is added to scores, the token with the larg
 from their softmax (Maddison, Tarlow and Minka, A* Sampling, NeurIPS 2014, arXiv 1411.0030, section
 2). So a greedy search samples. Before that the logits pass transformers' own processors in its
 order: the repetition penalty, over the tokens of the prompt and of the text so far; the
-    temperature; top-k.
+temperature; top-k.
 
 Each row has its own generator, seeded by its prompt's tokens and the seed. So the text after a
 prompt is the same in every batch, up to rounding of the logits, and interventions are compared

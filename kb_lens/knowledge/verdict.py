@@ -4,7 +4,7 @@ The method presupposes a model that answers the bank right. Raw accuracy does no
 always gives the same answer. So balanced accuracy and AUC are reported, with their intervals and
 the share of probability on yes and no. In the bank the right answer is a function of the question's
 kind. The form questions are plain questions of the same kinds with both answers: they separate a
-model that knows from one that answers by the form (README: does the model know?).
+model that knows from one that answers by the form (docs/specificity.md).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def exclusive_use(model: object) -> Iterator[Use]:
     """
     root = root_of(model)
     use = _taken(root, model_name(cast(HookedModel, model)))
-    if is_bridge(model):
+    if is_bridge(model):  # perhaps not made by `load_model`, which does so too
         hand_cache_on(model)
     try:
         for check in use.checks:
