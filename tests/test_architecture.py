@@ -38,8 +38,8 @@ ROOMS = {
         own_items benchmark orders bank data source_rows release requests titles""",
     "completions": "",
     "questions": "",
-    "passes": """token_trees plain_scores one_token_rows shared_prefix last_position matrix_products
-        out_of_memory""",
+    "passes": """token_trees plain_scores one_token_rows shared_prefix last_position last_logits
+        matrix_products out_of_memory""",
     "records": "tensors tables objects",
     "models": """hub loading pretrained placement devices adapters sources taught gguf low_rank
         config_sizes completeness bridge_check evaluation_mode exclusive_use cache_name answers
@@ -56,6 +56,7 @@ ROOMS = {
     "rows": "",
     "extras": "",
     "written": "",
+    "user_warnings": "",
 }
 """The rooms from top to bottom, and the files of each from top to bottom."""
 

@@ -18,6 +18,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.chat import token_ids
 from kb_lens.models.hooked import Hook, HookedModel, site_hooks
 from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
+from kb_lens.passes.last_logits import only_last_logits
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.progress import progress_bar
 
@@ -128,8 +129,7 @@ def read(
         (names[layer], partial(catch, layer=layer, indices=indices))
         for layer, indices in neurons.by_layer().items()
     ]
-    if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
-        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+    hooks += only_last_logits(model)  # none is needed
     with fast_products(model.cfg):
         model.run_with_hooks(tokens.to(model.cfg.device), return_type=None, fwd_hooks=hooks)
     return torch.cat([caught[layer] for layer in neurons.by_layer()], -1)

@@ -27,6 +27,7 @@ from kb_lens.models.bridge_check import as_the_checkpoint
 from kb_lens.models.hooked import HookedModel, site_hooks, weights_digest
 from kb_lens.neurons.names import Neuron
 from kb_lens.neurons.sets import NeuronSet
+from kb_lens.passes.last_logits import only_last_logits
 from kb_lens.passes.matrix_products import fast_products
 from kb_lens.progress import progress_bar
 from kb_lens.store import Store, entry_key
@@ -86,7 +87,7 @@ def _influence(
         ]
     )
     sums = torch.zeros_like(norms)
-    bar = progress_bar(total=len(texts), desc="influence", unit="text", shown=progress)
+    bar = progress_bar(total=len(texts), desc="measuring influence", unit="text", shown=progress)
     with bar, fast_products(model.cfg):
         for batch in _like_lengths(texts):
             _add_batch(model, batch, sums)
@@ -117,8 +118,7 @@ def _add_batch(
         (name, partial(_add, is_text=is_text, total=sums[layer]))
         for layer, name in enumerate(site_hooks(model, "post"))
     ]
-    if "unembed.hook_in" in model.hook_dict:  # the logits are not needed
-        hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+    hooks += only_last_logits(model)  # none is needed
     model.run_with_hooks(tokens.to(model.cfg.device), fwd_hooks=hooks)
 
 

@@ -7,7 +7,6 @@ whole prompt.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -28,8 +27,10 @@ from kb_lens.models.hooked import (
     model_name,
     site_hooks,
 )
+from kb_lens.passes.last_logits import only_last_logits
 from kb_lens.passes.one_token_rows import OneTokenRows
 from kb_lens.passes.shared_prefix import UncoveredError, cached, check_covered
+from kb_lens.user_warnings import warn_user
 
 # a one-token row costs about as much as one token of a prompt, and prompts have about 30
 _TOKEN_ROWS, _PROMPT_ROWS = 256, 32
@@ -67,7 +68,7 @@ class ScaledRows:
             self._prefix = None
             if is_bridge(self._model):  # others are known to have no such rows
                 reason = f"{model_name(self._model)} is not covered by one-token rows: {error}"
-                warnings.warn(f"{reason}. Whole prompts run instead, slower.", stacklevel=4)
+                warn_user(f"{reason}. Whole prompts run instead, slower.")
 
     def _check_logits(self, expected: Float[Tensor, "1 d_vocab"]) -> None:
         """Raise `UncoveredError` unless rows that scale by 1 have the model's logits."""
@@ -105,9 +106,8 @@ class ScaledRows:
                 hooks.append((f"blocks.{layer}.hook_in", partial(_join, n_rows=len(lams))))
             hooks.append((self._names[layer], partial(self._scale, cells=cells, lams=lams)))
             first += len(lams)
-        if self._prefix is None and "unembed.hook_in" in self._model.hook_dict:
-            # the vocabulary is the widest dimension: keep only the last position's logits
-            hooks.append(("unembed.hook_in", lambda residual, hook: residual[:, -1:]))
+        if self._prefix is None:
+            hooks += only_last_logits(self._model)
         with self._model.hooks(fwd_hooks=hooks):
             return self._run(first)[:, -1].float()
 

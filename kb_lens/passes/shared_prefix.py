@@ -20,13 +20,11 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from kb_lens.models.cache_name import cache_argument
-from kb_lens.models.hooked import BridgedModel, Hook, HookedModel, is_bridge
+from kb_lens.models.hooked import BridgedModel, HookedModel, is_bridge
+from kb_lens.passes.last_logits import UNEMBED, only_last_logits
 
 _ATTENTION = "kb_lens_shared_prefix"
 """The name under which transformers looks up the attention function of a `SharedPrefix`."""
-
-
-_UNEMBED = "unembed.hook_in"
 
 
 class UncoveredError(Exception):
@@ -53,7 +51,7 @@ def check_covered(model: HookedModel) -> BridgedModel:
         if getattr(attention.config, "kv_lora_rank", None):
             raise UncoveredError("it caches latents in place of keys and values")
     hook_points = model.hook_dict
-    for name in (*(f"blocks.{layer}.hook_in" for layer in range(model.cfg.n_layers)), _UNEMBED):
+    for name in (*(f"blocks.{layer}.hook_in" for layer in range(model.cfg.n_layers)), UNEMBED):
         if name not in hook_points:
             raise UncoveredError(f"it has no hook {name!r}")
     for name, point in hook_points.items():
@@ -130,8 +128,8 @@ def cached(model: BridgedModel, tokens: Int[Tensor, "1 pos"]) -> tuple[DynamicCa
         UncoveredError: If the model keeps no keys and values of every position in the cache.
     """
     cache = DynamicCache()
-    last: Hook = (_UNEMBED, lambda residual, hook: residual[:, -1:])
-    with torch.no_grad(), attention_of(model, "eager"), model.hooks(fwd_hooks=[last]):
+    last = only_last_logits(model)
+    with torch.no_grad(), attention_of(model, "eager"), model.hooks(fwd_hooks=last):
         output = model.original_model(tokens, use_cache=True, **{cache_argument(model): cache})
     # Linear attention keeps a state; a sliding window keeps only the last positions.
     lengths = [layer.get_seq_length() for layer in cache.layers if type(layer) is DynamicLayer]
