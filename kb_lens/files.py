@@ -10,7 +10,6 @@ import re
 import shutil
 import threading
 import unicodedata
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kb_lens.rows import shown
+from kb_lens.user_warnings import warn_user
 from kb_lens.written import note
 
 _HOST = re.sub(r"\W", "_", platform.node())
@@ -183,10 +183,9 @@ def locked(path: str | os.PathLike[str], timeout: float = -1) -> Iterator[bool]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            warnings.warn(
+            warn_user(
                 f"'{path.parent}' is on a file system without locks: let one process at a time "
                 "work there.",
-                stacklevel=3,  # the block
             )
             yield True
             return

@@ -8,13 +8,13 @@ docs/statistics.md shows how often that covers.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
 from kb_lens.resampling import Measure
+from kb_lens.user_warnings import warn_user
 
 CONFIDENCE = 0.95
 """Share of the resamples between `low` and `high`."""
@@ -82,11 +82,10 @@ def warn_of_few(clusters: Mapping[str, int | None], what: str, cluster: str | No
     few = {metric: n for metric, n in clusters.items() if n is not None and n < FEW_CLUSTERS}
     if few:
         counts = ", ".join(f"{metric} {n}" for metric, n in few.items())
-        warnings.warn(
+        warn_user(
             f"{what}: few clusters ({cluster or 'item'}): {counts}. Below {FEW_CLUSTERS} an "
             "interval is too narrow; take more items.",
             FewClustersWarning,
-            stacklevel=3,
         )
 
 

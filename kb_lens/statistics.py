@@ -10,7 +10,6 @@ Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Literal
@@ -27,6 +26,7 @@ from kb_lens.resampling import Measure as Measure
 from kb_lens.resampling import Statistics as Statistics
 from kb_lens.resampling import Sums as Sums
 from kb_lens.resampling import ratio as ratio
+from kb_lens.user_warnings import warn_user
 
 DEFAULT_RESAMPLES = 10_000
 
@@ -139,10 +139,9 @@ class Formulas:
         if self.cluster is None:
             return statistics
         if self.cluster not in table.columns:
-            warnings.warn(
+            warn_user(
                 f"items saved by an earlier version have no column {self.cluster!r}: each counts "
                 "as a cluster, so intervals are too narrow. Measure again.",
-                stacklevel=2,
             )
             return statistics
         clusters, _ = pd.factorize(table[self.cluster], use_na_sentinel=False)

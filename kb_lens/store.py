@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kb_lens.files import locked, moved_whole, writer_is_dead
+from kb_lens.user_warnings import warn_user
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at an entry that another process has claimed: short beside work of
@@ -70,10 +70,9 @@ class Store:
                     shutil.rmtree(self.pieces(key).folder, ignore_errors=True)
                     return content
                 path.replace(f"{path}.damaged")
-                warnings.warn(
+                warn_user(
                     f"'{path}' is damaged: it was moved to '{path.name}.damaged' and has to be "
                     "done again.",
-                    stacklevel=3,
                 )
         return None
 

@@ -23,7 +23,6 @@ stream are not attributed either.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -62,6 +61,7 @@ from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
 from kb_lens.shared_work import entries
 from kb_lens.store import Store, entry_key
+from kb_lens.user_warnings import warn_user
 
 _ENTRY = "kb_lens attribution 2"
 """Part of a stored question's key; the number rises when the same settings give other scores."""
@@ -197,7 +197,9 @@ def _attribute_all(
         return save(done)
 
     def name(each: _Asked) -> str:
-        return each.question.text[-40:]  # as much as fits on the progress bar
+        text = each.question.text
+        # as much as fits on the progress bar; many questions begin alike
+        return text if len(text) <= 40 else f"...{text[-37:]}"
 
     kept = entries(asked, store, key, work, kind="question", name=name, progress=progress)
     results = [load(content) for content in kept]
@@ -243,7 +245,7 @@ def attribute_question(
             path = path_for(model, question, tokens, settings, max_rows)
             integral = _integrate(path, settings, edges)
         except UncoveredError as error:  # this prompt's pass has failed its own check
-            warnings.warn(f"{question.text!r}: {error}; run layer by layer.", stacklevel=2)
+            warn_user(f"{question.text!r}: {error}; run layer by layer.")
             settings = replace(settings, engine="per-layer")
             path = path_for(model, question, tokens, settings, PER_LAYER_ROWS)
             integral = _integrate(path, settings, None)
@@ -292,9 +294,8 @@ def _warn_if_rough(attributions: Attributions) -> None:
     }
     for reason, layers in reasons.items():
         if bool(layers.any()):
-            warnings.warn(
+            warn_user(
                 f"{int(layers.sum())} of {rough.numel()} layer integrals {reason} (worst error "
                 f"{float(attributions.error.max()):.1e}, worst gap "
                 f"{float(attributions.relative_gap.max()):.1e}); see Attributions.error.",
-                stacklevel=5,  # the caller of `attribute`
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import chain
 from typing import cast
 
@@ -18,6 +17,7 @@ from kb_lens.completions import Completion
 from kb_lens.models.hooked import HookedModel, is_bridge, model_name
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.questions import Question
+from kb_lens.user_warnings import warn_user
 
 PER_LAYER_ROWS = 32
 """Whole prompts in a pass of the per-layer routine; more would help a CPU little."""
@@ -56,7 +56,7 @@ def choose_engine(model: HookedModel, question: Question | Completion, settings:
         reason = f"{model_name(model)} is not covered by the joined pass: {error}."
         if settings.engine == "joined":
             raise ValueError(f"{reason} Use engine='auto'.") from error
-        warnings.warn(f"{reason} The slower per-layer routine runs instead.", stacklevel=4)
+        warn_user(f"{reason} The slower per-layer routine runs instead.")
         return "per-layer"
     return "joined"
 

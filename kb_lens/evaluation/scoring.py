@@ -9,7 +9,6 @@ common beginning of all texts runs once, and the texts of several items run as o
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from kb_lens.passes.plain_scores import Scores, Text, plain_scores
 from kb_lens.passes.shared_prefix import UncoveredError
 from kb_lens.passes.token_trees import TreeScorer
 from kb_lens.progress import progress_bar
+from kb_lens.user_warnings import warn_user
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 4096
 """Tokens in one forward pass, with padding: enough to fill the device and to fit small memories."""
@@ -137,7 +137,7 @@ def _batches(
     except UncoveredError as error:
         if is_bridge(model):  # a HookedTransformer is known to have no trees
             message = f"{model_name(model)} is scored text by text, not as trees: {error}."
-            warnings.warn(message, stacklevel=4)
+            warn_user(message)
         yield from plain_scores(model, texts, batch_tokens)
     else:
         yield from trees.scores(families, batch_tokens)

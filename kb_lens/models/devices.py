@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kb_lens.rows import shown
+from kb_lens.user_warnings import warn_user
 
 DeviceMap = str | Mapping[str, int | str]
 """``auto``, ``balanced``, ``balanced_low_0`` or ``sequential``; or a module's name -> a GPU's
@@ -127,10 +128,9 @@ def chosen_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = check_device(device)
     if target.type == "mps":
-        warnings.warn(
+        warn_user(
             "torch up to 2.13 may silently multiply matrices wrongly on Apple's MPS "
             "(github.com/pytorch/pytorch/issues/193487). Check a result with device='cpu'.",
-            stacklevel=3,  # the line that calls load_model
         )
     return target
 

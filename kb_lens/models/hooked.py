@@ -7,7 +7,6 @@ kb_lens uses only the hooks that TransformerLens 4's ``TransformerBridge`` and T
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import (
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from kb_lens.files import shared_name
 from kb_lens.models.digests import digest_of, parameters_of, same_weights
+from kb_lens.user_warnings import warn_user
 
 Site = Literal["post", "pre"]
 """``post``: the input of the down projection, act(gate) * up for gated MLPs. ``pre``: the input
@@ -223,9 +223,8 @@ def check_weights(
             f"{present}). {remedy}"
         )
     if made_in and made_in != form(model):
-        warnings.warn(
+        warn_user(
             f"{what} to {source} in {made_in}, but {model_name(model)} is in {form(model)} here.",
-            stacklevel=3,
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+
+from kb_lens.user_warnings import warn_user
 
 _Result = TypeVar("_Result")
 
@@ -31,5 +32,5 @@ def tried(work: Callable[[], _Result], size: int, what: str) -> _Result | None:
         if size <= 1:
             raise
     torch.cuda.empty_cache()
-    warnings.warn(f"memory ran out with {size} {what}: {size // 2} from here on.", stacklevel=3)
+    warn_user(f"memory ran out with {size} {what}: {size // 2} from here on.")
     return None

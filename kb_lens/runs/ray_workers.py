@@ -22,6 +22,7 @@ from kb_lens.runs.execution import SharedExecution
 from kb_lens.runs.ray_cluster import check_ray, connected, room_for
 from kb_lens.shared_work import Progress, watcher
 from kb_lens.store import POLL_SECONDS
+from kb_lens.user_warnings import warn_user
 
 Result = TypeVar("Result")
 
@@ -189,7 +190,7 @@ class _Watch:
         """Warn once, whichever worker sends it."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(text, stacklevel=5)  # points at the caller of the job
+            warn_user(text)
 
     def _show(self, progress: Progress) -> None:
         shown = (progress.kind, progress.total)
