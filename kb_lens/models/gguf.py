@@ -210,7 +210,8 @@ def first_line(error: BaseException) -> str:
     """An error's first line; with the name of its type if the text is empty or says too little."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     # "Validation error for field 'hidden_size':" says nothing without the next line
-    n_lines = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    ended = (n for n, line in enumerate(lines, 1) if not line.endswith((":", ",")))
+    n_lines = next(ended, len(lines))
     text = " ".join(lines[:n_lines])
     if text and not isinstance(error, BUGS):
         return text

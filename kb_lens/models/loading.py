@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,8 @@ from kb_lens.models.sources import EMBEDDED_MODEL, check_reachable, checkpoint_s
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 
 
 def load_model(
@@ -201,12 +204,15 @@ def _tokenizer(source: str, base: str | None, options: dict[str, Any]) -> Any:
 
 def _tokenizer_fault(source: str, error: BaseException) -> str:
     """What is wrong with a tokenizer: its file, or what transformers says."""
-    path = Path(source, "tokenizer.json")
+    folder = Path(source)
+    path = folder / "tokenizer.json"
     try:
         if path.is_file():
             read_object(path)
     except ValueError as damage:
         return str(damage)
+    if folder.is_dir() and not any(chain.from_iterable(map(folder.glob, _TOKENIZER_FILES))):
+        return "the folder has none. Save it there: `tokenizer.save_pretrained(folder)`."
     return first_line(error)
 
 

@@ -101,6 +101,12 @@ def test_a_tokenizer_that_is_none(folder, content):
     assert "its tokenizer cannot be read" in refusal(folder)
 
 
+def test_a_folder_without_a_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    assert "its tokenizer cannot be read: the folder has none. Save it there" in refusal(folder)
+
+
 @pytest.mark.parametrize("kind", ["AutoModel", "AutoConfig", "AutoModelForCausalLM"])
 def test_a_tokenizer_class_that_makes_something_else(folder, kind):
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
