@@ -138,6 +138,15 @@ def conditions_of(
     return infos
 
 
+def damage_matched(infos: Mapping[str, ConditionInfo]) -> list[str]:
+    """The controls that have another factor than their method: the one of the same damage."""
+    factors = {name: (info.intervention or {}).get("lam") for name, info in infos.items()}
+    pairs = {
+        name: (factors[name], factors.get(info.control_of or "")) for name, info in infos.items()
+    }
+    return [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
+
+
 def save_results(
     folder: str | os.PathLike[str],
     results: Iterable[EvaluationResult],

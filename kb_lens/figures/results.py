@@ -10,12 +10,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kb_lens.evaluation.results import EvaluationResult, conditions_of
+from kb_lens.evaluation.results import EvaluationResult, conditions_of, damage_matched
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import LINE, MAX_HEIGHT, ROW, Stack, padded_range
 from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
 from kb_lens.figures.results_panels import Key, Panel, collect
 from kb_lens.figures.style import BASE, BEST_LINE, CONTROL, METHOD, finish, label, shown_model
+from kb_lens.runs.same_damage import N_DAMAGE_TEXTS
 from kb_lens.statistics import DEFAULT_RESAMPLES, Metric
 
 _COLOURS = {"base": BASE, "method": METHOD, "control": CONTROL}
@@ -108,6 +109,11 @@ def _drawn(
     )
     if any(panel.ideal is not None for panel in panels):
         note += " Dotted: the best value, where it is in reach."
+    if matched := damage_matched(conditions_of(results)):
+        note += (
+            f" {' and '.join(matched)}: the damage is equal on {N_DAMAGE_TEXTS} plain passages and "
+            "may differ here."
+        )
     if len(panels) < n_all:
         note += f" {len(panels)} of {n_all} headline metrics; the argument metrics chooses others."
     return finish(

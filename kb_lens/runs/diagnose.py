@@ -14,7 +14,12 @@ from cyclopts import Parameter
 from kb_lens.attribution.attributions import Attributions
 from kb_lens.checks.doctor import Check, as_table, examine
 from kb_lens.checks.specificity import TAUS, Specificity, gather, specificity
-from kb_lens.evaluation.results import ConditionInfo, EvaluationResult, conditions_of
+from kb_lens.evaluation.results import (
+    ConditionInfo,
+    EvaluationResult,
+    conditions_of,
+    damage_matched,
+)
 from kb_lens.knowledge.verdict import Knowledge
 from kb_lens.models.hooked import HookedModel
 from kb_lens.models.prompts import PromptTemplate
@@ -171,9 +176,8 @@ def compared(results: Mapping[str, Results], lam: float | None = None) -> Compar
         raise ValueError(f"--results has no 'lambda {lam:g}'; its conditions: {conditions}.")
     method = scaled[0]
     base = [name for name, info in infos.items() if info.role == "base"]
-    factor = (infos[method].intervention or {})["lam"]
     controls = [name for name, info in infos.items() if info.control_of == method]
-    damaging = [name for name in controls if not _is_scaled(infos[name], factor)]
+    damaging = [name for name in damage_matched(infos) if name in controls]
     alike = [name for name in controls if name not in damaging]
     return Compared(
         base=results[base[0]] if base else (),

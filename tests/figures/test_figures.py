@@ -413,6 +413,24 @@ def test_one_condition_and_one_metric_are_enough():
     assert alone.to_json() == figure.to_json()
 
 
+def test_the_note_says_where_the_damage_is_equal():
+    def under(name, **info):
+        lam = info.pop("lam", None)
+        change = None if lam is None else {"lam": lam}
+        condition = ConditionInfo(name, intervention=change, **info)
+        return replace(crows(5), condition=condition)
+
+    results = {
+        "base": under("base", role="base"),
+        "mine": under("lambda 2", role="method", lam=2.0),
+        "alike": under("alike", role="control", control_of="lambda 2", lam=2.0),
+    }
+    assert "damage" not in note(before_after(results))
+    results["like damage"] = under("other", role="control", control_of="lambda 2", lam=3.0)
+    words = "like damage: the damage is equal on 24 plain passages and may differ here."
+    assert words in note(before_after(results)).replace("<br>", " ")
+
+
 def test_the_ideal_value_is_in_sight():
     figure = before_after({"base": [measured("stereoset", icat=(40.0, 39.0, 41.0, 9))]})
     low, high = figure.layout.xaxis2.range
