@@ -22,9 +22,9 @@ class Check:
     """What to do; empty if nothing."""
 
 
-def unchecked(name: str, material: str) -> Check:
-    """A check without the data that it reads."""
-    return Check(name, "not checked", f"needs {material}.")
+def unchecked(name: str, material: str, remedy: str = "") -> Check:
+    """A check without the data that it reads, and the option of ``doctor`` that gives them."""
+    return Check(name, "not checked", f"needs {material}.", remedy)
 
 
 def judged(name: str, status: Status, finding: str, advice: str) -> Check:

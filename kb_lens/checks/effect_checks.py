@@ -14,6 +14,7 @@ from kb_lens.statistics import Metric, MetricRole
 # the bounds are judgements, not estimates: with a hundred items chance alone moves less
 CAPABILITY_LOSS, LOGPROB_LOSS = 5.0, 0.25
 """Loss that counts as breaking the model: points of accuracy, nats a token."""
+READ = "Give --results, a folder of `kb-lens run` with such benchmarks."
 
 Results = Sequence[EvaluationResult]
 
@@ -44,7 +45,7 @@ def capable(base: Results, enhanced: Results) -> Check:
     if losses:
         return Check(name, "failed", "; ".join(losses) + ".", "Lower lambda: the model breaks.")
     if not has_ability:
-        return unchecked(name, "results before and after with a capability benchmark")
+        return unchecked(name, "results before and after with a capability benchmark", READ)
     finding = "; ".join(doubts or changes) + "."
     advice = "Measure more items: a loss of that size is not excluded."
     return judged(name, "warning" if doubts else "ok", finding, advice)
@@ -66,7 +67,7 @@ def even(base: Results, enhanced: Results) -> Check:
             elif change.low > 0:
                 better.append(text)
     if not targets:
-        return unchecked(name, "StereoSet or CrowS-Pairs results before and after")
+        return unchecked(name, "StereoSet or CrowS-Pairs results before and after", READ)
     best = " or ".join(dict.fromkeys(targets))
     finding = f"of {len(targets)} metrics by bias type {len(better)} come nearer to {best}"
     finding += f" ({'; '.join(better)})" if better else ""
@@ -106,7 +107,9 @@ def beyond_random(
             within.append(text)
     texts = [*beyond, *away, *within]
     if not texts:
-        return unchecked(name, "results of base, enhanced and random neurons on a bias benchmark")
+        return unchecked(
+            name, "results of base, enhanced and random neurons on a bias benchmark", READ
+        )
     finding = (
         f"beyond on {len(beyond)} of {len(texts)} benchmarks, away from the best value on "
         f"{len(away)}: {'; '.join(texts)}."

@@ -10,6 +10,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+MAX_STEPS = 12
+"""Most factors that are tried."""
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -30,7 +33,7 @@ def matched_factor(
     low: float = 1.0,
     high: float = 16.0,
     tol: float = 0.02,
-    max_steps: int = 12,
+    max_steps: int = MAX_STEPS,
 ) -> Matched:
     """The factor at which a control does as much damage as a method, for a fair comparison.
 

@@ -17,6 +17,8 @@ SMALL_GAP, UNEVEN = 0.01, 0.25
 divided by the largest one's."""
 CONTAINED, WRONG_JACCARD, STABLE = 0.5, 0.4, 0.5
 """The set is not specific above the first two, and not stable below the third."""
+READ_OR_ATTRIBUTE = "Give --results, a folder of `kb-lens run`, or --specificity."
+ATTRIBUTE = "Give --specificity: it attributes the control questions, which takes minutes."
 MASS, LEAST_MASS = 0.5, 0.1
 """Probability of all spellings of yes and no: below these a warning, and failed."""
 
@@ -57,7 +59,7 @@ def alive(attributions: Attributions | None) -> Check:
     """Whether every question has a positive score."""
     name = "attributions are not zero"
     if attributions is None:
-        return unchecked(name, "attributions")
+        return unchecked(name, "attributions", READ_OR_ATTRIBUTE)
     largest = attributions.scores.amax(dim=(1, 2))
     n_dead = int((largest <= 1e-8).sum())  # the size of float32 rounding of a probability
     finding = (
@@ -75,7 +77,7 @@ def complete(attributions: Attributions | None) -> Check:
     """Whether the scores add up to the change of the output."""
     name = "attributions are complete"
     if attributions is None:
-        return unchecked(name, "attributions")
+        return unchecked(name, "attributions", READ_OR_ATTRIBUTE)
     worst = float(attributions.relative_gap.max())
     finding = f"largest completeness gap {worst:.1e} of the largest layer's effect."
     allowed = max(SMALL_GAP, attributions.settings.tol or 0.0)
@@ -87,7 +89,7 @@ def covered(sets: Mapping[str, NeuronSet] | None, attributions: Attributions | N
     """Whether every dimension has neurons, in similar numbers."""
     name = "dimensions are evenly covered"
     if not sets:
-        return unchecked(name, "the neurons of each dimension")
+        return unchecked(name, "the neurons of each dimension", READ_OR_ATTRIBUTE)
     sizes = {dimension: len(neurons) for dimension, neurons in sets.items()}
     # a dimension whose questions select no neuron has no set
     questioned = attributions.by_dimension() if attributions is not None else {}
@@ -109,7 +111,7 @@ def specific(specificity: Specificity | None, tau: float) -> Check:
     """Whether questions that have nothing to do with bias select other neurons."""
     name = "neurons are about bias, not about yes and no"
     if specificity is None:
-        return unchecked(name, "what `specificity` finds")
+        return unchecked(name, "what `specificity` finds", ATTRIBUTE)
     overlaps = specificity.overlaps
     rows = overlaps[overlaps["tau"].eq(tau)].set_index("set")
     if rows.empty or not rows.loc[KNOW_BIAS, "size"]:
@@ -130,7 +132,7 @@ def stable(specificity: Specificity | None, tau: float) -> Check:
     """Whether random halves of the questions select the same neurons."""
     name = "another half of the questions gives the same neurons"
     if specificity is None:
-        return unchecked(name, "what `specificity` finds")
+        return unchecked(name, "what `specificity` finds", ATTRIBUTE)
     stability = specificity.stability
     rows = stability[stability["tau"].eq(tau)]
     if rows.empty:
