@@ -42,7 +42,7 @@ def work_off(
     store: Store,
     work: Callable[[Piece], bytes],
     *,
-    kind: str = "unit",
+    kind: str = "measurement",
     name: Callable[[Piece], str] = str,
     assist: Callable[[Piece], bool] = lambda piece: False,
     progress: bool = True,
@@ -79,7 +79,7 @@ def entries(
     key: Callable[[Piece], str],
     work: Callable[[Piece], bytes],
     *,
-    kind: str = "unit",
+    kind: str = "measurement",
     name: Callable[[Piece], str] = lambda piece: "",
     progress: bool = True,
 ) -> Iterator[bytes]:

@@ -217,4 +217,4 @@ def test_who_watches_is_told_of_every_piece(tmp_path):
     finally:
         watcher.reset(token)
     steps = [(0, "0"), (1, ""), (1, "1"), (2, "")]
-    assert seen == [Progress("unit", done, 2, current) for done, current in steps]
+    assert seen == [Progress("measurement", done, 2, current) for done, current in steps]

@@ -9,15 +9,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS
+from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, load_benchmark
 from kb_lens.checks.doctor import examine
+from kb_lens.checks.matched_factor import MAX_STEPS
 from kb_lens.checks.neuron_cards import read_cards
 from kb_lens.checks.neuron_meaning import promoted_tokens
 from kb_lens.evaluation.comparison import summarize
@@ -37,7 +37,12 @@ from kb_lens.runs.measure import check_asked, measure_below
 from kb_lens.runs.random_controls import run_conditions
 from kb_lens.runs.ray_workers import by_workers, hands_out
 from kb_lens.runs.record import RunLog, belongs_to
+from kb_lens.runs.same_damage import damage_texts
 from kb_lens.runs.settings import RunSettings, values_of, with_keywords
+from kb_lens.user_warnings import warn_user
+
+_USUAL_STEPS = 5
+"""Trials that the search for the same damage usually takes."""
 
 
 def run(
@@ -47,7 +52,7 @@ def run(
     execution: RunExecution | None = None,
     *,
     tell: Callable[[str], object] = lambda text: None,
-    left_out: Callable[[str], object] = warnings.warn,
+    left_out: Callable[[str], object] = warn_user,
     **keywords: Any,
 ) -> RunFolder:
     """Find neurons, enhance them, and measure before and after: all but the figures and the report.
@@ -126,10 +131,15 @@ def run_work(
     )
     # the base; each factor; random neurons by the same factor, and at the same damage
     n = 1 + sum(1 + (lam != 1) + (lam > 1) for lam in settings.lam)
-    further = (
-        "In addition 24 passages, up to 12 times for each factor above 1, to match its damage."
-    )
     measured = [(benchmark, n) for benchmark in benchmarks]
+    # what `run_conditions` does: every neuron's influence, and the search for the same damage
+    n_tried = 1 + (1 + _USUAL_STEPS) * sum(lam > 1 for lam in settings.lam)
+    measured += [(load_benchmark("plain_text"), 1), (damage_texts(settings.seed), n_tried)]
+    further = (
+        "The passages of plain text choose the random neurons, and their factors of the same "
+        f"damage in {_USUAL_STEPS} trials each, at most {MAX_STEPS}. Not counted: the neurons' "
+        "cards, the figures and the report."
+    )
     return replace(identify_work(settings, execution), measured=measured, further=further)
 
 
@@ -154,7 +164,7 @@ def write_reading(
     results: Mapping[str, Sequence[EvaluationResult]],
     lam: float,
     folder: str | os.PathLike[str],
-    left_out: Callable[[str], object] = warnings.warn,
+    left_out: Callable[[str], object] = warn_user,
 ) -> None:
     """Write what a report needs besides the results: ``checks.json`` and ``tokens.csv``.
 

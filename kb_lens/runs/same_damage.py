@@ -96,7 +96,7 @@ def at_same_damage(
         None if store is None else replace(store, suffix=".json"),
         lambda search: search.key(model, texts),
         lambda search: json.dumps(asdict(search.found(measured, texts))).encode(),
-        kind="matched factor",
+        kind="damage-matched factor",
         progress=progress,
     )
     return [Matched(**json.loads(content)) for content in kept]

@@ -166,7 +166,9 @@ def _left(units: Mapping[str, Unit], lab: Lab) -> list[str]:
 def _measured(units: Mapping[str, Unit], lab: Lab) -> dict[str, EvaluationResult]:
     """The results of units by key."""
     if lab.store is None:
-        bar = progress_bar(units.items(), desc="units", unit="unit", shown=lab.progress)
+        bar = progress_bar(
+            units.items(), desc="measurements", unit="measurement", shown=lab.progress
+        )
         return {key: unit.work(lab.model) for key, unit in bar}
     model, store = lab.model, lab.store
     work_off(

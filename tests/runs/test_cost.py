@@ -14,7 +14,7 @@ SAID = {
         # base, lambda 2, and two random controls
         "stereoset, 12 items, 36 texts",
         ", 4 x ",
-        "24 passages",
+        "plain_text, 24 items",
     ),
     "identify": ("9 questions to attribute",),
     "evaluate": ("stereoset, 12 items", "openbookqa, 8 items, 32 texts", ", 1 x "),
