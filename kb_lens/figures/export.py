@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from kb_lens.figures.column import caption, in_column
-from kb_lens.figures.fonts import style_sheet
+from kb_lens.figures.fonts import style_sheet, wait_for_fonts
 from kb_lens.figures.layout import PAGE_INCHES, TALLEST, without_title
 from kb_lens.figures.printing import Drawing, render
 from kb_lens.figures.style import BACKGROUND
@@ -174,7 +174,8 @@ def _page(figure: go.Figure, theme: Theme, alone: bool) -> str:
     page = figure.to_html(include_plotlyjs=True if alone else SCRIPT, config={"displaylogo": False})
     background = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
     style = f"<style>{style_sheet()} body {{background: {background}}}</style></head>"
-    return page.replace("</head>", style, 1)
+    before, tag, drawing = page.replace("</head>", style, 1).rpartition("<script>")
+    return f"{before}{wait_for_fonts('Plotly.newPlot')}{tag}{drawing}"
 
 
 def _check(formats: Iterable[str], names: Iterable[str]) -> list[str]:

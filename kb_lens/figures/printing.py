@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 import psutil
 
 from kb_lens.extras import install_command
-from kb_lens.figures.fonts import style_sheet
+from kb_lens.figures.fonts import style_sheet, wait_for_fonts
 
 if TYPE_CHECKING:
     from choreographer import Tab
@@ -108,7 +108,8 @@ async def _rendered(
 
         def generate_index(self) -> str:
             page: str = super().generate_index()
-            return page.replace("</head>", f"<style>{style_sheet()}</style></head>")
+            fonts = f"<style>{style_sheet()}</style>{wait_for_fonts('kaleido_scopes.plotly')}"
+            return page.replace("</head>", f"{fonts}</head>")
 
     images: dict[str, bytes] = {}
     trouble = what_is_needed()

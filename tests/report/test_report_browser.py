@@ -43,6 +43,9 @@ def open_page(browser):
         page.on("console", lambda message: complaints.append(message.text))
         page.on("request", asked)
         page.goto(path.as_uri())
+        page.wait_for_function(
+            "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+        )
         return page, complaints
 
     return opened
@@ -70,6 +73,18 @@ def test_every_figure_is_drawn_and_nothing_is_fetched(report):
     assert len(sizes) == len(names) > 5
     assert all(width > 300 and height > 100 and marks for width, height, marks in sizes)
     assert complaints == []
+
+
+def test_texts_are_measured_in_the_font_that_draws_them(report):
+    page, *_ = report
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.plot .annotation')].map(each => ["
+        "  each.querySelector('rect.bg').width.baseVal.value,"
+        "  each.querySelector('text').getBBox().width, each.textContent])"
+    )
+    written = [(room, width) for room, width, text in widths if text]
+    assert len(written) > 10
+    assert all(abs(room - width) < 6 for room, width in written)
 
 
 def test_text_from_outside_is_shown_and_not_run(report):

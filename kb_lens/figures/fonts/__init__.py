@@ -18,6 +18,16 @@ _FACES = {
     "arimo-latin-700-normal.woff2": "font-weight:700;",
 }
 """File -> what is set in it."""
+_LOADED = "Promise.allSettled(Array.from(document.fonts, (face) => face.load()))"
+
+
+def wait_for_fonts(function: str) -> str:
+    """A script element that makes a function of JavaScript wait until the page has its fonts.
+
+    plotly measures texts as it draws; in another font they would be wider, and be misplaced.
+    """
+    late = f"(...given) => {_LOADED}.then(() => draw(...given))"
+    return f"<script>{{const draw = {function}; {function} = {late};}}</script>"
 
 
 @cache
