@@ -16,9 +16,10 @@ from kb_lens.figures.style import GLUE
 
 WIDTH, INCHES = 500, 3.3
 """Width of a column, in pixels and in print."""
-STACK, WHOLE_PAGE = "stack", "whole page"
+STACK, LEFT, WHOLE_PAGE = "stack", "left", "whole page"
 """Values of a figure's ``layout.meta["column"]``: put its panels one below the other,
-``layout.meta["between"]`` pixels apart; or do not make it narrower."""
+``layout.meta["between"]`` pixels apart; keep only those at the left, whose longest row's name has
+``layout.meta["letters"]``; or do not make it narrower."""
 # Slightly more than the mean width of a letter: a line too many is better than names over the plot.
 _LETTER, _SYMBOL, _LEGEND_LINE, _EDGE = 6.9, 52, 20, 10
 """Pixels of a legend: a letter, the symbol before a name, a line; and the room above the plot."""
@@ -37,6 +38,8 @@ def in_column(figure: go.Figure) -> go.Figure | None:
     narrow.update_layout(width=WIDTH)
     if wish.get("column") == STACK:
         _stack(narrow, wish["between"])
+    elif wish.get("column") == LEFT:
+        _keep_left(narrow, wish["letters"])
     extra = _LEGEND_LINE * (_legend_lines(narrow) - 1)
     height = narrow.layout.height + extra
     narrow.update_layout(height=height, margin_t=narrow.layout.margin.t + extra)
@@ -68,6 +71,29 @@ def _stack(figure: Any, between: float) -> None:
     if layout.legend.y is not None:
         # the room above the plot stays the same in pixels
         figure.update_layout(legend_y=1 + (layout.legend.y - 1) * plot / stacked)
+
+
+def _keep_left(figure: Any, letters: int) -> None:
+    """Leave out all but the panels at the left, and give them the whole width.
+
+    Their titles begin at the figure's edge: they are as long as the figure is wide.
+    """
+    kept = [axis for axis in figure.select_xaxes() if axis.domain[0] == 0]
+    for axis in figure.select_xaxes():
+        if axis not in kept:
+            figure.layout[axis.plotly_name].visible = False
+            figure.layout[axis.anchor.replace("y", "yaxis")].visible = False
+    names = {axis.plotly_name.replace("axis", "") for axis in kept}
+    layout = figure.layout
+    figure.data = [trace for trace in figure.data if (trace.xaxis or "x") in names]
+    layout.shapes = [each for each in layout.shapes if each.xref.split()[0] in names]
+    layout.annotations = [each for each in layout.annotations if each.xref.split()[0] in names]
+    margin = math.ceil(_LETTER * letters) + 2 * _EDGE
+    layout.margin.l = margin
+    for axis in kept:
+        axis.domain = (0, 1)
+    for title in figure.select_annotations({"x": 0, "xanchor": "left"}):
+        title.xshift = _EDGE - margin
 
 
 def _panel_axes(figure: Any) -> list[tuple[Any, Any]]:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kb_lens.evaluation.results import EvaluationResult, conditions_of, damage_matched
-from kb_lens.figures.column import WHOLE_PAGE
+from kb_lens.figures.column import LEFT, WHOLE_PAGE
 from kb_lens.figures.layout import LINE, MAX_HEIGHT, ROW, Stack, padded_range
 from kb_lens.figures.marks import ZERO_LINE, error_bars, interval_hover, panel_title, rows_axis
 from kb_lens.figures.results_panels import Key, Panel, collect
@@ -104,8 +104,8 @@ def _drawn(
     models = sorted({shown_model(result.model) for result in chain.from_iterable(results.values())})
     first = next(iter(results))
     note = (
-        f"{', '.join(models)}. Left: paired difference from {first}; right: the metric. Lines: "
-        "95 % bootstrap intervals over the clusters of n items."
+        f"{', '.join(models)}. Paired differences from {first}, and the values. Lines: 95 % "
+        "bootstrap intervals over the clusters of n items."
     )
     if any(panel.ideal is not None for panel in panels):
         note += " Dotted: the best value, where it is in reach."
@@ -116,6 +116,7 @@ def _drawn(
         )
     if len(panels) < n_all:
         note += f" {len(panels)} of {n_all} headline metrics; the argument metrics chooses others."
+    letters = max(map(len, roles))
     return finish(
         figure,
         "What the intervention changes",
@@ -124,7 +125,7 @@ def _drawn(
         top=2 * LINE + 10,
         margin={"r": 135, "b": 60},
         showlegend=False,
-        meta={"column": WHOLE_PAGE},
+        meta={"column": LEFT, "letters": letters} if len(roles) > 1 else {"column": WHOLE_PAGE},
     )
 
 

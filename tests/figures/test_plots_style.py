@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
+from test_comparison import crows
 from test_effects import made as effects
 from test_effects import scores
 from test_figures import DRAWINGS, SETS, answered
@@ -24,6 +25,7 @@ from kb_lens.figures.layers import _SHARED
 from kb_lens.figures.layout import TALLEST, Stack, title_height, without_title
 from kb_lens.figures.methods import control_distribution, rank_figure
 from kb_lens.figures.neuron_effects import dose_response, effect_against_attribution
+from kb_lens.figures.results import before_after
 from kb_lens.figures.specificity import specificity_plot
 from kb_lens.figures.studies import study_figures
 from kb_lens.figures.style import BACKGROUND, COLOURS, DIVERGING, GREY, INK, PALE, SMALL, finish
@@ -257,10 +259,7 @@ def test_a_column_is_narrow_and_its_letters_print_with_6_points(figure):
 
 
 def test_only_dense_tables_need_the_whole_page():
-    assert {name for name, draw in EVERY.items() if in_column(draw()) is None} == {
-        "ranks",
-        "before_after",
-    }
+    assert {name for name, draw in EVERY.items() if in_column(draw()) is None} == {"ranks"}
     many = [{"method": f"method {number} " + "x " * 20} for number in range(40)]
     tall = study_figures("methods", {"results": results(many)}, SETTINGS)["methods"]
     assert in_column(tall) is None
@@ -284,6 +283,20 @@ def test_panels_side_by_side_stand_one_below_the_other():
     np.testing.assert_allclose(gaps, page.layout.meta["between"])
     assert ends[-1][1] == pytest.approx(column.layout.height - column.layout.margin.b)
     assert all(column.layout[axis.replace("y", "x", 1)].domain == (0, 1) for axis in axes)
+
+
+def test_a_column_has_the_differences_alone():
+    share = [("crows_pairs", "stereotype_share")]
+    page = before_after({"base": crows(5), "a rather long name": crows(7)}, metrics=share)
+    column = in_column(page)
+    assert [trace.xaxis for trace in page.data] == ["x", "x2", "x2"]
+    assert [trace.xaxis for trace in column.data] == ["x"]
+    assert column.layout.xaxis.domain == (0, 1)
+    assert not column.layout.xaxis2.visible
+    assert {each.xref for each in column.layout.annotations} == {"x domain"}
+    assert column.layout.margin.l > 6.9 * len("a rather long name")
+    assert column.layout.margin.r == page.layout.margin.r, "the numbers"
+    assert in_column(before_after({"base": crows(5)}, metrics=share)) is None
 
 
 def test_every_panel_of_a_column_has_its_names():
