@@ -21,5 +21,6 @@ def only_last_logits(model: HookedModel) -> list[Hook]:
 
 def _last(residual: Float[Tensor, "row pos d_model"], hook: Any) -> Float[Tensor, "row 1 d_model"]:
     del hook
-    # a slice has gaps between its rows: oneDNN takes hundreds of times as long to multiply them
+    # a slice has gaps between its rows, for which oneDNN copies the weights once a row: gigabytes,
+    # and hundreds of times the time
     return residual[:, -1:].clone(memory_format=torch.contiguous_format)
