@@ -78,20 +78,19 @@ def _keep_left(figure: Any, letters: int) -> None:
 
     Their titles begin at the figure's edge: they are as long as the figure is wide.
     """
-    kept = [axis for axis in figure.select_xaxes() if axis.domain[0] == 0]
-    for axis in figure.select_xaxes():
-        if axis not in kept:
-            figure.layout[axis.plotly_name].visible = False
-            figure.layout[axis.anchor.replace("y", "yaxis")].visible = False
-    names = {axis.plotly_name.replace("axis", "") for axis in kept}
     layout = figure.layout
+    names: set[str] = set()
+    for axis in figure.select_xaxes():
+        if axis.domain[0] == 0:
+            names.add(axis.plotly_name.replace("axis", ""))
+            axis.domain = (0, 1)
+        else:
+            axis.visible = layout[axis.anchor.replace("y", "yaxis")].visible = False
     figure.data = [trace for trace in figure.data if (trace.xaxis or "x") in names]
     layout.shapes = [each for each in layout.shapes if each.xref.split()[0] in names]
     layout.annotations = [each for each in layout.annotations if each.xref.split()[0] in names]
     margin = math.ceil(_LETTER * letters) + 2 * _EDGE
     layout.margin.l = margin
-    for axis in kept:
-        axis.domain = (0, 1)
     for title in figure.select_annotations({"x": 0, "xanchor": "left"}):
         title.xshift = _EDGE - margin
 
