@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "kb_lens"
 ROOMS = {
     "cli": "main jobs studies pages tasks terminal options config parsing errors",
     "report": "push card write run study words page",
-    "figures": """__init__ folders paper studies study_heatmaps layers study_panels methods tuning
-        neuron_effects specificity words results results_panels knowledge completeness attribution
-        neurons next_tokens neuron_card ablation activations export printing widths
-        themes column marks style layout""",
+    "figures": """__init__ folders paper studies study_forest study_heatmaps layers study_panels
+        methods tuning neuron_effects specificity words results results_panels knowledge
+        completeness attribution neurons next_tokens neuron_card ablation activations export
+        printing widths themes column marks style layout""",
     "studies": """paper paper_table run_study choose_lambda also experiments cost tables methods
         baselines asked_otherwise plans lab tuning tuned""",
     "runs": """run random_controls diagnose neurons export evaluate identify folder record
