@@ -14,7 +14,8 @@ from kb_lens.statistics import Metric, MetricRole
 # the bounds are judgements, not estimates: with a hundred items chance alone moves less
 CAPABILITY_LOSS, LOGPROB_LOSS = 5.0, 0.25
 """Loss that counts as breaking the model: points of accuracy, nats a token."""
-READ = "Give --results, a folder of `kb-lens run` with such benchmarks."
+READ = "`kb-lens doctor MODEL --results FOLDER` reads those of a run with such benchmarks."
+"""What to do without results."""
 
 Results = Sequence[EvaluationResult]
 

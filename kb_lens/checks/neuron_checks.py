@@ -17,8 +17,11 @@ SMALL_GAP, UNEVEN = 0.01, 0.25
 divided by the largest one's."""
 CONTAINED, WRONG_JACCARD, STABLE = 0.5, 0.4, 0.5
 """The set is not specific above the first two, and not stable below the third."""
-READ_OR_ATTRIBUTE = "Give --results, a folder of `kb-lens run`, or --specificity."
-ATTRIBUTE = "Give --specificity: it attributes the control questions, which takes minutes."
+READ_OR_ATTRIBUTE = (
+    "`kb-lens doctor MODEL --results FOLDER` reads those of a run; --specificity computes them."
+)
+ATTRIBUTE = "`kb-lens doctor MODEL --specificity` attributes the control questions, in minutes."
+"""What to do without attributions, and without those of the control questions."""
 MASS, LEAST_MASS = 0.5, 0.1
 """Probability of all spellings of yes and no: below these a warning, and failed."""
 
