@@ -50,4 +50,5 @@ def save_figures(
     """Write figures and tell what was written; `form` as in `write_figures`."""
     # Without a browser there is only HTML; the note says so once for all figures.
     written = write_figures(figures, folder, formats, **form)
-    tell(f"{len(figures)} figures in {folder}. {written.note}".rstrip())
+    count = "1 figure" if len(figures) == 1 else f"{len(figures)} figures"
+    tell(f"{count} in {folder}. {written.note}".rstrip())

@@ -22,7 +22,7 @@ from kb_lens.figures.activations import (
 from kb_lens.figures.column import WHOLE_PAGE
 from kb_lens.figures.layout import WIDTH
 from kb_lens.figures.marks import THIN, band, panel_title
-from kb_lens.figures.style import COLOURS, METHOD, faint, finish, literal, shown_model
+from kb_lens.figures.style import COLOURS, METHOD, faint, finish, shown_model, shown_token
 from kb_lens.models.hooked import HookedModel
 from kb_lens.neurons.names import Neuron, NeuronName
 from kb_lens.neurons.sets import NeuronSet, neurons_of
@@ -106,8 +106,8 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
     settings = cards.effects.settings
     note = (
         f"{shown_model(settings.model)}, site {settings.site}. Tokens: its output through the "
-        f"unembedding. Answer: {len(cards.effects.questions)} questions, last position, 95 % "
-        f"bootstrap band. Texts: {cards.texts}; the darkest is {largest:.3g}."
+        "unembedding; a dot is a space. Answer: "
+        f"{len(cards.effects.questions)} questions, last position, 95 % bootstrap band. Texts: {cards.texts}; the darkest is {largest:.3g}."
     )
     return finish(
         figure,
@@ -137,7 +137,7 @@ def _tokens(figure: go.Figure, written: pd.DataFrame, k: int) -> None:
         )
         named: dict[str, Any] = {
             "tickvals": [*range(len(rows))],
-            "ticktext": [literal(str(token)) for token in rows["token"]],
+            "ticktext": [shown_token(str(token)) for token in rows["token"]],
         }
         figure.update_yaxes(**named, ticks="", range=[k - 0.4, -0.6], row=1, col=column)
         panel_title(figure, f"Tokens that it {side}", 1, column)

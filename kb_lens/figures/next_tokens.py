@@ -15,7 +15,7 @@ from kb_lens.checks.ablation_study import next_token
 from kb_lens.checks.activations import check_lengths, token_text
 from kb_lens.checks.neuron_effects import check_effects
 from kb_lens.figures.layout import ROW
-from kb_lens.figures.style import COLOURS, GREY, finish, literal, shown_model
+from kb_lens.figures.style import COLOURS, GREY, finish, literal, shown_model, shown_token
 from kb_lens.interventions.positions import Positions
 from kb_lens.interventions.scaling import scale_neurons
 from kb_lens.models.bridge_check import as_the_checkpoint
@@ -67,7 +67,7 @@ def next_tokens(
     largest = torch.stack([base, *changed]).amax(0)
     chosen = largest.topk(min(k, len(largest))).indices
     chosen = chosen[base[chosen].argsort(descending=True)]
-    names = [literal(token_text(model, token)) for token in chosen.tolist()]
+    names = [shown_token(token_text(model, token)) for token in chosen.tolist()]
     shown = min(range(len(lams)), key=lambda nth: (lams[nth] == 1, abs(lams[nth] - 1)))
     figure = _bars(lams, [each[chosen] for each in changed], base[chosen], shown)
     rows = [*range(len(names))]
@@ -75,11 +75,11 @@ def next_tokens(
     figure.update_yaxes(**axis, range=[len(rows) - 0.4, -0.6])
     figure.update_xaxes(title_text="P(next token), %", rangemode="tozero")
     what = members.neurons[0].name if len(members) == 1 else f"{len(members)} neurons"
-    end = literal(prompt[-70:])
+    where = f"{shown_model(model_name(model))}, {what}, site {members.site}"
     return finish(
         figure,
         f"Effect of {what} on the next token",
-        f"{shown_model(model_name(model))}, {what}, site {members.site}. After: …{end}",
+        f"{where}. A dot is a space. After: …{literal(prompt[-70:])}",
         height=300 + ROW * len(rows),
         top=30,
         margin={"l": 110, "b": 60},

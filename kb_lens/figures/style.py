@@ -111,6 +111,11 @@ def literal(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def shown_token(text: str) -> str:
+    """A token as a label: its spaces are dots, since plotly shows none."""
+    return literal(text).replace(" ", "\N{MIDDLE DOT}")
+
+
 def template() -> go.layout.Template:
     """The style as a plotly template."""
     layout = go.Layout(

@@ -5,6 +5,7 @@ import re
 import pytest
 
 import kb_lens as kb
+from kb_lens.figures.style import shown_token
 
 TEXTS = ["The nurse said that she was <b>tired</b>.", "No, he was not & would not be."]
 
@@ -86,3 +87,7 @@ def test_every_step_of_the_slider_shows_its_factor_beside_the_model_as_it_is(lla
     assert bars[2].x != pytest.approx(base.x)
     assert list(base.x) == sorted(base.x, reverse=True)
     assert len(figure.layout.yaxis.ticktext) == 6
+
+
+def test_a_token_of_spaces_has_a_label():
+    assert shown_token(" <b> ") == "·&lt;b&gt;·"
