@@ -107,7 +107,8 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
     note = (
         f"{shown_model(settings.model)}, site {settings.site}. Tokens: its output through the "
         "unembedding; a dot is a space. Answer: "
-        f"{len(cards.effects.questions)} questions, last position, 95 % bootstrap band. Texts: {cards.texts}; the darkest is {largest:.3g}."
+        f"{len(cards.effects.questions)} questions, last position, 95 % bootstrap band. "
+        f"Texts: {cards.texts}; the darkest is {largest:.3g}."
     )
     return finish(
         figure,
