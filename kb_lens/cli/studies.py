@@ -123,7 +123,7 @@ def neurons(
     with later_stage(out, "figures"):
         save_figures(figures, out / "figures")
     terminal.show_table(reading.strongest(), "The strongest effects on P(right answer)")
-    tell(f"Written to {out}")
+    tell(f"Written to {out}: {', '.join(f'{name}.csv' for name in reading.tables)}")
 
 
 def doctor(

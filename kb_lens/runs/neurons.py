@@ -17,6 +17,7 @@ from kb_lens.checks.neuron_effects import check_effects, neuron_effects
 from kb_lens.checks.neuron_meaning import promoted_tokens, top_prompts
 from kb_lens.interventions.positions import Positions
 from kb_lens.models.digests import same_weights
+from kb_lens.neurons.names import Neuron
 from kb_lens.neurons.selection import select_neurons
 from kb_lens.neurons.sets import NeuronSet, check_neurons, neurons_of
 from kb_lens.records.tables import write_csv
@@ -83,7 +84,10 @@ class NeuronReading:
     def strongest(self, n: int = 12) -> pd.DataFrame:
         """The `n` rows of `effects` that change P(right answer) most."""
         effects = self.tables["effects"]
-        return effects.sort_values("prob_change", key=abs, ascending=False).head(n)
+        strongest = effects.sort_values("prob_change", key=abs, ascending=False).head(n)
+        neurons = zip(strongest["layer"], strongest["index"], strict=True)
+        strongest.insert(0, "neuron", [Neuron(*each).name for each in neurons])
+        return strongest.drop(columns=["layer", "index"])
 
 
 def read_neurons(
