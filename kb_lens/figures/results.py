@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -35,6 +36,7 @@ def before_after(
     results: Mapping[str, EvaluationResult | Sequence[EvaluationResult]],
     *,
     metrics: Iterable[Key | str] | None = None,
+    controls: Iterable[str] = (),
     n_bootstrap: int = DEFAULT_RESAMPLES,
     seed: int = 0,
 ) -> go.Figure:
@@ -47,17 +49,26 @@ def before_after(
         metrics: (result's key, metric) pairs or ``"key.metric"``, a panel each. Default: the first
             headline metrics, the mean log-probability a token of the first benchmark that has it,
             and the first metrics of a benchmark of your own, as many as fit on a page.
+        controls: Conditions that are random controls, drawn in grey. The results of `run` and of
+            studies say so themselves.
         n_bootstrap: Resamples for the intervals of the differences.
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: If there are no results, a condition has a benchmark twice, or no condition has
-            the metric.
+        ValueError: If there are no results, a condition has a benchmark twice, no condition has
+            the metric, or a control is no condition.
     """
     listed = {
         condition: [measured] if isinstance(measured, EvaluationResult) else measured
         for condition, measured in results.items()
     }
+    for name in [controls] if isinstance(controls, str) else controls:
+        if name not in listed:
+            raise ValueError(f"no condition {name!r}: allowed are {', '.join(map(repr, listed))}.")
+        listed[name] = [
+            replace(result, condition=replace(result.condition, role="control"))
+            for result in listed[name]
+        ]
     panels = collect(listed, metrics, n_bootstrap, seed)
     shown = panels if metrics is not None else panels[: _most_panels(len(listed))]
     return _drawn(listed, shown, len(panels))

@@ -497,6 +497,18 @@ def test_differences_are_paired_and_stand_first():
     assert [line.x0 for line in figure.layout.shapes] == [20.0, 50]
 
 
+def test_controls_are_grey():
+    results = {"base": crows(3), "mine": crows(5), "random": crows(4)}
+    figure = before_after(results, controls=["random"])
+    colours = {trace.name: trace.marker.color for trace in figure.data}
+    assert colours["random"] != colours["mine"] == COLOURS[0]
+    assert before_after(results, controls="random") == figure
+    with pytest.raises(
+        ValueError, match="no condition 'rnd': allowed are 'base', 'mine'"
+    ):
+        before_after(results, controls=["rnd"])
+
+
 def test_no_forest_is_higher_than_a_page_and_pages_hold_every_panel():
     names = "stereoset", "crows_pairs", "openbookqa", "copa", "arc_easy", "mmlu", "hellaswag"
     conditions = {}

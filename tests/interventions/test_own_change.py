@@ -19,11 +19,13 @@ def test_the_documented_change_runs_and_changes_the_model():
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     model = tiny_bridge("llama", max_position_embeddings=1024)
     benchmark = kb.load_benchmark("plain_text", limit=2)
-    names = {"model": model, "benchmark": benchmark}
+    neurons = kb.NeuronSet.of(model, ["L0.N1", "L1.N2"])
+    names = {"model": model, "neurons": neurons, "benchmark": benchmark}
     exec(compile(code, str(DOCS), "exec"), names)
     base, damped = names["results"]["base"], names["results"]["damping"]
     assert base.metrics != damped.metrics
     assert len(names["difference"])
+    assert {trace.name for trace in names["figure"].data} == {*names["results"]}
 
     halved = [("blocks.1.hook_mlp_out", lambda out, hook: out / 2)]
     expected = model.run_with_hooks(TOKENS, fwd_hooks=halved)
