@@ -79,6 +79,8 @@ _TOP_LEFT = {
 # For the figure's width: letters are about half as wide as they are high.
 _TITLE_LETTERS, _NOTE_LETTERS = 78, 102
 """Letters per line of the title and of the note."""
+_LABEL = 12
+"""Letters of a token's label; more would reach into the panel beside it."""
 _NOTE_FONT = {"size": SMALL, "color": NOTE}
 _MARGIN = {"l": 60, "r": 20, "b": 55}
 """Pixels around the plot, for an axis with numbers and a title; names need more."""
@@ -112,8 +114,9 @@ def literal(text: str) -> str:
 
 
 def shown_token(text: str) -> str:
-    """A token as a label: its spaces are dots, since plotly shows none."""
-    return literal(text).replace(" ", "\N{MIDDLE DOT}")
+    """A token as a label: its spaces are dots, since plotly shows none, and a long one is cut."""
+    cut = text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+    return literal(cut).replace(" ", "\N{MIDDLE DOT}")
 
 
 def template() -> go.layout.Template:

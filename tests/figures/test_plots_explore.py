@@ -91,3 +91,4 @@ def test_every_step_of_the_slider_shows_its_factor_beside_the_model_as_it_is(lla
 
 def test_a_token_of_spaces_has_a_label():
     assert shown_token(" <b> ") == "·&lt;b&gt;·"
+    assert shown_token("\\n" + " " * 40) == f"\\n{'·' * 9}…"
