@@ -236,16 +236,26 @@ def read_conditions(
             conditions.
     """
     results: dict[str, list[EvaluationResult]] = {}
+    origins: dict[str, Path] = {}
     for folder in map(Path, folders):
         conditions = measured_in(folder)
-        if repeated := results.keys() & conditions.keys():
-            raise ValueError(
-                f"two folders are named {min(repeated)!r}: rename one, its name is the condition's."
-            )
+        if repeated := origins.keys() & conditions.keys():
+            raise ValueError(_twice(min(repeated), origins[min(repeated)], folder))
         results |= conditions
+        origins |= dict.fromkeys(conditions, folder)
     if len(results) < 2:
         raise ValueError(
             f"nothing to compare: got {', '.join(results) or 'no folder'}. Name at least two "
             "folders of `kb-lens evaluate`, the base first, or one of `kb-lens run`."
         )
     return results
+
+
+def _twice(name: str, first: Path, second: Path) -> str:
+    """What to do about two conditions of one name."""
+    runs = [folder for folder in (first, second) if (folder / "evaluations").is_dir()]
+    single = f"Give single conditions, such as '{runs[0] / 'evaluations' / name}'. " if runs else ""
+    return (
+        f"both '{first}' and '{second}' have a condition {name!r}. {single}A single condition has "
+        "its folder's name: where two have one name, copy a folder under another name."
+    )

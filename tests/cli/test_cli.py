@@ -216,7 +216,9 @@ def test_protocols_side_by_side_and_compared(monkeypatch, tmp_path, folder, bank
     assert call(monkeypatch, "compare", folders[0]) == 2
     assert "nothing to compare: got base" in capsys.readouterr().err
     assert call(monkeypatch, "compare", *folders, folders[0]) == 2
-    assert "two folders are named 'base'" in capsys.readouterr().err
+    assert f"both '{folders[0]}' and '{folders[0]}' have a condition 'base'. A single" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
