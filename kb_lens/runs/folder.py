@@ -33,6 +33,14 @@ _TOKENS: dict[str, Kind] = {
 }
 _CHECKS: dict[str, Kind] = dict.fromkeys(("check", "status", "finding", "advice"), "text")
 """The columns that ``tokens.csv`` and ``checks.json`` must have."""
+_OTHER_FOLDERS = {
+    "results.json": "evaluate`: give it to `kb-lens compare`, after the base's folder",
+    "study.json": "experiment`: give it to `kb-lens figures` or `kb-lens report`",
+    "tuning.json": "tune`: give it to `kb-lens figures`",
+    "effects.safetensors": "neurons`: give it to `kb-lens figures`",
+    "kb_lens.json": "export`: give it to `kb-lens evaluate` as the model",
+}
+"""A file that only one other command writes -> that command, and the command that reads it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class RunFolder:
         sets = _load_sets(folder / "neurons", attributions)
         results = load_conditions(folder)
         if not (attributions or neurons or sets or results or knowledge):
-            raise ValueError(f"'{folder}' has no results: expected what `kb-lens run` wrote.")
+            raise ValueError(f"'{folder}' {_instead_of_results(folder)}.")
         record = load_record(folder)
         run = cls(
             attributions,
@@ -143,6 +151,16 @@ def _load(read: Callable[[Path], T], path: Path) -> T | None:
     """The content of a file; None if there is no file."""
     # A folder of that name is refused.
     return read(path) if path.exists() else None
+
+
+def _instead_of_results(folder: Path) -> str:
+    """What a folder without results of a run has, and what to do with it."""
+    for name, command in _OTHER_FOLDERS.items():
+        if (folder / name).exists():
+            return f"has no results of `kb-lens run`; it is of `kb-lens {command}`"
+    if command := load_record(folder).get("command"):
+        return f"has no results yet: `kb-lens {command}` did not finish. Give that command again"
+    return "has no results: expected what `kb-lens run` wrote"
 
 
 def _load_tokens(path: Path, whose: Belongs) -> pd.DataFrame:

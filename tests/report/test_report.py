@@ -361,9 +361,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_line_and_status_2(monkeypatch, tmp_path, capsys, name, content, message):
-    if name is None:
-        (tmp_path / "run.json").write_text("{}")
-    else:
+    if name is not None:
         run_folder(tmp_path, **NO_CHANGE)
         (tmp_path / name).write_text(content)
     assert call(monkeypatch, "report", tmp_path) == 2
