@@ -6,7 +6,8 @@ than 1, and no comparison with NaN is true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -49,6 +50,12 @@ def check_number(name: str, value: object, allowed: str = "any finite number") -
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}: allowed is {allowed}.")
     return float(value)
+
+
+def did_you_mean(name: object, allowed: Iterable[str]) -> str:
+    """A question with the allowed names that are spelled like `name`; empty if none is."""
+    near = get_close_matches(name, [*allowed]) if isinstance(name, str) else []
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def all_texts(texts: object) -> bool:

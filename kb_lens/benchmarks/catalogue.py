@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from kb_lens.arguments import did_you_mean
 from kb_lens.benchmarks import (
     balanced_copa,
     bbq,
@@ -153,7 +154,9 @@ def is_own(key: str) -> bool:
 
 def _known(name: object) -> BenchmarkSpec:
     if not isinstance(name, str) or name not in SPECS:
-        raise ValueError(f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.")
+        raise ValueError(
+            f"unknown benchmark {name!r}; allowed: {', '.join(SPECS)}.{did_you_mean(name, SPECS)}"
+        )
     return SPECS[name]
 
 
@@ -162,7 +165,7 @@ def _spec(name: object, protocol: object) -> BenchmarkSpec:
     if protocol not in spec.protocols:
         raise ValueError(
             f"the benchmark {name!r} has no protocol {protocol!r}; allowed: "
-            f"{', '.join(spec.protocols)}."
+            f"{', '.join(spec.protocols)}.{did_you_mean(protocol, spec.protocols)}"
         )
     return spec
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from cyclopts import App, Argument, ArgumentCollection
 
+from kb_lens.arguments import did_you_mean
 from kb_lens.cli.parsing import is_list
 from kb_lens.rows import json_value, read_utf8, shown
 
@@ -82,7 +83,7 @@ def _options_in(path: Path, command: str, options: Mapping[str, Argument]) -> Va
             allowed = ", ".join(dict.fromkeys(map(_long, options.values())))
             raise ValueError(
                 f"'{path}' has {shown(name)}, which is not an option of `kb-lens {command}`: "
-                f"allowed are {allowed}."
+                f"allowed are {allowed}.{did_you_mean(_key(name), options)}"
             )
         if _is_by_hand(options[_key(name)]):
             raise ValueError(

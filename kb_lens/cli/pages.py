@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from plotly.graph_objects import Figure
 
+from kb_lens.arguments import did_you_mean
 from kb_lens.cli import terminal
 from kb_lens.cli.options import ThemeOption, WidthOption, left_out, save_figures, tell
 from kb_lens.evaluation.comparison import rank_table, summarize
@@ -86,8 +87,10 @@ def named_figures(figures: Mapping[str, Figure], names: Sequence[str]) -> dict[s
     """
     pages = {name: [page for page in figures if _is_page_of(page, name)] for name in names}
     if unknown := [name for name, found in pages.items() if not found]:
-        allowed = ", ".join(figures)
-        raise ValueError(f"--only is {shown(unknown[0])}: figures here are {allowed}.")
+        raise ValueError(
+            f"--only is {shown(unknown[0])}: figures here are {', '.join(figures)}."
+            f"{did_you_mean(unknown[0], figures)}"
+        )
     chosen = [page for found in pages.values() for page in found]
     return {name: figures[name] for name in chosen or figures}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kb_lens.benchmarks.benchmark import Benchmark
-from kb_lens.benchmarks.catalogue import load_benchmark, protocols
+from kb_lens.benchmarks.catalogue import BENCHMARKS, load_benchmark, protocols
 from kb_lens.benchmarks.data import NoDataError
 from kb_lens.benchmarks.own_items import dataset_name, own_path
 from kb_lens.files import folded_name
@@ -41,7 +41,8 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
     """Read a name; without a protocol or number of items it takes those of `items`.
 
     Raises:
-        ValueError: If what follows a : or @ is not allowed, or there is no such file.
+        ValueError: If what follows a : or @ is not allowed, there is no such file, or a file has no
+            name before it.
     """
     name, equals, file = text.strip().partition("=")
     if equals:
@@ -52,6 +53,11 @@ def parse_name(text: str, items: Items) -> BenchmarkName:
         raise ValueError(f"after the @ comes a number of items, got {shown(limit)}; at least 1.")
     if colon and not protocol:
         raise ValueError("after the : comes a protocol, got nothing.")
+    if name not in BENCHMARKS and any(mark in name for mark in "./\\"):
+        raise ValueError(
+            "a file comes behind the name of the benchmark whose format it has: write "
+            f"stereoset={name} ({_FORM})."
+        )
     n_items = int(limit) if at else items.limit_of(name)
     return BenchmarkName(name, protocol or items.protocol, n_items)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
-from kb_lens.arguments import check_seed
+from kb_lens.arguments import check_seed, did_you_mean
 from kb_lens.attribution.settings import Rule, check_settings
 from kb_lens.benchmarks.catalogue import DEFAULT_BENCHMARKS, check_limit
 from kb_lens.interventions.scaling import check_factor
@@ -225,7 +225,10 @@ def with_keywords(
     # A misspelt setting must not silently leave the default.
     unknown = [name for name in keywords if name not in options]
     if unknown:
-        raise ValueError(f"no setting {unknown[0]!r}: allowed are {', '.join(options)}.")
+        raise ValueError(
+            f"no setting {unknown[0]!r}: allowed are {', '.join(options)}."
+            f"{did_you_mean(unknown[0], options)}"
+        )
     values = {name: _as_listed(options[name], value) for name, value in keywords.items()}
     return (
         replace(settings, **{name: values[name] for name in values if name in for_settings}),

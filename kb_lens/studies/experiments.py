@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from kb_lens.arguments import did_you_mean
 from kb_lens.benchmarks.benchmark import Benchmark, result_key
 from kb_lens.checks.control_tests import ENOUGH_DRAWS, control_table, with_rates
 from kb_lens.evaluation.comparison import compare, rank_table
@@ -66,7 +67,10 @@ def n_controls(name: str) -> int:
 def check_name(name: str) -> None:
     """Raise `ValueError` if there is no such study."""
     if name not in EXPERIMENTS:
-        raise ValueError(f"no study {name!r}: allowed are {', '.join(EXPERIMENTS)}.")
+        raise ValueError(
+            f"no study {name!r}: allowed are {', '.join(EXPERIMENTS)}."
+            f"{did_you_mean(name, EXPERIMENTS)}"
+        )
 
 
 def experiment(

@@ -91,6 +91,11 @@ def test_required_options_and_names_of_fields_may_be_in_the_file(write):
         assert settings.with_specificity
 
 
+def test_a_misspelt_option_in_the_file_is_told_the_nearest(write):
+    with pytest.raises(ValueError, match=r"not an option of `kb-lens run`.* Did you mean 'limit'"):
+        parse("run", "--config", write("limits: 5\n"))
+
+
 SETTINGS = (
     RunSettings(),
     RunSettings("m", dtype=None, limit=None, lam=(1e-05, -2.0), dimensions=("gender", "age")),

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from plotly.graph_objects import Figure
 
 import kb_lens as kb
 from kb_lens.cli.main import COMMANDS, app
+from kb_lens.cli.pages import named_figures
 from kb_lens.runs.diagnose import DoctorSettings
 from kb_lens.runs.evaluate import EvaluateSettings
 from kb_lens.runs.execution import Execution
@@ -132,3 +134,8 @@ def test_the_version_is_the_package_s():
     )
     assert shown.returncode == 0
     assert shown.stdout.strip() == kb.__version__ == version("kb-lens")
+
+
+def test_a_misspelt_figure_is_told_the_nearest():
+    with pytest.raises(ValueError, match=r"--only is 'tunning': .* Did you mean 'tuning'"):
+        named_figures({"tuning": Figure(), "paper": Figure()}, ["tunning"])

@@ -55,6 +55,11 @@ def test_the_home_folder_is_meant(here):
         ("copa=none", "PROTOCOL being original"),
         ("x=mine.jsonl", "unknown benchmark 'x'"),
         ("=mine.jsonl", "unknown benchmark ''"),
+        ("mine.jsonl", r"write stereoset=mine.jsonl \(NAME=FILE"),
+        ("sub/mine:instructed@5", "write stereoset=sub/mine "),
+        ("stereo", "Did you mean 'stereoset'?"),
+        ("bbq_gendr", "Did you mean .* or 'bbq_gender_identity'?"),
+        ("stereoset:instruct", "allowed: .* Did you mean 'instructed'?"),
     ],
 )
 def test_what_is_wrong_is_said(here, text, said):

@@ -354,7 +354,11 @@ def test_quadrature_says_which_neurons_change(lab):
 
 @pytest.mark.parametrize(
     ("name", "some", "words"),
-    [("lamda", [0], "no study 'lamda'"), ("lambda", [], "got: none"), ("lambda", [0, 0], "once")],
+    [
+        ("lamda", [0], "no study .* Did you mean 'lambda'"),
+        ("lambda", [], "got: none"),
+        ("lambda", [0, 0], "once"),
+    ],
 )
 def test_bad_arguments(lab, benchmarks, name, some, words):
     with pytest.raises(ValueError, match=words):
