@@ -58,6 +58,13 @@ def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """The three allowed names spelled most like `name`, and how many more there are."""
+    near = get_close_matches(name, allowed, n=3, cutoff=0)
+    rest = len(allowed) - len(near)
+    return ", ".join(near) + (f" and {rest} more" if rest else "")
+
+
 def all_texts(texts: object) -> bool:
     """Whether it is a tuple of one or more texts, none of them empty."""
     return (

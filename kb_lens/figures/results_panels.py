@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kb_lens.arguments import nearest
 from kb_lens.benchmarks.catalogue import SPECS, formulas
 from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.evaluation.comparison import compare
@@ -200,12 +201,12 @@ def _checked(metrics: Iterable[Key | str], available: Sequence[Key]) -> list[Key
     keys: list[Any] = [names.get(key, key) if isinstance(key, str) else key for key in metrics]
     for key in keys:
         if key not in available:
+            name = ".".join(map(str, key)) if isinstance(key, tuple) else str(key)
             raise ValueError(
-                f"no condition has the metric {key!r}: allowed are (benchmark, metric) pairs out "
-                f"of {', '.join(map(repr, available))}."
+                f"no condition has the metric {name!r}: there are {nearest(name, list(names))}."
             )
     if not keys:
-        raise ValueError("metrics is empty: name a (benchmark, metric) pair, or give None.")
+        raise ValueError("metrics is empty: name one as BENCHMARK.METRIC, or give None.")
     return keys
 
 

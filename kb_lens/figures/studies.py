@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from kb_lens.arguments import nearest
 from kb_lens.benchmarks.catalogue import formulas, named_by
 from kb_lens.benchmarks.measures import DAMAGE
 from kb_lens.figures.marks import band, curve
@@ -91,8 +92,8 @@ def _chosen(results: pd.DataFrame, key: str, name: str) -> Metric:
     """A requested metric."""
     measured = list(results[["benchmark", "metric"]].drop_duplicates().itertuples(index=False))
     if (key, name) not in measured:
-        allowed = ", ".join(".".join(pair) for pair in measured)
-        raise ValueError(f"no metric {key}.{name} was measured: allowed are {allowed}.")
+        near = nearest(f"{key}.{name}", [".".join(pair) for pair in measured])
+        raise ValueError(f"no metric {key}.{name} was measured: there are {near}.")
     benchmark = named_by(key)
     info = MetricInfo("points", name, "ability")
     if benchmark is not None:

@@ -167,6 +167,7 @@ RESULTS = {
         measured("stereoset", lms_macro=(79.0, 76.0, 81.0, 190), ss_macro=(58.0, 54.0, 61.5, 190))
     ],
 }
+MANY = {"base": [measured("stereoset", **{f"m_{k}": (1.0, 0.0, 2.0, 9) for k in range(8)})]}
 DRAWINGS = {
     "neurons": lambda: attribution_heatmap(SCORES),
     "questions": lambda: attribution_heatmap(SCORES, view="questions"),
@@ -546,7 +547,12 @@ def test_a_metric_instead_of_pairs_is_named():
         ({}, None, "no results"),
         ({"base": []}, None, "no results"),
         ({"base": RESULTS["base"] * 2}, None, "'base' has a benchmark twice"),
-        (RESULTS, [("stereoset", "icat")], r"no condition has the metric \('stereoset', 'icat'\)"),
+        (
+            RESULTS,
+            [("stereoset", "ss_makro")],
+            "metric 'stereoset.ss_makro': there are stereoset.ss_macro, stereoset.lms_macro, ",
+        ),
+        (MANY, ["stereoset.m_7x"], r"there are stereoset.m_7, [\w., ]+ and 5 more\."),
         (RESULTS, [], "metrics is empty"),
     ],
 )

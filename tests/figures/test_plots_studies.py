@@ -366,6 +366,8 @@ def test_bad_input_is_refused():
     table = results(CASES["site"])
     with pytest.raises(ValueError, match=r"no study 'x': allowed are .*thresholds"):
         study_figures("x", {"results": table}, SETTINGS)
+    with pytest.raises(ValueError, match=r"icat_makro .*: there are stereoset\.icat_macro"):
+        study_figures("site", {"results": table}, SETTINGS, metrics=[("stereoset", "icat_makro")])
     with pytest.raises(ValueError, match="icat_macro has 0 rows of the base model and 4 of cases"):
         study_figures("site", {"results": table[table["difference"].notna()]}, SETTINGS)
     with pytest.raises(ValueError, match="icat_macro has 1 rows of the base model and 0 of cases"):
