@@ -24,8 +24,20 @@ _OBJECTS = (
 """The small files that are checked to hold an object; tokenizer.json may have millions of lines."""
 
 
+_WEIGHTS = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""Where transformers looks for the weights, in this order."""
+_SHARDS = {
+    "model-*-of-*.safetensors": "model.safetensors.index.json",
+    "pytorch_model-*-of-*.bin": "pytorch_model.bin.index.json",
+}
+"""The shards of the weights -> the file that lists them."""
+
+
 def check_files(folder: Path) -> None:
-    """Refuse a checkpoint folder without a config, with damaged JSON or with Git LFS pointers.
+    """Refuse a checkpoint folder that lacks a file, has damaged JSON or Git LFS pointers.
 
     Raises:
         ValueError: Names the file.
@@ -38,6 +50,33 @@ def check_files(folder: Path) -> None:
         raise ValueError(
             f"'{folder}' has no config.json. Give the folder of a checkpoint, as transformers' "
             "save_pretrained writes it."
+        )
+    if not (folder / "adapter_config.json").is_file():
+        _check_shards(folder)
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a folder that lacks shards of its weights, or the index of its shards."""
+    # transformers reads the first of these that is there, and no others
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        for shards, index in _SHARDS.items():
+            if any(folder.glob(shards)):
+                raise ValueError(
+                    f"'{folder}' has shards ({shards}) without {index}. Download that file again, "
+                    "or copy it there."
+                )
+    if weights is None or weights.suffix != ".json":
+        return
+    tensors = read_object(weights).get("weight_map")
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors.values()):
+        raise ValueError(f"'{weights}' has no weight_map of file names. Download it again.")
+    listed = set(tensors.values())
+    if missing := [name for name in listed if not (folder / name).is_file()]:
+        raise ValueError(
+            f"{len(missing)} of {len(listed)} files that '{weights}' lists "
+            f"{'is' if len(missing) == 1 else 'are'} missing: {_names(missing)}. Download again "
+            "what is missing, or copy it there."
         )
 
 

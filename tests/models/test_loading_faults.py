@@ -9,6 +9,7 @@ from checkpoint_files import change_config, change_weights, saved
 from tiny_models import tiny_hf_model
 
 import kb_lens as kb
+from kb_lens.models.completeness import check_files
 
 
 @pytest.fixture
@@ -170,6 +171,49 @@ def test_a_folder_without_a_config(tmp_path, files):
     for name in files:
         (tmp_path / name).touch()
     assert f"'{tmp_path}' has no config.json" in refusal(tmp_path)
+
+
+@pytest.fixture
+def shards(folder):
+    """The checkpoint's shards; its weights are in these files alone."""
+    (folder / "model.safetensors").unlink()
+    tiny_hf_model().save_pretrained(folder, max_shard_size="20KB")
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_a_missing_shard_is_named(folder, shards):
+    n = len(shards)
+    shards[1].unlink()
+    said = f"1 of {n} files that '{folder}/model.safetensors.index.json' lists is missing: "
+    assert f"{said}{shards[1].name}. Download again" in refusal(folder)
+    for path in shards[2:]:
+        path.unlink()
+    assert f"{n - 1} of {n} files" in refusal(folder)
+
+
+def test_shards_without_their_index_are_named(folder, shards):
+    index = folder / "model.safetensors.index.json"
+    for content in ("{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'):
+        index.write_text(content)
+        assert f"'{index}' has no weight_map of file names" in refusal(folder)
+    index.unlink()
+    assert "has shards (model-*-of-*.safetensors) without model.safetensors.index.json" in (
+        refusal(folder)
+    )
+    for path in shards:
+        path.rename(folder / f"pytorch_{path.stem}.bin")
+    assert "without pytorch_model.bin.index.json" in refusal(folder)
+
+
+def test_an_index_that_transformers_does_not_read_is_not_looked_at(folder, shards):
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    check_files(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match="1 of 1 files that"):
+        check_files(folder)
+    saved(folder, tiny_hf_model())
+    check_files(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
