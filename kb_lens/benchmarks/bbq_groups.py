@@ -149,7 +149,7 @@ def read_answers(rows: Sequence[Row], category: str) -> list[Answers]:
     if all(pair.biased == UNDEFINED for pair in answers):
         raise ValueError(
             f"none of the {len(rows)} rows of {category} has one stereotyped person, the first at "
-            f"{rows[0].where}. Use the file as its authors publish it."
+            f"{rows[0].where}. Write the groups as in the authors' files."
         )
     return answers
 

@@ -39,8 +39,7 @@ class Row:
         if column in self.cells:
             got = shown(self.cells[column])
         return ValueError(
-            f"{self.where}: column {column!r} must be {expected}, got {got}. "
-            "Repair the row or use the file as its authors publish it."
+            f"{self.where}: column {column!r} must be {expected}, got {got}. Repair the row."
         )
 
     def text(self, column: str) -> str:
@@ -115,8 +114,7 @@ def read_csv(path: Path) -> Iterable[Row]:
         if n_cells < len(columns):
             raise ValueError(
                 f"{where}: column {shown(columns[n_cells])} must be a text or empty, got no cell: "
-                f"the row has {n_cells} cells for {len(columns)} columns. Repair the row or use "
-                "the file as its authors publish it."
+                f"the row has {n_cells} cells for {len(columns)} columns. Repair the row."
             )
         yield Row(dict(zip(columns, record.cells, strict=True)), where)
 
