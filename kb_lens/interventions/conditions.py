@@ -53,6 +53,8 @@ class Condition:
 
     def __post_init__(self) -> None:
         check_file_name(self.name, "condition")
+        if self.change is not None:
+            _check_change(self.name, self.change)
         if self.role is None:  # sets a field of a frozen dataclass
             object.__setattr__(self, "role", "base" if self.change is None else "method")
         if self.role not in get_args(Role):
@@ -75,3 +77,17 @@ class Condition:
     def info(self) -> ConditionInfo:
         """The description of this condition in a result."""
         return ConditionInfo(self.name, self.role, self.control_of, self.draw, self.describe())
+
+
+def _check_change(name: str, change: object) -> None:
+    """Raise `ValueError` if it is no `Change`, which else would show when it is measured."""
+    if isinstance(change, type):
+        raise ValueError(
+            f"the change of {name!r} is the class {change.__name__}: give an object of it."
+        )
+    methods = ("applied", "asked", "describe")
+    if missing := [name for name in methods if not callable(getattr(change, name, None))]:
+        raise ValueError(
+            f"the change of {name!r} has no method {', '.join(missing)} (it is a "
+            f"{type(change).__name__}): a change needs {', '.join(methods)}."
+        )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from kb_lens.evaluation.results import (
     load_results,
     save_results,
 )
-from kb_lens.interventions.conditions import Change, Condition
+from kb_lens.interventions.conditions import Change, Condition, _check_change
 from kb_lens.interventions.prompting import Prompting
 from kb_lens.interventions.scaling import Scaling
 from kb_lens.models.hooked import fingerprint, model_name
@@ -53,6 +54,23 @@ def test_a_prompt_is_the_system_text_of_a_chat(plain):
     chat = replace(plain, requests=(Request("Who?", ("a", "b"), chat=True),) * 2)
     for request in Prompting("Be fair.").asked(chat).requests:
         assert (request.system, request.prompt) == ("Be fair.", "Who?")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            SimpleNamespace(applied=print),
+            r"has no method asked, describe \(it is a SimpleNamespace",
+        ),
+        (SimpleNamespace(applied=print, asked=1, describe=dict), "has no method asked "),
+        (Prompting, "is the class Prompting: give an object of it"),
+    ],
+)
+def test_what_a_change_lacks_is_named_when_it_is_given(change, said):
+    # directly: the tests' type checker, which users do not have, would refuse it before
+    with pytest.raises(ValueError, match=f"the change of 'half' {said}"):
+        _check_change("half", change)
 
 
 def test_an_empty_prompt_is_refused():

@@ -1,12 +1,15 @@
 """Calls of the Python API with arguments that it does not take."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 from bad_inputs import BadInput
 from tiny_models import tiny_bridge
 
 import kb_lens as kb
+from kb_lens.interventions.conditions import Condition
+from kb_lens.interventions.scaling import Scaling
 
 NAN, INF = float("nan"), float("inf")
 NO_COUNTS = (0, -1, 1.5, NAN, True, "3", [])
@@ -16,6 +19,8 @@ NO_SEEDS = (-1, 1.5, NAN, True, "0", 2**32, None)
 NO_NEURONS = (7, None, [], {}, "", "x", "L0", [7], [None], ["L0.N1", "L0.N1"], [(0,)], [(0, 1, 2)],
               [(0.5, 1)], [(True, 1)], "L9.N0", "L0.N48", [(-1, 0)])  # fmt: skip
 NO_TEXTS = (7, None, [], [7], "", [""], {}, ["a " * 999])
+NOTHING_ASKED = SimpleNamespace(applied=print, describe=dict)
+"""Of a change's methods it lacks `asked`."""
 NO_PATHS = (7, None, b"x", "", "/none/x", "/", "x\0y")
 
 
@@ -152,6 +157,9 @@ CALLS = {
         NO_COUNTS, lambda made, value: kb.figures.neuron_card(
             _model(), "L0.N1", texts=["a text"], k=value, progress=False
         ),
+    ),
+    ("interventions.conditions.Condition", "change"): (
+        (7, "x", {}, Scaling, NOTHING_ASKED), lambda made, value: Condition("half", value),
     ),
     ("NeuronSet.union", "sets"): (([], ()), lambda made, value: kb.NeuronSet.union(value)),
     ("load_benchmark", "benchmark"): (
