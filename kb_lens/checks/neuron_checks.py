@@ -49,7 +49,10 @@ def on_answers(knowledge: Knowledge | None) -> Check:
         return unchecked(name, "the model's answers")
     mass = float(knowledge.summary().iloc[0]["mass"])
     finding = f"{100 * mass:.0f} % on all spellings, scored as {knowledge.spelling.yes!r}."
-    advice = "Use the model's own chat template and answer_style 'model'; check the instruction."
+    advice = (
+        "Use the model's own chat template and answer_style 'model', and check the instruction; a "
+        "model without a chat template needs examples (--examples FILE)."
+    )
     status: Status = "failed"
     if mass >= MASS:
         status = "ok"

@@ -80,7 +80,9 @@ def test_a_model_that_knows_passes(knowledge):
     quiet = answering(knowledge, right(knowledge), mass=0.3)
     assert status("probability on yes and no", knowledge=quiet).status == "warning"
     silent = answering(knowledge, right(knowledge), mass=0.01)
-    assert status("probability on yes and no", knowledge=silent).status == "failed"
+    check = status("probability on yes and no", knowledge=silent)
+    assert check.status == "failed"
+    assert "a model without a chat template needs examples (--examples FILE)" in check.advice
 
 
 def test_a_model_that_goes_by_the_form_is_named(knowledge):
