@@ -34,11 +34,12 @@ _TOKENS: dict[str, Kind] = {
 _CHECKS: dict[str, Kind] = dict.fromkeys(("check", "status", "finding", "advice"), "text")
 """The columns that ``tokens.csv`` and ``checks.json`` must have."""
 _OTHER_FOLDERS = {
-    "results.json": "evaluate`: give it to `kb-lens compare`, after the base's folder",
-    "study.json": "experiment`: give it to `kb-lens figures` or `kb-lens report`",
-    "tuning.json": "tune`: give it to `kb-lens figures`",
-    "effects.safetensors": "neurons`: give it to `kb-lens figures`",
-    "kb_lens.json": "export`: give it to `kb-lens evaluate` as the model",
+    "results.json": "one condition, as of `kb-lens evaluate`: give it to `kb-lens compare`, "
+    "after the base's folder",
+    "study.json": "`kb-lens experiment`: give it to `kb-lens figures` or `kb-lens report`",
+    "tuning.json": "`kb-lens tune`: give it to `kb-lens figures`",
+    "effects.safetensors": "`kb-lens neurons`: give it to `kb-lens figures`",
+    "kb_lens.json": "`kb-lens export`: give it to `kb-lens evaluate` as the model",
 }
 """A file that only one other command writes -> that command, and the command that reads it."""
 
@@ -157,7 +158,7 @@ def _instead_of_results(folder: Path) -> str:
     """What a folder without results of a run has, and what to do with it."""
     for name, command in _OTHER_FOLDERS.items():
         if (folder / name).exists():
-            return f"has no results of `kb-lens run`; it is of `kb-lens {command}`"
+            return f"has no results of `kb-lens run`; it is of {command}"
     if command := load_record(folder).get("command"):
         return f"has no results yet: `kb-lens {command}` did not finish. Give that command again"
     return "has no results: expected what `kb-lens run` wrote"
