@@ -46,13 +46,15 @@ class NeuronCards:
     (of the text, from 1), peak, position, token, activation."""
     texts: str
     """A description of the texts that were read."""
+    by_size: bool = True
+    """Whether the texts were chosen by the size of the activation; in older files: by its value."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the three files of a folder."""
         effects, tokens, excerpts = (Path(folder) / name for name in _FILES)
         self.effects.save(effects)
         write_parquet(tokens, self.tokens, {})
-        write_parquet(excerpts, self.excerpts, {"texts": self.texts})
+        write_parquet(excerpts, self.excerpts, {"texts": self.texts, "by_size": self.by_size})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> NeuronCards:
@@ -62,8 +64,9 @@ class NeuronCards:
         check_columns(tokens, _TOKENS, tokens_path)
         excerpts, about = read_parquet(excerpts_path)
         check_columns(excerpts, _EXCERPTS, excerpts_path)
-        texts = about.get("texts", "") if isinstance(about, dict) else ""
-        return cls(NeuronEffects.load(effects), tokens, excerpts, str(texts))
+        about = about if isinstance(about, dict) else {}
+        texts, by_size = str(about.get("texts", "")), about.get("by_size") is True
+        return cls(NeuronEffects.load(effects), tokens, excerpts, texts, by_size)
 
 
 def read_cards(
@@ -82,8 +85,8 @@ def read_cards(
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neurons: A set, at its site, or names.
-        texts: Texts in which to look for the largest activations; default the bank's questions and
-            the passages of plain text.
+        texts: Texts in which to look for the largest activations, by size; default the bank's
+            questions and the passages of plain text.
         questions: Questions for the dose-responses; default nine of the bank.
         lams: The factors, at the last position.
         k: Tokens per side.
@@ -97,11 +100,17 @@ def read_cards(
     asked = load_questions(9) if questions is None else questions
     effects = neuron_effects(model, members, asked, lams=lams, progress=progress)
     peaks = top_prompts(model, members, texts, n_texts, progress=progress)
-    largest = pd.DataFrame(peaks.loc[peaks["side"].eq("largest")])
+    excerpts = _excerpts(model, neurons, _largest_by_size(peaks, n_texts))
     read = "question bank, plain passages" if texts is None else f"{len(texts)} given"
-    return NeuronCards(
-        effects, promoted_tokens(model, members, k), _excerpts(model, neurons, largest), read
-    )
+    return NeuronCards(effects, promoted_tokens(model, members, k), excerpts, read)
+
+
+def _largest_by_size(peaks: pd.DataFrame, n_texts: int) -> pd.DataFrame:
+    """Of both sides of `top_prompts`, each neuron's texts with the largest absolute activations."""
+    ordered = peaks.sort_values("activation", key=abs, ascending=False, kind="stable")
+    once = ordered.drop_duplicates(["layer", "index", "text"])
+    ranked = once.assign(rank=once.groupby(["layer", "index"]).cumcount() + 1)
+    return pd.DataFrame(ranked.loc[ranked["rank"] <= n_texts])
 
 
 def _excerpts(model: HookedModel, neurons: Neurons, peaks: pd.DataFrame) -> pd.DataFrame:

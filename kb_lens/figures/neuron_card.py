@@ -50,8 +50,8 @@ def neuron_card(
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
         neuron: ``"L26.N1371"``, ``(26, 1371)``, or a set of one, at its site.
-        texts: Texts in which to look for its largest activations; default the bank's questions and
-            the passages of plain text.
+        texts: Texts in which to look for its largest activations, by size; default the bank's
+            questions and the passages of plain text.
         questions: Questions of the dose-response; default nine of the bank.
         lams: The factors of the dose-response, at the last position.
         k: Tokens per side.
@@ -102,13 +102,15 @@ def drawn_card(cards: NeuronCards, neuron: Neuron) -> go.Figure:
     _dose(figure, doses)
     draw_tokens(figure, blocks, [largest] * len(blocks), letters, row=2, col=1)
     token_axes(figure, n_lines, letters, row=2, col=1)
-    panel_title(figure, "Most active texts: up to the peak and a few tokens more", 2, 1)
+    by_size = ", by size" if cards.by_size else ""  # older files have the most positive ones
+    shown = f"Texts with the largest activations{by_size}: up to the peak and a few tokens more"
+    panel_title(figure, shown, 2, 1)
     settings = cards.effects.settings
     note = (
         f"{shown_model(settings.model)}, site {settings.site}. Tokens: its output through the "
         "unembedding; a dot is a space. Answer: "
         f"{len(cards.effects.questions)} questions, last position, 95 % bootstrap band. "
-        f"Texts: {cards.texts}; the darkest is {largest:.3g}."
+        f"Texts: {cards.texts}; orange is above 0, blue below, the darkest {largest:.3g} in size."
     )
     return finish(
         figure,
@@ -163,4 +165,4 @@ def _block(rows: pd.DataFrame) -> Tokens:
     # the first token's activation differs in size and would be the darkest
     behind = rows["position"].to_numpy() > 0
     values = np.where(behind, rows["activation"].to_numpy(float), 0.0)
-    return Tokens(f"{rows['peak'].iloc[0]:.3g}", [*rows["token"]], values.tolist())
+    return Tokens(f"{rows['peak'].iloc[0]:+.3g}", [*rows["token"]], values.tolist())

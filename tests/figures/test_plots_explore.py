@@ -5,7 +5,10 @@ import re
 import pytest
 
 import kb_lens as kb
+from kb_lens.checks.neuron_cards import NeuronCards, read_cards
+from kb_lens.figures.neuron_card import drawn_card
 from kb_lens.figures.style import shown_token
+from kb_lens.records.tables import read_parquet, write_parquet
 
 TEXTS = ["The nurse said that she was <b>tired</b>.", "No, he was not & would not be."]
 
@@ -49,6 +52,30 @@ def test_the_card_has_tokens_doses_and_texts(llama, questions):
     assert sum(trace.type == "bar" for trace in figure.data) == 2
     assert len(figure.layout.shapes) > 10
     assert kb.figures.themed(figure, "dark").layout.title.text == "Neuron L1.N3"
+
+
+def test_a_card_has_the_largest_activations_of_either_sign(llama, questions, tmp_path):
+    texts = [question.text for question in kb.load_questions(9)]
+    (neuron,) = kb.NeuronSet.of(llama, "L1.N3")
+    cards = read_cards(
+        llama, "L1.N3", texts=texts, questions=questions[:2], n_texts=4, progress=False
+    )
+    read = kb.activations(llama, "L1.N3", texts, progress=False).query("position > 0")
+    peaks = read.loc[read.groupby("text")["activation"].agg(lambda column: column.abs().idxmax())]
+    expected = sorted(peaks["activation"], key=abs, reverse=True)[:4]
+    shown = cards.excerpts.groupby("rank")["peak"].first().tolist()
+    assert shown == pytest.approx(expected, rel=1e-4)
+    assert min(shown) < 0 < max(shown), "both signs are among them"
+    words = str(drawn_card(cards, neuron).to_dict())
+    assert "Texts with the largest activations, by size" in words
+    assert all(f"{peak:+.3g}" in words for peak in shown)
+
+    cards.save(tmp_path)
+    assert NeuronCards.load(tmp_path).by_size
+    excerpts, about = read_parquet(tmp_path / "excerpts.parquet")
+    write_parquet(tmp_path / "excerpts.parquet", excerpts, {"texts": about["texts"]})
+    older = drawn_card(NeuronCards.load(tmp_path), neuron)
+    assert "Texts with the largest activations: up to the peak" in str(older.to_dict())
 
 
 def test_a_card_is_of_one_neuron(llama):
