@@ -38,8 +38,8 @@ def next_tokens(
 ) -> go.Figure:
     """The likeliest next tokens at each factor, with a slider for the factor.
 
-    The slider is plotly's own: it works in a notebook and in an HTML page, without Python. A static
-    file shows the factor nearest to 1 that is not 1.
+    The slider is plotly's own: it works in a notebook and in an HTML page, without Python. It
+    starts at the first factor that is not 1, which a static file shows.
 
     Args:
         model: A `TransformerBridge` or `HookedTransformer`.
@@ -68,7 +68,7 @@ def next_tokens(
     chosen = largest.topk(min(k, len(largest))).indices
     chosen = chosen[base[chosen].argsort(descending=True)]
     names = [shown_token(token_text(model, token)) for token in chosen.tolist()]
-    shown = min(range(len(lams)), key=lambda nth: (lams[nth] == 1, abs(lams[nth] - 1)))
+    shown = next((nth for nth, lam in enumerate(lams) if lam != 1), 0)
     figure = _bars(lams, [each[chosen] for each in changed], base[chosen], shown)
     rows = [*range(len(names))]
     axis: dict[str, Any] = {"tickvals": rows, "ticktext": names, "ticks": ""}

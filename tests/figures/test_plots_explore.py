@@ -110,6 +110,8 @@ def test_every_step_of_the_slider_shows_its_factor_beside_the_model_as_it_is(lla
     for nth, step in enumerate(slider.steps):
         assert step.args[0]["visible"] == [nth == 0, nth == 1, nth == 2, True]
     bars, base = figure.data[:-1], figure.data[-1]
+    assert [bar.visible for bar in bars] == [True, False, False], "a static file shows it so"
+    assert slider.active == 0
     assert bars[1].x == pytest.approx(base.x), "a factor of 1"
     assert bars[2].x != pytest.approx(base.x)
     assert list(base.x) == sorted(base.x, reverse=True)
