@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kb_lens.arguments import check_texts
 from kb_lens.benchmarks.benchmark import Benchmark
+from kb_lens.benchmarks.titles import metric_title
 from kb_lens.checks.activations import check_lengths, token_text
 from kb_lens.checks.neuron_effects import check_effects
 from kb_lens.evaluation.comparison import compare
@@ -183,7 +184,8 @@ class _Measured:
         if self.benchmark is not None:
             formulas = self.benchmark.formulas
             for name in formulas.headline:
-                labels[name] = f"Change of {formulas.describe(name).label}"
+                unit = formulas.describe(name).unit.replace("%", "points")
+                labels[name] = f"Change of {metric_title(name)}, {unit}"
         return labels
 
     def describe(self, members: NeuronSet, positions: Positions) -> str:

@@ -51,6 +51,8 @@ def test_each_row_is_what_scaling_by_hand_gives(llama, benchmark):
         assert of_prompts["prompt"].tolist() == PROMPTS
     assert (study.table["low"] <= study.table["high"])[study.table["measure"] == "kl"].all()
     assert {*study.labels} >= {"kl", "top_token_changed", *benchmark.formulas.headline}
+    assert study.labels["icat_macro"] == "Change of ICAT, macro, points"
+    assert study.labels["ss_macro"] == "Change of SS, macro, points"
 
 
 def test_a_factor_of_one_changes_nothing(llama, benchmark):
