@@ -134,7 +134,8 @@ def _scoring(
         words += f", {len(texts):,} texts of {n_tokens:,} tokens in all"
     if written := sum(bool(request.write) for request in benchmark.requests):
         words += f", {written:,} answers to write"
-    return f"{words}, {n_conditions} x {each * n:.3g} s", each * n * n_conditions
+    conditions = f"{n_conditions} condition{'s' if n_conditions > 1 else ''}"
+    return f"{words}, {conditions} x {each * n:.3g} s", each * n * n_conditions
 
 
 def _memory(model: HookedModel) -> str:

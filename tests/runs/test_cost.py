@@ -13,15 +13,15 @@ SAID = {
         "9 questions to attribute",
         # base, lambda 2, and two random controls
         "stereoset, 12 items, 36 texts",
-        ", 4 x ",
+        ", 4 conditions x ",
         "plain_text, 24 items",
     ),
     "identify": ("9 questions to attribute",),
-    "evaluate": ("stereoset, 12 items", "openbookqa, 8 items, 32 texts", ", 1 x "),
+    "evaluate": ("stereoset, 12 items", "openbookqa, 8 items, 32 texts", ", 1 condition x "),
     "neurons": ("9 questions with 4 scaled neurons each",),
-    "tune": ("stereoset, 6 items", "openbookqa, 4 items", ", 3 x ", ", 2 x "),
+    "tune": ("stereoset, 6 items", "openbookqa, 4 items", ", 3 conditions x ", ", 2 conditions x "),
     "experiment": ("9 questions to attribute", "stereoset, 12 items", "Each further condition"),
-    "paper": ("9 questions to attribute", "stereoset_release, 12 items", ", 2 x "),
+    "paper": ("9 questions to attribute", "stereoset_release, 12 items", ", 2 conditions x "),
 }
 
 
