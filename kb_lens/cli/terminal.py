@@ -21,7 +21,10 @@ from kb_lens.report.page import INTERVALS, SIGNED, Section
 _WIDTH = 80
 """Letters per line of the headline tables."""
 _SUMMARY = ["benchmark", "metric", "condition", "value", "difference", "n", "clusters"]
-_HEADLINE = "In the metric's unit, with 95 % paired intervals. The files have all metrics."
+_HEADLINE = (
+    "Gain: how much nearer to the best value, in the metric's unit, with 95 % paired\n"
+    "intervals. The files have all metrics."
+)
 
 
 def show_knowledge(knowledge: Knowledge) -> None:
@@ -59,9 +62,7 @@ def show_answer(summary: Section) -> None:
         _print("\n".join(textwrap.wrap(sentence, _WIDTH)), style="bold")
     if summary.headline is None:
         return
-    on_screen = _columns(
-        {"metric": 25, "before, after": 13, "nearer to the best": 20, "than random do": 19}
-    )
+    on_screen = _columns({"metric": 25, "before, after": 13, "gain": 20, "gain minus random's": 19})
     rows = _with_intervals(summary.headline.data, digits=1)
     for condition, changes in rows.groupby("condition", sort=False):
         on_screen.add_row(f"[bold]{escape(str(condition))}[/bold]")

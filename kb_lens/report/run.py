@@ -35,7 +35,9 @@ _N_TOKENS = 5
 _SCORES = (
     "Score: mean attribution over the questions, in percentage points of P(right answer). Salient: "
     "number of questions in which the score is above tau times the largest. Tokens: those that an "
-    "activation above 0 makes likelier or less likely, read off the neuron's output weights."
+    "activation above 0 makes likelier or less likely, read off the neuron's output weights. A "
+    "score is a part of an integral over all neurons of the layer together: the effect of changing "
+    "this neuron alone may differ, as the cards show, and in layer 0 it differs much."
 )
 _NO_TOKENS = (
     "The tokens that the neurons promote are not known: this folder has no tokens.csv. "
@@ -44,7 +46,8 @@ _NO_TOKENS = (
 _PROBABILITIES = {"p_yes": "P(yes)", "p_no": "P(no)", "p_right": "P(right)", "auc": "AUC"}
 _GAIN = (
     "Each benchmark's first metric. Gain: how much nearer it came to its best value. Beyond: the "
-    "gain minus the gain of random neurons. 95 % paired bootstrap intervals over clusters of items."
+    "gain minus the gain of random neurons; with several kinds of these the smallest difference, "
+    "by its lower end. 95 % paired bootstrap intervals over clusters of items."
 )
 _PAIRED = (
     "Difference: from the base model, on the same items, with its 95 % paired bootstrap interval. "

@@ -14,6 +14,7 @@ from test_comparison import crows
 from test_figures import YES_NO
 
 import kb_lens as kb
+from kb_lens.cli.terminal import show_answer
 from kb_lens.evaluation.comparison import summarize
 from kb_lens.evaluation.results import ConditionInfo
 from kb_lens.figures.folders import draw_folder
@@ -154,6 +155,16 @@ def test_a_damaged_language_model_is_named():
     assert not below
 
 
+def test_the_terminal_has_the_answer_and_says_what_a_gain_is(tmp_path, capsys):
+    run_folder(tmp_path, **NO_CHANGE)
+    show_answer(write_report(tmp_path, {}, tmp_path / "report.html"))
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [line for line in lines if "before, after" in line]
+    assert head.split("before, after")[1].split() == ["gain", "gain", "minus", "random's"]
+    assert "Gain: how much nearer to the best value, in the metric's unit" in "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_summary_of_a_run(tmp_path):
     text = Page(page_of(run_folder(tmp_path, **NO_CHANGE))).text
     assert "No debiasing is shown: in none of 1 comparisons" in text
@@ -163,6 +174,7 @@ def test_the_summary_of_a_run(tmp_path):
     assert "CrowS-Pairs: stereotype share807950+1.00 [" in text  # the cells of a row
     assert text.index("No debiasing is shown") < text.index("CrowS-Pairs") < text.index("answers 3")
     assert "the effect is beyond random neurons' (failed)" in text
+    assert "with several kinds of these the smallest difference" in text
     text = Page(page_of(run_folder(tmp_path / "other", **EFFECT))).text
     assert "In 1 of 1 comparisons" in text
 
@@ -195,6 +207,7 @@ def test_neurons_with_scores_and_tokens(tmp_path):
     assert shown[0] == "NA"
     assert shown[3] == "null"
     assert "left out" not in row
+    assert "the effect of changing this neuron alone may differ" in Page(page).text
 
 
 def test_what_a_folder_lacks_is_said(tmp_path):
