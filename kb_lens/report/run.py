@@ -104,9 +104,9 @@ def _paper(run: RunFolder, figures: Figures) -> list[Section]:
 
 def _summary(run: RunFolder, changes: Sequence[words.Change], summary: pd.DataFrame) -> Section:
     points: list[words.Point] = []
-    knows = None
+    answer = [words.conclusion(changes)]
     if run.knowledge is not None:
-        knows = run.knowledge.knows
+        answer += words.knowledge_words(run.knowledge.outcome)
         points.append((run.knowledge.verdict(), []))
     if run.neurons is not None:
         aggregation = _argument(run, "aggregation", "union")
@@ -118,8 +118,7 @@ def _summary(run: RunFolder, changes: Sequence[words.Change], summary: pd.DataFr
     headline = None
     if changes:
         headline = Table("How much nearer to the best value", words.headline(changes), _GAIN)
-    conclusion = [words.conclusion(changes, knows)]
-    return Section("Summary", words=conclusion, headline=headline, points=points)
+    return Section("Summary", words=answer, headline=headline, points=points)
 
 
 def _settings(run: RunFolder) -> dict[str, str]:

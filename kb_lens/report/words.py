@@ -16,6 +16,7 @@ from kb_lens.benchmarks.titles import benchmark_title, metric_title
 from kb_lens.evaluation.comparison import gain
 from kb_lens.evaluation.results import EvaluationResult, conditions_of
 from kb_lens.intervals import count_text, interval_text
+from kb_lens.knowledge.verdict import Outcome
 from kb_lens.neurons.sets import NeuronSet
 from kb_lens.statistics import Metric, MetricRole
 
@@ -195,13 +196,15 @@ def _ends(name: str, metric: Metric) -> dict[str, float]:
     return {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
 
 
-def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
-    """Whether debiasing is shown, in a sentence or two.
+def knowledge_words(outcome: Outcome) -> list[str]:
+    """What a verdict on knowledge takes from every effect: a line, and none for KNOWS."""
+    if outcome == "KNOWS":
+        return []
+    return [f"Knowledge: {outcome}. No effect is shown to be one of knowing bias."]
 
-    Args:
-        rows: What `changes` returned.
-        knows: Whether the model knows the answers; None if that is not known.
-    """
+
+def conclusion(rows: Sequence[Change]) -> str:
+    """Whether debiasing is shown, in a sentence or two; `rows` is what `changes` returned."""
     bias = [change for change in rows if change.role == "bias"]
     if not bias:
         return "No enhanced model was measured on a bias benchmark: nothing to say about debiasing."
@@ -228,12 +231,6 @@ def conclusion(rows: Sequence[Change], knows: bool | None) -> str:
         ]
     if away:
         sentences.append(f"In {len(away)} it moved further away: {_names(away)}.")
-    # None means that the model was not asked.
-    if nearer and knows is False:
-        sentences.append(
-            "The model does not know the answers, or is not shown to know them: this is not an "
-            "effect of knowing bias."
-        )
     return " ".join(sentences)
 
 

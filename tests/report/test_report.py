@@ -20,7 +20,7 @@ from kb_lens.evaluation.results import ConditionInfo
 from kb_lens.figures.folders import draw_folder
 from kb_lens.figures.style import finish
 from kb_lens.report.page import Section, Table, render
-from kb_lens.report.words import changes, conclusion, damage_points
+from kb_lens.report.words import changes, conclusion, damage_points, knowledge_words
 from kb_lens.report.write import write_report
 from kb_lens.runs.folder import RunFolder
 from kb_lens.runs.identify import Identified
@@ -64,7 +64,7 @@ def page_of(path, figures=None):
 
 
 def said(results):
-    return conclusion(changes(results), knows=True)
+    return conclusion(changes(results))
 
 
 def random(results, control_of="lambda 2", draw=0):
@@ -138,12 +138,15 @@ def test_an_interval_that_touches_0_shows_nothing():
 
 
 def test_an_effect_on_a_model_that_does_not_know_is_none_of_knowing():
-    results = {"base": [crows(160, 200)], "lambda 2": [crows(100, 200)]}
-    results["random lambda 2"] = random(results["base"])
-    found = changes(results)
-    assert "does not know the answers" in conclusion(found, knows=False)
-    assert "does not know" not in conclusion(found, knows=True)
-    assert conclusion([], knows=True).startswith("No enhanced model was measured")
+    assert knowledge_words("KNOWS") == []
+    for outcome in ("KNOWS THE FORM", "DOES NOT KNOW", "CANNOT TELL"):
+        (line,) = knowledge_words(outcome)
+        assert line.startswith(f"Knowledge: {outcome}. No effect is shown to be one of knowing")
+        assert len(line) <= 80, "a line of the terminal"
+
+
+def test_without_an_enhanced_model_nothing_is_said_about_debiasing():
+    assert conclusion([]).startswith("No enhanced model was measured")
 
 
 def test_a_damaged_language_model_is_named():
@@ -163,6 +166,7 @@ def test_the_terminal_has_the_answer_and_says_what_a_gain_is(tmp_path, capsys):
     assert head.split("before, after")[1].split() == ["gain", "gain", "minus", "random's"]
     assert "Gain: how much nearer to the best value, in the metric's unit" in "\n".join(lines)
     assert max(map(len, lines)) <= 80
+    assert "Knowledge: CANNOT TELL. No effect is shown to be one of knowing bias." in lines
 
 
 def test_the_summary_of_a_run(tmp_path):
