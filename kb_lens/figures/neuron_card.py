@@ -157,7 +157,7 @@ def _dose(figure: go.Figure, table: pd.DataFrame) -> None:
     figure.add_scatter(x=lam, y=change, mode="lines+markers", line=line, **place)
     figure.add_hline(y=0, line=THIN, **place)
     figure.update_xaxes(title_text="factor", **place)
-    panel_title(figure, "P(right answer), points", 1, 3)
+    panel_title(figure, "Change of P(right), points", 1, 3)
 
 
 def _block(rows: pd.DataFrame) -> Tokens:

@@ -49,6 +49,8 @@ def test_the_card_has_tokens_doses_and_texts(llama, questions):
         llama, "L1.N3", texts=TEXTS, questions=questions[:2], progress=False
     )
     assert figure.layout.title.text == "Neuron L1.N3"
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert any("Change of P(right), points" in title for title in titles)
     assert sum(trace.type == "bar" for trace in figure.data) == 2
     assert len(figure.layout.shapes) > 10
     assert kb.figures.themed(figure, "dark").layout.title.text == "Neuron L1.N3"
