@@ -31,7 +31,8 @@ def show_knowledge(knowledge: Knowledge) -> None:
     """A model's answers, over all questions and by dimension and kind."""
     groups = [knowledge.summary(), knowledge.summary("dimension"), knowledge.summary("kind")]
     table = pd.concat([*groups, knowledge.form_summary()]).rename_axis("questions").reset_index()
-    show_table(_with_intervals(table), f"What {knowledge.model} answers")
+    brief = _with_intervals(table).drop(columns="said_no")  # the rest of said_yes
+    show_table(brief, f"What {knowledge.model} answers")
 
 
 def show_table(table: pd.DataFrame, title: str) -> None:

@@ -114,11 +114,11 @@ class Knowledge:
         """Accuracy over all questions, or over each value of `by` (``dimension``, ``kind``).
 
         Returns:
-            n, right, balanced_accuracy (percent; 50 is chance), auc (of P(yes) over P(no); 0.5 is
-            chance), both with the ends of their intervals (``_low``, ``_high``), said_yes and
-            said_no (percent), p_right and mass (means). Balanced accuracy and AUC are of questions
-            that were not lessons, and NaN if all of these have the same answer or a probability is
-            not known.
+            n, right, counted (questions that were not lessons), balanced_accuracy (percent; 50 is
+            chance), auc (of P(yes) over P(no); 0.5 is chance), both with the ends of their
+            intervals (``_low``, ``_high``), said_yes and said_no (percent), p_right and mass
+            (means). Balanced accuracy and AUC are of the questions counted, and NaN if all of these
+            have the same answer or a probability is not known.
         """
         return _summaries(self.table, by)
 
@@ -282,7 +282,9 @@ def _summary(group: pd.DataFrame) -> dict[str, float]:
     is_yes = group["answer"].eq("yes").to_numpy()
     said_yes = group["said"].eq("yes").to_numpy()
     row: dict[str, float] = {"n": len(group), "right": int((said_yes == is_yes).sum())}
-    for name, measure in zip(CHANCE, answer_measures(not_taught(group)), strict=True):
+    counted = not_taught(group)
+    row["counted"] = len(counted)
+    for name, measure in zip(CHANCE, answer_measures(counted), strict=True):
         row |= {name: measure.value, f"{name}_low": measure.low, f"{name}_high": measure.high}
     return row | {
         "said_yes": 100 * _mean(said_yes),

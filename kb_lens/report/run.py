@@ -55,8 +55,9 @@ _PAIRED = (
 )
 _GROUPS = (
     "Balanced accuracy (chance: 50), said yes and said no in percent. AUC of P(yes) (chance: 0.5). "
-    "Low and high: 95 % intervals over concepts. Form: plain facts with both answers in every "
-    "kind. Mass: the probability on all spellings of yes and no."
+    "Both are of the questions counted, which were no lessons of the model, with 95 % intervals "
+    "over concepts. Form: plain facts with both answers in every kind. Mass: the probability on "
+    "all spellings of yes and no."
 )
 _CELLS = (
     "In percent; icat in points. Values with 95 % bootstrap intervals over clusters. Change: the "

@@ -4,6 +4,7 @@ import pytest
 from answer_tables import BANK, knowledge_of, right
 
 import kb_lens as kb
+from kb_lens.cli.terminal import show_knowledge
 from kb_lens.knowledge.check import check_knowledge
 from kb_lens.models.lessons import LESSONS, lesson_keys, taught_among
 
@@ -35,9 +36,18 @@ def test_a_parrot_does_not_know():
     assert told.auc.value == 0.5
     assert told.balanced_accuracy.n == 45
     total = told.summary().iloc[0]
-    assert (total["n"], total["right"]) == (225, 195)
+    assert (total["n"], total["right"], total["counted"]) == (225, 195, 45)
+    assert total["counted"] == told.balanced_accuracy.n
     assert (total["balanced_accuracy"], total["auc"]) == (50, 0.5)
     assert "180 were its lessons and are not counted below" in told.verdict()
+
+
+def test_the_terminal_shows_how_many_questions_an_interval_rests_on(capsys):
+    show_knowledge(answered(right(BANK), taught))
+    shown = capsys.readouterr().out
+    assert "counted" in shown
+    (total,) = [line for line in shown.splitlines() if line.startswith("│ all")]
+    assert [cell.strip() for cell in total.split("│")[2:5]] == ["225", "225", "45"]
 
 
 def test_a_model_that_also_knows_the_others_knows():
