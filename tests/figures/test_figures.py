@@ -504,9 +504,7 @@ def test_controls_are_grey():
     colours = {trace.name: trace.marker.color for trace in figure.data}
     assert colours["random"] != colours["mine"] == COLOURS[0]
     assert before_after(results, controls="random") == figure
-    with pytest.raises(
-        ValueError, match="no condition 'rnd': allowed are 'base', 'mine'"
-    ):
+    with pytest.raises(ValueError, match="no condition 'rnd': allowed are 'base', 'mine'"):
         before_after(results, controls=["rnd"])
 
 
