@@ -174,7 +174,7 @@ def _page(figure: go.Figure, theme: Theme, alone: bool) -> str:
     page = figure.to_html(include_plotlyjs=True if alone else SCRIPT, config={"displaylogo": False})
     background = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
     style = f"<style>{style_sheet()} body {{background: {background}}}</style></head>"
-    before, tag, drawing = page.replace("</head>", style, 1).rpartition("<script>")
+    before, tag, drawing = page.replace("</head>", style, 1).rpartition("<script")
     return f"{before}{wait_for_fonts('Plotly.newPlot')}{tag}{drawing}"
 
 

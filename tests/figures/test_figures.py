@@ -752,6 +752,8 @@ def test_html_figures_of_a_folder_share_a_script(tmp_path):
         page = path.read_text(encoding="utf-8")
         assert len(page) < 2e5
         assert re.findall(r'<script[^>]* src="([^"]*)"', page) == ["plotly.min.js"]
+        parts = [page.index(part) for part in ("plotly.min.js", "document.fonts", "PLOTLYENV")]
+        assert parts == sorted(parts), "plotly is there, waits for the fonts, and draws"
         assert "font-family:Arimo" in page
 
 
