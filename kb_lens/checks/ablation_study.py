@@ -35,6 +35,7 @@ from kb_lens.neurons.sets import Neurons, NeuronSet, neurons_of
 from kb_lens.progress import progress_bar
 from kb_lens.resampling import Statistics, means
 from kb_lens.statistics import DEFAULT_RESAMPLES, bootstrap, check_resampling
+from kb_lens.user_warnings import each_once
 
 _NEXT_TOKEN = {
     "kl": "KL divergence of the next token, nats",
@@ -64,6 +65,7 @@ class AblationStudy:
 
 
 @as_the_checkpoint
+@each_once()
 def ablation_study(
     model: HookedModel,
     neurons: Neurons,

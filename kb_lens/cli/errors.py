@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import TextIO
 
 from cyclopts import CycloptsError
 
@@ -35,6 +32,7 @@ _MEMORY = (
 )
 _FULL_DISK = ("No space left", "disk quota", "os error 28")
 """Texts of libraries' errors about a full disk."""
+_PYTHONS_OWN = warnings.formatwarning
 
 
 def in_words(error: BaseException) -> str:
@@ -55,26 +53,17 @@ def in_words(error: BaseException) -> str:
     return _unforeseen(error)
 
 
-def each_once() -> Callable[..., None]:
-    """Python's ``showwarning`` for users: a line, without the place in the code, and only once."""
-    shown: set[str] = set()
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        text = f"WARNING: {' '.join(str(message).split())}\n"
-        if not issubclass(category, UserWarning) or os.environ.get(TRACEBACK_VARIABLE):
-            text = warnings.formatwarning(message, category, filename, lineno, line)
-        if text not in shown:
-            shown.add(text)
-            (file or sys.stderr).write(text)
-
-    return show
+def warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for users: its text without the place in the code."""
+    if not issubclass(category, UserWarning) or os.environ.get(TRACEBACK_VARIABLE):
+        return _PYTHONS_OWN(message, category, filename, lineno, line)
+    return f"WARNING: {' '.join(str(message).split())}\n"
 
 
 def _unforeseen(error: BaseException) -> str:

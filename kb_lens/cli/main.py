@@ -16,8 +16,9 @@ from typing import NoReturn
 from cyclopts import App, Parameter
 
 from kb_lens.cli.config import read_config
-from kb_lens.cli.errors import TRACEBACK_VARIABLE, each_once, in_words
+from kb_lens.cli.errors import TRACEBACK_VARIABLE, in_words, warning_line
 from kb_lens.cli.parsing import check_whole_numbers, default_text, split_commas
+from kb_lens.user_warnings import each_once
 
 app = App(
     "kb-lens",
@@ -89,9 +90,10 @@ def main() -> None:
     # A batch system sends SIGTERM and kills the job soon after: treat it like Ctrl-C.
     with suppress(ValueError):  # only possible in the main thread
         signal.signal(signal.SIGTERM, _terminate)
-    warnings.showwarning = each_once()
+    warnings.formatwarning = warning_line
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
+        with each_once():
+            app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except Terminated as error:
         _stop("terminated; the same command resumes from here.", 128 + signal.SIGTERM, error)
     except KeyboardInterrupt as error:

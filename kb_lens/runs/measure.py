@@ -15,6 +15,7 @@ from kb_lens.models.hooked import HookedModel
 from kb_lens.runs.units import Unit, check_units
 from kb_lens.shared_work import work_off
 from kb_lens.store import Store
+from kb_lens.user_warnings import each_once
 
 
 def check_asked(model: HookedModel, condition: Condition, benchmarks: Sequence[Benchmark]) -> None:
@@ -55,6 +56,7 @@ def measure(
     return measured[condition.name]
 
 
+@each_once()
 def measure_below(
     folder: Path,
     model: HookedModel,

@@ -22,7 +22,7 @@ from kb_lens.runs.execution import SharedExecution
 from kb_lens.runs.ray_cluster import check_ray, connected, room_for
 from kb_lens.shared_work import Progress, watcher
 from kb_lens.store import POLL_SECONDS
-from kb_lens.user_warnings import warn_user
+from kb_lens.user_warnings import each_once, warn_user
 
 Result = TypeVar("Result")
 
@@ -40,6 +40,7 @@ def hands_out(workers: SharedExecution) -> bool:
     return workers.engine == "ray" and not _working.get()
 
 
+@each_once()
 def by_workers(
     job: Callable[..., Result], workers: SharedExecution, **channels: Callable[[str], object]
 ) -> Result:
@@ -137,9 +138,8 @@ class _Watch:
     ) -> None:
         self._ray = ray
         self._messages = messages
-        self._channels = {**channels, "warning": self._warn}
+        self._channels = {**channels, "warning": warn_user}
         self._progress = progress
-        self._warned: set[str] = set()
         self._bar: Any = None
         self._shown: tuple[str, int] | None = None
         """The kind of work that the bar counts."""
@@ -185,12 +185,6 @@ class _Watch:
                 self._show(message.content)
             if message.content.current:
                 self._at[message.rank] = message.content.current
-
-    def _warn(self, text: str) -> None:
-        """Warn once, whichever worker sends it."""
-        if text not in self._warned:
-            self._warned.add(text)
-            warn_user(text)
 
     def _show(self, progress: Progress) -> None:
         shown = (progress.kind, progress.total)

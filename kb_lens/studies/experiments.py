@@ -29,6 +29,7 @@ from kb_lens.studies.lab import Case, Lab, Plan
 from kb_lens.studies.methods import NULL_BENCHMARKS, methods, without_neurons
 from kb_lens.studies.plans import STUDIES
 from kb_lens.studies.tables import Experiment
+from kb_lens.user_warnings import each_once
 
 EXPERIMENTS: dict[str, Callable[[Lab], Plan]] = {**STUDIES, "methods": methods}
 """Name -> the plan of a study."""
@@ -73,6 +74,7 @@ def check_name(name: str) -> None:
         )
 
 
+@each_once()
 def experiment(
     name: str,
     lab: Lab,
