@@ -13,7 +13,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import RLock, Thread
+from threading import Event, RLock, Thread
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -50,23 +50,38 @@ class _Call(Thread, Generic[Result]):
         super().__init__(daemon=True)
         self.outcome: Future[Result] = Future()
         self._function = function
+        self._begun = Event()
         # held by the thread at its end: a later exception would be raised in Python's own code
         # for the end of a thread
         self._leaving = RLock()
 
     def run(self) -> None:
+        self._leave_after(_ATTEMPTS)
+
+    def _leave_after(self, n_raised: int) -> None:
+        """Call the function and take the lock, though `_Ended` may be raised so many times.
+
+        It may be raised at any line, also where another one is caught: each level catches one.
+        """
         try:
-            try:
-                self.outcome.set_result(self._function())
-            except Exception as error:
-                self.outcome.set_exception(error)
-            finally:
-                self._leaving.acquire()  # an earlier exception is raised at this line
+            self._begun.set()  # from here on
+            if n_raised:
+                self._leave_after(n_raised - 1)
+            else:
+                self._call()
+            self._leaving.acquire()
         except _Ended:
-            self._leaving.acquire()  # again, if it was raised before the lock was held
+            self._leaving.acquire()
+
+    def _call(self) -> None:
+        try:
+            self.outcome.set_result(self._function())
+        except Exception as error:
+            self.outcome.set_exception(error)
 
     def end(self) -> None:
         """Raise `_Ended` in the thread until it leaves: Python cannot stop a thread otherwise."""
+        self._begun.wait()
         for _ in range(_ATTEMPTS):  # an exception during the deletion of an object is ignored
             if self.ident is None or not self._leaving.acquire(blocking=False):
                 return
