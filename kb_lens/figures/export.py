@@ -175,7 +175,7 @@ def _page(figure: go.Figure, theme: Theme, alone: bool) -> str:
     background = DARK[BACKGROUND] if theme == "dark" else BACKGROUND
     style = f"<style>{style_sheet()} body {{background: {background}}}</style></head>"
     before, tag, drawing = page.replace("</head>", style, 1).rpartition("<script")
-    return f"{before}{wait_for_fonts('Plotly.newPlot')}{tag}{drawing}"
+    return f"{before}<script>{wait_for_fonts('Plotly.newPlot')}</script>{tag}{drawing}"
 
 
 def _check(formats: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -108,7 +108,8 @@ async def _rendered(
 
         def generate_index(self) -> str:
             page: str = super().generate_index()
-            fonts = f"<style>{style_sheet()}</style>{wait_for_fonts('kaleido_scopes.plotly')}"
+            script = wait_for_fonts("kaleido_scopes.plotly")
+            fonts = f"<style>{style_sheet()}</style><script>{script}</script>"
             return page.replace("</head>", f"{fonts}</head>")
 
     images: dict[str, bytes] = {}

@@ -103,7 +103,8 @@ def _drawn(
     results: Mapping[str, Sequence[EvaluationResult]], panels: Sequence[Panel], n_all: int
 ) -> go.Figure:
     """The figure: a row per panel, differences at the left, values at the right."""
-    roles = {name: info.role or "method" for name, info in conditions_of(results).items()}
+    conditions = conditions_of(results)
+    roles = {name: info.role or "method" for name, info in conditions.items()}
     stack = Stack(len(panels), ROW * len(roles), _BETWEEN)
     figure = make_subplots(
         rows=stack.n, cols=2, vertical_spacing=stack.spacing, horizontal_spacing=_APART
@@ -120,7 +121,7 @@ def _drawn(
     )
     if any(panel.ideal is not None for panel in panels):
         note += " Dotted: the best value, where it is in reach."
-    if matched := damage_matched(conditions_of(results)):
+    if matched := damage_matched(conditions):
         note += (
             f" {' and '.join(matched)}: the damage is equal on {N_DAMAGE_TEXTS} plain passages and "
             "may differ here."

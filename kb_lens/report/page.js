@@ -25,12 +25,9 @@ for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sort(button.parentElement));
 }
 
-// Figures: their data are in the page, beside the place where they are drawn. Texts are measured as
-// they are drawn, so their font has to be there.
-Promise.allSettled(Array.from(document.fonts, (face) => face.load())).then(() => {
-  for (const plot of document.querySelectorAll(".plot")) {
-    const data = plot.closest("figure").querySelector("script").textContent;
-    const { data: traces, layout } = JSON.parse(data);
-    Plotly.newPlot(plot, traces, layout, { displaylogo: false });
-  }
-});
+// Figures: their data are in the page, beside the place where they are drawn.
+for (const plot of document.querySelectorAll(".plot")) {
+  const data = plot.closest("figure").querySelector("script").textContent;
+  const { data: traces, layout } = JSON.parse(data);
+  Plotly.newPlot(plot, traces, layout, { displaylogo: false });
+}

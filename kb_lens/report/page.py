@@ -23,7 +23,7 @@ from jaxtyping import Float
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from kb_lens.figures.fonts import style_sheet
+from kb_lens.figures.fonts import style_sheet, wait_for_fonts
 from kb_lens.figures.layout import without_title
 from kb_lens.files import shared_name
 
@@ -105,7 +105,8 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         lead: The line below the heading.
         sections: Its parts; those without content are left out.
     """
-    scripts = [get_plotlyjs(), _resource("page.js")]
+    plotly = f"{get_plotlyjs()}\n{wait_for_fonts('Plotly.newPlot')}"
+    scripts = [plotly, _resource("page.js")]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -22,12 +22,12 @@ _LOADED = "Promise.allSettled(Array.from(document.fonts, (face) => face.load()))
 
 
 def wait_for_fonts(function: str) -> str:
-    """A script element that makes a function of JavaScript wait until the page has its fonts.
+    """A script that makes a function of JavaScript wait until the page has its fonts.
 
     plotly measures texts as it draws; in another font they would be wider, and be misplaced.
     """
     late = f"(...given) => {_LOADED}.then(() => draw(...given))"
-    return f"<script>{{const draw = {function}; {function} = {late};}}</script>"
+    return f"{{const draw = {function}; {function} = {late};}}"
 
 
 @cache
